@@ -1,0 +1,215 @@
+"""How does a session ID get onto a request of requests? The transport adapter, and mounting it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import urljoin
+
+import requests
+from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.models import REDIRECT_STATI
+from requests.sessions import SessionRedirectMixin
+from requests.utils import requote_uri
+
+from cagent_session.gateway import Missing, Rule, Stamp, leaves_origin, remove_cagent_headers, set_session_id
+
+S = TypeVar("S", bound=requests.Session)
+
+_STAMP = "_cagent_session_stamp"
+_SEND_ARGUMENTS = ("stream", "timeout", "verify", "cert", "proxies")  # those of BaseAdapter.send, in its order
+_redirects: Any = SessionRedirectMixin()
+
+
+class SessionIdAdapter(HTTPAdapter):
+    """Transport adapter that adds the session ID in scope to gateway-bound requests, and to no others.
+
+    The ID goes on a copy of the request, which becomes ``response.request``. The caller's own request is changed in
+    one case: when the answer redirects off the origin, its ``X-Cagent-*`` headers are removed, because requests
+    copies every later hop from it.
+
+    :param gateway: URL of the models gateway: http or https, without user, password, query and fragment. With it, no
+        other origin is ever sent a session ID. ``None`` leaves it to the marker, ``X-Cagent-Forward``.
+    :param inner: an adapter that does the sending; its ``max_retries``, ``poolmanager`` and own attributes show
+        through.
+    :param missing: what a gateway-bound request with no session does: ``"omit"`` goes without, ``"warn"`` issues
+        :class:`~cagent_session.MissingSessionIdWarning`, ``"raise"`` raises
+        :class:`~cagent_session.MissingSessionId` before anything is sent.
+    :param http_adapter_kwargs: the parameters of :class:`requests.adapters.HTTPAdapter`; not together with *inner*.
+    :raises InvalidGatewayURL: for another gateway URL.
+    :raises ValueError: for another value of *missing*.
+    :raises TypeError: for an *inner* that can't send, or that comes with *http_adapter_kwargs*.
+    """
+
+    def __init__(
+        self,
+        gateway: str | None = None,
+        *,
+        inner: BaseAdapter | None = None,
+        missing: Missing = "omit",
+        **http_adapter_kwargs: Any,
+    ) -> None:
+        self.inner = inner
+        self._rule = Rule(gateway, missing)
+        if inner is None:
+            super().__init__(**http_adapter_kwargs)
+        elif http_adapter_kwargs:
+            raise TypeError(f"configure the inner adapter with {', '.join(http_adapter_kwargs)}, not its wrapper")
+        elif not callable(getattr(inner, "send", None)):
+            raise TypeError(f"inner must be a transport adapter of requests, got {type(inner).__name__}")
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        """Send *request*; urllib3's retries and a streamed body stay in the session that is in scope now.
+
+        Parameters, result and errors are those of :meth:`requests.adapters.HTTPAdapter.send`.
+
+        :raises MissingSessionId: before anything is sent, if *missing* is ``"raise"`` and the session is.
+        """
+        if args:  # several adapters take them by keyword only
+            kwargs.update(zip(_SEND_ARGUMENTS, args, strict=False))
+        stamp = self._rule.stamp_for(request, vars(request).get(_STAMP))
+        outgoing = request if stamp is None else _stamped(request, stamp)
+        response = super().send(outgoing, **kwargs) if self.inner is None else self.inner.send(outgoing, **kwargs)
+        response.connection = _Resender(self, request) if request.hooks.get("response") else self
+        if response.status_code in REDIRECT_STATI and _leaves_origin(response):
+            remove_cagent_headers(request.headers)
+        return response
+
+    def close(self) -> None:
+        """Close the connections, the inner adapter's where there is one."""
+        if self.inner is None:
+            super().close()
+        else:
+            self.inner.close()
+
+    def __getattr__(self, name: str) -> Any:
+        inner = vars(self).get("inner")
+        if inner is None or name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("max_retries", "poolmanager") and self.inner is not None:
+            setattr(self.inner, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        adapter: Any = super()  # its two halves of pickling are not in the stubs of requests before 2.34
+        return {"inner": self.inner, "_rule": self._rule, **({} if self.inner else adapter.__getstate__())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        adapter: Any = super()
+        vars(self).update(inner=state["inner"], _rule=state["_rule"])
+        if self.inner is None:
+            adapter.__setstate__(state)
+
+
+class _Resender(HTTPAdapter):
+    """The ``response.connection`` for response hooks, through which digest authentication sends again.
+
+    requests goes on with the *first* request, also when it is the hook's response that redirects off the origin.
+    """
+
+    def __init__(self, adapter: SessionIdAdapter, first: requests.PreparedRequest) -> None:
+        self._adapter = adapter
+        self._first = first
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapter, name)
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        response = self._adapter.send(request, *args, **kwargs)
+        response.connection = self
+        if response.status_code in REDIRECT_STATI and _leaves_origin(response):
+            remove_cagent_headers(self._first.headers)
+        return response
+
+    def close(self) -> None:
+        self._adapter.close()
+
+
+def mount(session: S, gateway: str | None = None, *, missing: Missing = "omit") -> S:
+    """Wrap every adapter mounted on *session*, so that its gateway-bound requests carry the session ID in scope.
+
+    Adapters are wrapped, not replaced: retries, pools, caches and longer prefixes keep working. Mounting again wraps
+    what was mounted since, and gives what is wrapped the settings of this call; a :class:`SessionIdAdapter` without
+    an *inner* is the caller's own and stays as it is. Mount at set-up, before threads send.
+
+    :param session: a :class:`requests.Session`, such as a provider SDK's.
+    :param gateway: see :class:`SessionIdAdapter`.
+    :param missing: see :class:`SessionIdAdapter`.
+    :returns: *session*.
+    :raises InvalidGatewayURL: for another gateway URL; after any error *session* is as it was.
+    :raises ValueError: for another value of *missing*.
+    :raises TypeError: where *session* is no :class:`requests.Session`.
+
+    >>> session = mount(requests.Session(), gateway="https://gateway.example")
+    """
+    rule = Rule(gateway, missing)
+    if not isinstance(session, requests.Session):
+        kind = f"{type(session).__module__}.{type(session).__qualname__}"
+        raise TypeError(f"mount() takes a requests.Session, got {kind}; a client of httpx takes session_id_hook()")
+    session.adapters.update({prefix: _wrapped(adapter, rule) for prefix, adapter in session.adapters.items()})
+    return session
+
+
+def unmount(session: S) -> S:
+    """Put back the adapters that are wrapped, the very same objects, and return *session*."""
+    wrapped = {p: a.inner for p, a in session.adapters.items() if isinstance(a, SessionIdAdapter) and a.inner}
+    session.adapters.update(wrapped)
+    return session
+
+
+def session_factory(
+    make: Callable[..., S] = requests.Session,  # type: ignore[assignment] # mypy: S has no default (PEP 696)
+    gateway: str | None = None,
+    *,
+    missing: Missing = "omit",
+) -> Callable[..., S]:
+    """Return a factory of mounted sessions, for SDKs that take one.
+
+    :param make: a class or function that returns a :class:`requests.Session`; it gets the factory's arguments.
+    :param gateway: see :class:`SessionIdAdapter`.
+    :param missing: see :class:`SessionIdAdapter`.
+    :raises InvalidGatewayURL: here, not when a session is made; likewise :class:`ValueError` for *missing*.
+    :raises TypeError: if *make* can't be called.
+
+    >>> make_session = session_factory(gateway="https://gateway.example")
+    """
+    Rule(gateway, missing)
+    if not callable(make):
+        raise TypeError(f"session_factory() takes a callable that makes sessions, got {type(make).__name__}")
+    return functools.partial(_make_mounted, make, gateway, missing)
+
+
+def _make_mounted(make: Callable[..., S], gateway: str | None, missing: Missing, /, *args: Any, **kwargs: Any) -> S:
+    return mount(make(*args, **kwargs), gateway, missing=missing)
+
+
+def _wrapped(adapter: BaseAdapter, rule: Rule) -> BaseAdapter:
+    inner = adapter
+    if isinstance(adapter, SessionIdAdapter):
+        if adapter.inner is None or vars(adapter._rule) == vars(rule):  # noqa: SLF001
+            return adapter
+        inner = adapter.inner
+    return SessionIdAdapter(rule.gateway, inner=inner, missing=rule.missing)
+
+
+def _stamped(request: requests.PreparedRequest, stamp: Stamp) -> requests.PreparedRequest:
+    """Return a shallow copy of *request* that carries the session ID of *stamp*."""
+    stamped = type(request).__new__(type(request))
+    vars(stamped).update(vars(request), headers=request.headers.copy(), **{_STAMP: stamp})
+    set_session_id(stamped.headers, stamp[0])
+    return stamped
+
+
+def _leaves_origin(response: Any) -> bool:
+    """Tell whether *response* redirects off the origin, to where ``Session.resolve_redirects`` would go."""
+    try:
+        location = _redirects.get_redirect_target(response)
+        target = location and urljoin(response.url, requote_uri(location))
+        return target is not None and leaves_origin(response.request.url, target)
+    except ValueError:  # what can't be read is nobody's origin
+        return True

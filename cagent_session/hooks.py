@@ -1,0 +1,53 @@
+"""How does a session ID get onto the requests of httpx and httpx2? The request hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from cagent_session.gateway import Missing, Rule, leaves_origin, remove_cagent_headers, set_session_id
+
+_EXTENSION = "cagent_session"
+
+
+def session_id_hook(gateway: str | None = None, *, missing: Missing = "omit") -> Callable[[Any], None]:
+    """Return a request hook for a client of httpx or httpx2: ``Client(event_hooks={"request": [hook]})``.
+
+    It adds the session ID in scope to gateway-bound requests, and to no others, by the rule of
+    :meth:`cagent_session.gateway.Rule.session_id_for`. The client hands it the request to change; what it set it takes
+    back when the request is sent again. It runs on every hop of a redirect, and off the origin it removes the
+    ``X-Cagent-*`` headers for good.
+
+    :param gateway: URL of the models gateway: http or https, without user, password, query and fragment. With it, no
+        other origin is ever sent a session ID. ``None`` leaves it to the marker.
+    :param missing: what a gateway-bound request with no session does: ``"omit"`` goes without, ``"warn"`` issues
+        :class:`~cagent_session.MissingSessionIdWarning`, ``"raise"`` raises
+        :class:`~cagent_session.MissingSessionId` before anything is sent.
+    :raises InvalidGatewayURL: for any other gateway URL.
+    :raises ValueError: for another value of *missing*.
+    """
+    rule = Rule(gateway, missing)
+
+    def hook(request: Any) -> None:
+        url = str(request.url)
+        earlier_url, stamp = request.extensions.get(_EXTENSION, (url, None))
+        if url != earlier_url and leaves_origin(earlier_url, url):
+            remove_cagent_headers(request.headers)
+        new_stamp = rule.stamp_for(request, stamp)
+        if new_stamp is not None:
+            set_session_id(request.headers, new_stamp[0])
+            stamp = new_stamp
+        # A dict of the request's own: some releases of httpx share one over all hops of a redirect.
+        request.extensions = {**request.extensions, _EXTENSION: (url, stamp)}
+
+    return hook
+
+
+def async_session_id_hook(gateway: str | None = None, *, missing: Missing = "omit") -> Callable[[Any], Awaitable[None]]:
+    """Return the same as :func:`session_id_hook`, for an ``AsyncClient`` of httpx or httpx2."""
+    hook = session_id_hook(gateway, missing=missing)
+
+    async def async_hook(request: Any) -> None:
+        hook(request)
+
+    return async_hook
