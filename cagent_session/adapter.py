@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 from urllib.parse import urljoin
 
 import requests
@@ -15,6 +15,7 @@ from requests.utils import requote_uri
 
 from cagent_session.gateway import Missing, Rule, Stamp, leaves_origin, remove_cagent_headers, set_session_id
 
+P = ParamSpec("P")
 S = TypeVar("S", bound=requests.Session)
 
 _STAMP = "_cagent_session_stamp"
@@ -162,12 +163,13 @@ def unmount(session: S) -> S:
     return session
 
 
+@overload
+def session_factory(*, gateway: str | None = ..., missing: Missing = ...) -> Callable[[], requests.Session]: ...
+@overload
+def session_factory(make: Callable[P, S], gateway: str | None = ..., *, missing: Missing = ...) -> Callable[P, S]: ...
 def session_factory(
-    make: Callable[..., S] = requests.Session,  # type: ignore[assignment] # mypy: S has no default (PEP 696)
-    gateway: str | None = None,
-    *,
-    missing: Missing = "omit",
-) -> Callable[..., S]:
+    make: Callable[..., Any] = requests.Session, gateway: str | None = None, *, missing: Missing = "omit"
+) -> Callable[..., Any]:
     """Return a factory of mounted sessions, for SDKs that take one.
 
     :param make: a class or function that returns a :class:`requests.Session`; it gets the factory's arguments.
@@ -209,7 +211,6 @@ def _leaves_origin(response: Any) -> bool:
     """Tell whether *response* redirects off the origin, to where ``Session.resolve_redirects`` would go."""
     try:
         location = _redirects.get_redirect_target(response)
-        target = location and urljoin(response.url, requote_uri(location))
-        return target is not None and leaves_origin(response.request.url, target)
+        return bool(location) and leaves_origin(response.request.url, urljoin(response.url, requote_uri(location)))
     except ValueError:  # what can't be read is nobody's origin
         return True

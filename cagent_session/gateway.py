@@ -14,7 +14,6 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from requests.sessions import SessionRedirectMixin
-from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
 from cagent_session.context import current_session_id
@@ -126,13 +125,13 @@ def origin_of(url: str) -> Origin | None:
     The host is lower-cased and IDNA-encoded, as requests prepares it, and has no trailing dot.
     """
     try:
-        parsed = parse_url(url)
-    except LocationParseError:
+        parsed, netloc = parse_url(url), urlsplit(url).netloc
+    except ValueError:
         return None
-    if parsed.scheme not in _DEFAULT_PORTS or not parsed.host or _AMBIGUOUS(url):
+    host = (parsed.host or "").removesuffix(".")
+    if parsed.scheme not in _DEFAULT_PORTS or not host or _AMBIGUOUS(url) or "%" in netloc.rpartition("@")[2]:
         return None
-    port = _DEFAULT_PORTS[parsed.scheme] if parsed.port is None else parsed.port
-    return parsed.scheme, parsed.host.removesuffix("."), port
+    return parsed.scheme, host, _DEFAULT_PORTS[parsed.scheme] if parsed.port is None else parsed.port
 
 
 def leaves_origin(old_url: str, new_url: str) -> bool:

@@ -1,0 +1,221 @@
+"""What do the tests on real sockets share? Servers that record what arrives, and every transport behind one face."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import httpx2
+import pytest
+import requests
+
+from cagent_session import SessionIdAdapter, async_session_id_hook, mount, session_factory, session_id_hook
+
+if TYPE_CHECKING:
+    from cagent_session.gateway import Missing
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """One request as it arrived."""
+
+    method: str
+    path: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def get(self, name: str) -> str | None:
+        """Return the header's one value; two of them are a bug of ours."""
+        values = [value for key, value in self.headers if key.lower() == name.lower()]
+        assert len(values) <= 1, f"{name} arrived {len(values)} times"
+        return values[0] if values else None
+
+    @property
+    def session_id(self) -> str | None:
+        return self.get("X-Cagent-Session-Id")
+
+    @property
+    def cagent_headers(self) -> set[str]:
+        return {key.lower() for key, _ in self.headers if key.lower().startswith("x-cagent-")}
+
+
+Answer = Callable[[BaseHTTPRequestHandler, Arrived], None]
+
+
+@dataclass
+class Server:
+    """A loopback HTTP/1.1 server that records every request, and answers 200 where no answer is set for its path."""
+
+    url: str = ""
+    arrived: list[Arrived] = field(default_factory=list)
+    answers: dict[str, Answer] = field(default_factory=dict)
+
+    @property
+    def session_ids(self) -> list[str | None]:
+        return [request.session_id for request in self.arrived]
+
+    def answer(self, path: str, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
+        """Answer *path* with these."""
+        self.answers[path] = lambda handler, _: reply(handler, status, headers or {}, body)
+
+    def redirect(self, path: str, location: str, status: int = 302) -> None:
+        """Redirect *path* to *location*."""
+        self.answer(path, status, {"Location": location})
+
+
+def tunnel(handler: BaseHTTPRequestHandler, address: str) -> None:
+    """Be an HTTP proxy's tunnel (RFC 9110, section 9.3.6) until either end hangs up."""
+    host, port = address.rsplit(":", 1)
+    handler.close_connection = True
+    with socket.create_connection((host, int(port)), 10) as far:
+        handler.send_response(200)
+        handler.end_headers()
+        ends = {handler.connection: far, far: handler.connection}
+        while True:
+            for end in select.select(list(ends), [], [], 10)[0]:
+                data = end.recv(65536)
+                if not data:
+                    return
+                ends[end].sendall(data)
+
+
+class Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # the default of 5 makes the sixth of many connections at once wait a second
+
+
+def reply(handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name, value)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def answer_ok(handler: BaseHTTPRequestHandler, _: Arrived) -> None:
+    reply(handler, 200, {}, b"ok")
+
+
+def read_body(handler: BaseHTTPRequestHandler) -> bytes:
+    if handler.headers.get("Transfer-Encoding") != "chunked":
+        return handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+    body = b""
+    while size := int(handler.rfile.readline(), 16):
+        body += handler.rfile.read(size)
+        handler.rfile.readline()
+    handler.rfile.readline()
+    return body
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Start servers; each stops at the end of the test."""
+    running: list[ThreadingHTTPServer] = []
+
+    def start(host: str = "127.0.0.1", wrap: Callable[[Any], Any] | None = None) -> Server:
+        server = Server()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one_request(self) -> None:
+                self.raw_requestline = self.rfile.readline(65537)
+                if not self.raw_requestline or not self.parse_request():
+                    self.close_connection = True
+                    return
+                request = Arrived(self.command, self.path, self.headers.items(), read_body(self))
+                server.arrived.append(request)
+                if request.method == "CONNECT":
+                    tunnel(self, request.path)
+                    return
+                server.answers.get(self.path.partition("?")[0], answer_ok)(self, request)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parent's name
+                pass
+
+        listener = Listener((host, 0), Handler)
+        if wrap is not None:
+            listener.socket = wrap(listener.socket)
+        server.url = f"{'http' if wrap is None else 'https'}://{host}:{listener.server_port}"
+        running.append(listener)
+        threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        return server
+
+    yield start
+    for listener in running:
+        listener.shutdown()
+        listener.server_close()
+
+
+@pytest.fixture
+def gateway(serve: Callable[..., Server]) -> Server:
+    return serve()
+
+
+@pytest.fixture
+def elsewhere(serve: Callable[..., Server]) -> Server:
+    """A host that is not the gateway: another port is another origin."""
+    return serve()
+
+
+Client = Callable[..., Any]
+"""Any transport: ``client(method, url, headers)`` sends one request and follows its redirects."""
+
+
+def requests_client(session: requests.Session, stack: ExitStack) -> Client:
+    session.trust_env = False
+    stack.enter_context(session)
+    return lambda method, url, headers=None: session.request(method, url, headers=headers, timeout=10)
+
+
+def mounted_by_hand(gateway: str | None, missing: Missing) -> requests.Session:
+    session = requests.Session()
+    session.mount("http://", SessionIdAdapter(gateway, missing=missing))
+    return session
+
+
+def httpx_client(module: Any, gateway: str | None, missing: Missing, stack: ExitStack) -> Client:
+    hooks = {"request": [session_id_hook(gateway, missing=missing)]}
+    client = stack.enter_context(module.Client(event_hooks=hooks, follow_redirects=True, trust_env=False))
+    return lambda method, url, headers=None: client.request(method, url, headers=headers)
+
+
+def async_httpx_client(module: Any, gateway: str | None, missing: Missing, stack: ExitStack) -> Client:
+    async def send(method: str, url: str, headers: dict[str, str] | None) -> Any:
+        hooks = {"request": [async_session_id_hook(gateway, missing=missing)]}
+        async with module.AsyncClient(event_hooks=hooks, follow_redirects=True, trust_env=False) as client:
+            return await client.request(method, url, headers=headers)
+
+    return lambda method, url, headers=None: asyncio.run(send(method, url, headers))
+
+
+TRANSPORTS: dict[str, Callable[[str | None, Missing, ExitStack], Client]] = {
+    "mount": lambda url, missing, stack: requests_client(mount(requests.Session(), url, missing=missing), stack),
+    "adapter": lambda url, missing, stack: requests_client(mounted_by_hand(url, missing), stack),
+    "factory": lambda url, missing, stack: requests_client(session_factory(gateway=url, missing=missing)(), stack),
+    "httpx": lambda url, missing, stack: httpx_client(httpx, url, missing, stack),
+    "httpx2": lambda url, missing, stack: httpx_client(httpx2, url, missing, stack),
+    "async httpx": lambda url, missing, stack: async_httpx_client(httpx, url, missing, stack),
+    "async httpx2": lambda url, missing, stack: async_httpx_client(httpx2, url, missing, stack),
+}
+
+
+@pytest.fixture(params=TRANSPORTS)
+def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Client]]:
+    """Make a client of one of the transports; each test runs once with every one of them."""
+    make = TRANSPORTS[request.param]
+    with ExitStack() as stack:
+
+        def connect_with(gateway: str | None = None, missing: Missing = "omit") -> Client:
+            return make(gateway, missing, stack)
+
+        yield connect_with

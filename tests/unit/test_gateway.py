@@ -1,0 +1,304 @@
+"""What is gateway-bound, which URLs are a gateway's, and what does the marker say?"""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+import uuid
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from requests.structures import CaseInsensitiveDict
+
+from cagent_session import InvalidGatewayURL, gateway_headers, session_scope
+from cagent_session.gateway import Rule, leaves_origin, origin_of
+
+FORWARD = "https://api.openai.com/v1"
+
+
+def request_to(url: str, **headers: Any) -> Any:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return SimpleNamespace(method="POST", url=url, headers=CaseInsensitiveDict(names))
+
+
+@pytest.mark.parametrize(
+    ("marker", "bound"),
+    [(FORWARD, True), (FORWARD.encode(), True), ("x", True), ("", False), (b"", False), (" ", False), (b"\t", False)],
+)
+def test_a_marker_that_is_not_blank_makes_a_request_gateway_bound(marker: str | bytes, bound: bool) -> None:
+    assert Rule().is_gateway_bound(request_to("https://gw.example/", X_Cagent_Forward=marker)) is bound
+
+
+def test_a_request_without_marker_is_not_gateway_bound() -> None:
+    assert not Rule("https://gw.example").is_gateway_bound(request_to("https://gw.example/"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://gw.example/v1",
+        "https://gw.example",
+        "https://gw.example?q=1",
+        "https://gw.example:443/v1",
+        "HTTPS://GW.Example/v1",
+        "https://gw.example./v1",
+        "https://gw.example.:443/v1",
+        "https://user:password@gw.example/v1",
+        "https://other.example@gw.example/v1",
+    ],
+)
+def test_other_spellings_of_the_gateways_origin_are_the_gateways(url: str) -> None:
+    for gateway in ("https://gw.example", "https://GW.example:443/v1/", "https://gw.example./"):
+        assert Rule(gateway).is_gateway_bound(request_to(url, X_Cagent_Forward=FORWARD))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://gw.example/",
+        "https://gw.example:8443/",
+        "https://gw.example:0/",
+        "https://gw.example.evil.com/",
+        "https://gw.example@evil.com/",
+        "https://gw.example:443@evil.com/",
+        "https://gw.example:x@evil.com/",
+        "https://gw.example\\@evil.com/",
+        "https://evil.com\\@gw.example/",
+        "https://evil.com#@gw.example/",
+        "https://evil.com?@gw.example/",
+        "https://gw.example\t.evil.com/",
+        "https://gw.example .evil.com/",
+        " https://gw.example/",
+        "https://gw%2eexample/",
+        "https://[::1]/",
+        "https:gw.example/",
+        "//gw.example/",
+        "gw.example",
+        "ftp://gw.example/",
+        "",
+    ],
+)
+def test_urls_that_only_look_like_the_gateways_are_not(url: str) -> None:
+    assert not Rule("https://gw.example").is_gateway_bound(request_to(url, X_Cagent_Forward=FORWARD))
+
+
+@pytest.mark.parametrize(
+    "gateway", ["https://bücher.example", "https://BÜCHER.example", "https://xn--bcher-kva.example"]
+)
+@pytest.mark.parametrize(
+    "url", ["https://xn--bcher-kva.example/v1", "https://bücher.example/v1", "https://Bücher.example"]
+)
+def test_international_hosts_are_compared_in_idna(gateway: str, url: str) -> None:
+    assert Rule(gateway).is_gateway_bound(request_to(url, X_Cagent_Forward=FORWARD))
+
+
+@pytest.mark.parametrize(
+    ("gateway", "url"), [("http://[::1]:8080", "http://[::1]:8080/v1"), ("http://h_1", "http://h_1/")]
+)
+def test_addresses_and_underscores_are_hosts_too(gateway: str, url: str) -> None:
+    assert Rule(gateway).is_gateway_bound(request_to(url, X_Cagent_Forward=FORWARD))
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        (None, "NoneType"),
+        (b"https://gw.example", "must be a str, got bytes"),
+        ("", "absolute"),
+        ("gw.example", "absolute"),
+        ("/v1", "absolute"),
+        ("//gw.example", "absolute"),
+        ("https:gw.example", "absolute"),
+        ("ftp://gw.example", "absolute"),
+        ("https://", "host"),
+        ("https:///v1", "host"),
+        ("https://:443", "host"),
+        ("https://gw..example", "host"),
+        ("https://-gw.example", "host"),
+        ("https://gw%2eexample", "host"),
+        ("https://gw,example", "host"),
+        ("https://[::1", "host"),
+        ("https://" + "a" * 64, "host"),
+        ("https://" + "a." * 127 + "a", "host"),
+        ("https://gw.example:0", "port"),
+        ("https://gw.example:65536", "port"),
+        ("https://gw.example:x", "port"),
+        ("https://gw.example:-1", "port"),
+        ("https://user@gw.example", "user or a password"),
+        ("https://:hunter2@gw.example", "user or a password"),
+        ("https://user:hunter2@gw.example", "user or a password"),
+        ("https://@gw.example", "user or a password"),
+        ("https://gw.example?key=hunter2", "query"),
+        ("https://gw.example/?", "query"),
+        ("https://gw.example#", "fragment"),
+        (" https://gw.example", "white space"),
+        ("https://gw.example\n", "white space"),
+        ("https://gw.exa mple", "white space"),
+        ("https://gw.example\\@evil.com", "backslash"),
+    ],
+)
+def test_what_is_no_gateway_url_is_refused(url: Any, problem: str) -> None:
+    """``None`` is a gateway left open for the rule, but no URL."""
+    if url is None:
+        assert Rule(url).gateway is None
+        return
+    with pytest.raises(InvalidGatewayURL, match=problem) as refused:
+        Rule(url)
+    assert "hunter2" not in str(refused.value)
+    assert isinstance(refused.value, ValueError)
+
+
+@pytest.mark.parametrize("missing", ["", "OMIT", None, True])
+def test_missing_takes_three_values(missing: Any) -> None:
+    with pytest.raises(ValueError, match='"omit", "warn" or "raise"'):
+        Rule(missing=missing)
+
+
+@given(st.text() | st.builds("{}://{}{}".format, st.sampled_from(["http", "HTTPS", "ftp"]), st.text(), st.text()))
+def test_any_text_is_a_gateway_url_or_refused(url: str) -> None:
+    """And a URL that is one is bound for itself, with any path; nothing else raises."""
+    try:
+        rule = Rule(url)
+    except InvalidGatewayURL:
+        return
+    assert rule.is_gateway_bound(request_to(url.rstrip("/") + "/v1", X_Cagent_Forward=FORWARD))
+
+
+@given(st.text(), st.sampled_from(["https://gw.example", "https://", "http://gw.example@", "//", ""]))
+def test_no_request_url_raises(rest: str, start: str) -> None:
+    """What is not plainly the gateway's is not the gateway's."""
+    bound = Rule("https://gw.example").is_gateway_bound(request_to(start + rest, X_Cagent_Forward=FORWARD))
+    if bound:
+        assert re.match(r"https://([^/?#\\]*@)?gw\.example\.?(:443|:)?([/?#]|$)", start + rest, re.IGNORECASE)
+
+
+@given(st.text())
+def test_the_origin_is_what_the_standard_library_reads(rest: str) -> None:
+    """Two parsers agree on every origin: otherwise what is checked here is not what requests connects to."""
+    url = f"http://{rest}"
+    origin = origin_of(url)
+    if origin is not None and url.isascii():
+        split = urlsplit(url)
+        host = origin[1].strip("[]")
+        assert (host, origin[2]) == ((split.hostname or "").removesuffix("."), 80 if split.port is None else split.port)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "leaves"),
+    [
+        ("http://gw.example/a", "http://gw.example:80/b", False),
+        ("http://gw.example/a", "https://gw.example/b", False),
+        ("https://gw.example/a", "http://gw.example/b", True),
+        ("http://gw.example/a", "http://gw.example:81/b", True),
+        ("http://gw.example:81/a", "https://gw.example/b", True),
+        ("http://gw.example/a", "http://www.gw.example/b", True),
+        ("http://gw.example/a", "http://gw.example:port/b", True),
+        ("http://gw.example/a", "http://[::1/b", True),
+    ],
+)
+def test_a_redirect_leaves_the_origin_where_requests_drops_authorization(old: str, new: str, leaves: bool) -> None:
+    assert leaves_origin(old, new) is leaves
+
+
+def test_rule_in_a_session(recwarn: pytest.WarningsRecorder) -> None:
+    """The table of the rule, as it stands in its docstring."""
+    bound, direct = request_to("https://gw.example/", X_Cagent_Forward=FORWARD), request_to("https://gw.example/")
+    with session_scope("sess-1"):
+        assert Rule().session_id_for(bound, "callers") == "sess-1"
+        assert Rule().session_id_for(direct, "callers") is None
+    assert Rule().session_id_for(bound, "callers") == "callers"
+    assert Rule().session_id_for(bound, None) is None
+    assert Rule().session_id_for(direct, "callers") is None
+    assert not recwarn
+
+
+def test_gateway_headers_say_what_calls() -> None:
+    headers = gateway_headers(
+        FORWARD,
+        provider="openai",
+        model="gpt-4o",
+        model_name="my fast model",
+        install_id=uuid.UUID(int=7),
+        generating_title=True,
+        compacting=True,
+    )
+    assert headers.pop("X-Cagent-OS") in {"linux", "darwin", "windows"}
+    assert re.fullmatch(r"\d+\.\d+\.\d+", headers.pop("X-Cagent-Runtime-Version"))
+    assert headers.pop("X-Cagent-Arch")
+    assert headers == {
+        "X-Cagent-Forward": FORWARD,
+        "X-Cagent-Lang": "python",
+        "X-Cagent-Runtime": "cagent-session",
+        "X-Cagent-Provider": "openai",
+        "X-Cagent-Model": "gpt-4o",
+        "X-Cagent-Model-Name": "my fast model",
+        "X-Cagent-Id": "00000000-0000-0000-0000-000000000007",
+        "X-Cagent-GeneratingTitle": "1",
+        "X-Cagent-Compacting": "1",
+    }
+
+
+def test_gateway_headers_leave_out_what_is_empty() -> None:
+    headers = gateway_headers(FORWARD, provider=None, model="", model_name="", install_id="")
+    assert set(headers) == {
+        "X-Cagent-Forward",
+        "X-Cagent-Lang",
+        "X-Cagent-OS",
+        "X-Cagent-Arch",
+        "X-Cagent-Runtime",
+        "X-Cagent-Runtime-Version",
+    }
+
+
+@pytest.mark.parametrize(
+    ("sys_platform", "machine", "expected"),
+    [
+        ("linux", "x86_64", ("linux", "amd64")),
+        ("linux", "aarch64", ("linux", "arm64")),
+        ("darwin", "arm64", ("darwin", "arm64")),
+        ("win32", "AMD64", ("windows", "amd64")),
+        ("linux", "i686", ("linux", "386")),
+        ("linux", "riscv64", ("linux", "riscv64")),
+    ],
+)
+def test_gateway_headers_use_gos_names(
+    monkeypatch: pytest.MonkeyPatch, sys_platform: str, machine: str, expected: tuple[str, str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", sys_platform)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    headers = gateway_headers(FORWARD)
+    assert (headers["X-Cagent-OS"], headers["X-Cagent-Arch"]) == expected
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        "",
+        " ",
+        None,
+        b"https://api.openai.com",
+        "api.openai.com",
+        "ftp://api.openai.com",
+        "https://",
+        "https://a b",
+        "https://user:hunter2@api.openai.com",
+        "https://api.openai.com/v1\r\nX-Evil: 1",
+        "https://api.openai.com/ü",
+    ],
+)
+def test_gateway_headers_refuse_a_forward_that_is_no_base_url(forward: Any) -> None:
+    with pytest.raises(ValueError, match=r"[Ff]orward") as refused:
+        gateway_headers(forward)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["a\r\nb", "a\n", " a", "a ", "ü", "a\x00", 7, b"a"])
+@pytest.mark.parametrize("name", ["provider", "model", "model_name", "install_id"])
+def test_gateway_headers_refuse_what_is_no_header_value(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match="must be visible ASCII characters"):
+        gateway_headers(FORWARD, **{name: value})

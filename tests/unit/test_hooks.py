@@ -1,0 +1,203 @@
+"""What do the request hooks do to the requests of httpx and httpx2?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+
+from cagent_session import (
+    InvalidGatewayURL,
+    MissingSessionId,
+    async_session_id_hook,
+    gateway_headers,
+    session_id_hook,
+    session_scope,
+)
+
+GATEWAY = "https://gw.example"
+MARKED = {"X-Cagent-Forward": "https://api.openai.com/v1"}
+
+Answer = Callable[[Any], tuple[int, dict[str, str]]]
+
+
+class Network:
+    """What an httpx client sends, and the answers it gets."""
+
+    def __init__(self, module: Any, answer: Answer) -> None:
+        self.module = module
+        self.sent: list[tuple[str, dict[str, str]]] = []
+        self._answer = answer
+
+    def client(self, gateway: str | None = None, **options: Any) -> Any:
+        transport = self.module.MockTransport(self._handle)
+        hooks = {"request": [session_id_hook(gateway)]}
+        return self.module.Client(transport=transport, event_hooks=hooks, follow_redirects=True, **options)
+
+    def _handle(self, request: Any) -> Any:
+        ours = {name: value for name, value in request.headers.items() if name.startswith("x-cagent-")}
+        self.sent.append((str(request.url), ours))
+        status, headers = self._answer(request)
+        return self.module.Response(status, headers=headers)
+
+    @property
+    def session_ids(self) -> list[str | None]:
+        return [ours.get("x-cagent-session-id") for _, ours in self.sent]
+
+
+@pytest.fixture(params=[httpx, httpx2], ids=["httpx", "httpx2"])
+def module(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def network(module: Any) -> Callable[..., Network]:
+    return lambda answer=lambda _: (200, {}): Network(module, answer)
+
+
+def test_a_request_sent_again_carries_the_session_of_that_sending(network: Callable[..., Network]) -> None:
+    """The hook takes back what it set, and restores what the caller had set."""
+    net = network()
+    with net.client(GATEWAY) as client:
+        bare = client.build_request("POST", GATEWAY, headers=MARKED)
+        theirs = client.build_request("POST", GATEWAY, headers={**MARKED, "X-Cagent-Session-Id": "callers"})
+        for request in (bare, theirs):
+            for session_id in ("sess-1", "sess-2", None, "sess-2", None):
+                with session_scope(session_id):
+                    client.send(request)
+    assert net.session_ids[:5] == ["sess-1", "sess-2", None, "sess-2", None]
+    assert net.session_ids[5:] == ["sess-1", "sess-2", "callers", "sess-2", "callers"]
+
+
+def test_a_value_set_by_hand_between_two_sendings_is_the_callers(network: Callable[..., Network]) -> None:
+    net = network()
+    with net.client() as client:
+        request = client.build_request("POST", GATEWAY, headers=MARKED)
+        with session_scope("sess-1"):
+            client.send(request)
+        request.headers["X-Cagent-Session-Id"] = "by hand"
+        client.send(request)
+    assert net.session_ids == ["sess-1", "by hand"]
+
+
+def test_digest_authentication_keeps_the_session(network: Callable[..., Network], module: Any) -> None:
+    challenge = {"WWW-Authenticate": 'Digest realm="gateway", nonce="abc", qop="auth", algorithm=SHA-256'}
+    net = network(lambda request: (200, {}) if "Authorization" in request.headers else (401, challenge))
+    with net.client(GATEWAY) as client, session_scope("sess-1"):
+        client.post(GATEWAY, headers=MARKED, auth=module.DigestAuth("user", "password"))
+    assert net.session_ids == ["sess-1", "sess-1"]
+
+
+def moved(request: Any) -> tuple[int, dict[str, str]]:
+    """Redirect from the gateway to elsewhere, there once more, and back."""
+    next_hop = {
+        f"{GATEWAY}/one": "https://elsewhere.example/two",
+        "https://elsewhere.example/two": "https://elsewhere.example/three",
+        "https://elsewhere.example/three": f"{GATEWAY}/four",
+    }
+    location = next_hop.get(str(request.url))
+    return (307, {"Location": location}) if location else (200, {})
+
+
+@pytest.mark.parametrize("gateway", [None, GATEWAY])
+def test_off_the_origin_the_headers_are_gone_for_good(network: Callable[..., Network], gateway: str | None) -> None:
+    net = network(moved)
+    with net.client(gateway) as client, session_scope("sess-1"):
+        client.post(f"{GATEWAY}/one", headers=gateway_headers("https://api.openai.com/v1", model="gpt-4o"))
+    assert [url for url, _ in net.sent][1:] == [
+        "https://elsewhere.example/two",
+        "https://elsewhere.example/three",
+        f"{GATEWAY}/four",
+    ]
+    assert [ours for _, ours in net.sent[1:]] == [{}, {}, {}]
+    assert net.session_ids[0] == "sess-1"
+
+
+def test_next_request_followed_by_hand_takes_nothing_along(network: Callable[..., Network]) -> None:
+    net = network(moved)
+    with net.client() as client, session_scope("sess-1"):
+        response = client.post(f"{GATEWAY}/one", headers=MARKED, follow_redirects=False)
+        while response.next_request is not None:
+            response = client.send(response.next_request, follow_redirects=False)
+    assert [ours for _, ours in net.sent[1:]] == [{}, {}, {}]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_callers_request_keeps_its_marker_when_a_redirect_left_the_origin(
+    network: Callable[..., Network], shared: bool, monkeypatch: pytest.MonkeyPatch, module: Any
+) -> None:
+    """Also where one extensions dict is shared over all hops, as in httpx up to 0.27."""
+    if shared:
+        build = module.Client._build_redirect_request
+
+        def build_sharing(self: Any, request: Any, response: Any) -> Any:
+            following = build(self, request, response)
+            following.extensions = request.extensions
+            return following
+
+        monkeypatch.setattr(module.Client, "_build_redirect_request", build_sharing)
+    net = network(moved)
+    with net.client() as client, session_scope("sess-1"):
+        request = client.build_request("POST", f"{GATEWAY}/one", headers=MARKED)
+        client.send(request)
+        client.send(request)
+    assert net.session_ids == ["sess-1", None, None, None] * 2
+    assert net.sent[4] == net.sent[0]
+
+
+def test_a_second_hook_of_ours_changes_nothing(network: Callable[..., Network]) -> None:
+    """A client hooked twice, by its user and by a library."""
+    net = network(moved)
+    with net.client(GATEWAY) as client, session_scope("sess-1"):
+        client.event_hooks = {"request": [*client.event_hooks["request"], session_id_hook(GATEWAY)]}
+        request = client.build_request("POST", f"{GATEWAY}/one", headers=MARKED)
+        client.send(request)
+        with session_scope(None):
+            client.send(request)
+    assert net.session_ids == ["sess-1", None, None, None, None, None, None, None]
+    assert net.sent[1:4] == net.sent[5:]
+
+
+@pytest.mark.parametrize("make", [session_id_hook, async_session_id_hook])
+def test_hooks_refuse_bad_settings_at_once(make: Callable[..., Any]) -> None:
+    with pytest.raises(InvalidGatewayURL):
+        make("gw.example")
+    with pytest.raises(ValueError, match="missing must be"):
+        make(missing="explode")
+
+
+def test_async_hook_belongs_to_the_task_that_sends(module: Any) -> None:
+    sent: list[tuple[str, str | None]] = []
+
+    def handle(request: Any) -> Any:
+        sent.append((request.url.path, request.headers.get("X-Cagent-Session-Id")))
+        return module.Response(200)
+
+    async def main() -> None:
+        hooks = {"request": [async_session_id_hook(GATEWAY)]}
+        async with module.AsyncClient(transport=module.MockTransport(handle), event_hooks=hooks) as client:
+
+            async def call(number: int) -> None:
+                with session_scope(f"sess-{number}"):
+                    await asyncio.sleep(0)
+                    await client.post(f"{GATEWAY}/{number}", headers=MARKED)
+
+            await asyncio.gather(*map(call, range(16)))
+
+    asyncio.run(main())
+    assert sorted(sent) == sorted((f"/{number}", f"sess-{number}") for number in range(16))
+
+
+def test_async_hook_raises_before_anything_is_sent(module: Any) -> None:
+    async def main() -> None:
+        hooks = {"request": [async_session_id_hook(missing="raise")]}
+        transport = module.MockTransport(lambda _: pytest.fail("sent"))
+        async with module.AsyncClient(transport=transport, event_hooks=hooks) as client:
+            await client.post(GATEWAY, headers=MARKED)
+
+    with pytest.raises(MissingSessionId):
+        asyncio.run(main())
