@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import requests
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 from requests.adapters import BaseAdapter
@@ -87,7 +87,7 @@ class NetworkAdapter(BaseAdapter):
         response.headers.update(headers)
         response.raw = None
         response._content = b""
-        response.connection = self  # type: ignore[attr-defined, unused-ignore]
+        response.connection = self  # type: ignore[assignment]
         return response
 
     def close(self) -> None:
@@ -232,7 +232,7 @@ class Sessions(RuleBasedStateMachine):
             stamped = sender.session.send(request).request
         self.sent_through(client, stamped, [], callers=callers)
 
-    def sent_through(  # noqa: PLR0913 - the ways to send
+    def sent_through(
         self,
         client: Client,
         request: requests.PreparedRequest,
@@ -297,6 +297,4 @@ class Sessions(RuleBasedStateMachine):
 
 
 TestSessions = Sessions.TestCase
-TestSessions.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestSessions.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -43,7 +43,7 @@ def test_star_import_brings_every_public_name() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'cagent_session' has no attribute 'moutn'"):
-        _ = cagent_session.moutn  # type: ignore[attr-defined]
+        _ = cagent_session.moutn
 
 
 def test_a_scope_alone_does_not_load_requests() -> None:
