@@ -102,6 +102,21 @@ def new_session() -> requests.Session:
     return session
 
 
+def prepare(host: str, path: str, marked: bool, callers: str | None) -> requests.PreparedRequest:
+    headers = {**(IDENTITY if marked else {}), **({"x-cagent-session-id": callers} if callers else {})}
+    return requests.Request("POST", host + path, headers=headers, json={}).prepare()
+
+
+ROUTES = st.lists(st.sampled_from(HOSTS), max_size=4)
+REQUESTS = st.builds(
+    prepare,
+    st.sampled_from(HOSTS),
+    st.sampled_from(["/", "/v1/chat/completions"]),
+    marked=st.sampled_from([True, True, False]),
+    callers=st.sampled_from([None, None, "callers"]),
+)
+
+
 @dataclass
 class Client:
     """A session, and what the machine knows of it."""
@@ -122,8 +137,8 @@ class Sessions(RuleBasedStateMachine):
     prepared = Bundle("prepared")
     scopes = Bundle("scopes")
 
-    @initialize()
-    def start_afresh(self) -> None:
+    def __init__(self) -> None:
+        super().__init__()
         self.open: list[session_scope] = []
         NETWORK.arrived, NETWORK.route, NETWORK.challenge = [], [], False
 
@@ -164,9 +179,13 @@ class Sessions(RuleBasedStateMachine):
 
     # Clients
 
-    @rule(target=clients)
-    def make(self) -> Client:
-        return Client(new_session())
+    @initialize(target=clients)
+    def start_with_one(self) -> Client:
+        return Client(mount(new_session()), mounted=True)
+
+    @rule(target=clients, gateway=st.sampled_from([None, GATEWAY]))
+    def make(self, gateway: str | None) -> Client:
+        return Client(mount(new_session(), gateway), gateway, mounted=True)
 
     @rule(client=clients, gateway=st.sampled_from([None, GATEWAY, "https://GW.example.:443/v1"]))
     def mount(self, client: Client, gateway: str | None) -> None:
@@ -197,40 +216,29 @@ class Sessions(RuleBasedStateMachine):
 
     # Requests
 
-    @rule(
-        target=prepared,
-        host=st.sampled_from(HOSTS),
-        marked=st.booleans(),
-        callers=st.sampled_from([None, "callers"]),
-        path=st.sampled_from(["/", "/v1/chat/completions"]),
-    )
-    def prepare(self, host: str, marked: bool, callers: str | None, path: str) -> requests.PreparedRequest:
-        headers = {**(IDENTITY if marked else {}), **({"x-cagent-session-id": callers} if callers else {})}
-        return requests.Request("POST", host + path, headers=headers, json={}).prepare()
-
-    routes = st.lists(st.sampled_from(HOSTS), max_size=4)
-
-    @rule(client=clients, request=prepared, route=routes, by_hand=st.booleans(), digest=st.booleans())
-    def send(
+    @rule(client=clients, request=REQUESTS, target=prepared, route=ROUTES, by_hand=st.booleans(), digest=st.booleans())
+    def send_new(
         self, client: Client, request: requests.PreparedRequest, route: list[str], by_hand: bool, digest: bool
-    ) -> None:
-        if not client.mounted:
-            return
-        request = request.copy() if digest else request
+    ) -> requests.PreparedRequest:
         if digest:
             request.prepare_auth(HTTPDigestAuth("user", "password"))
         self.sent_through(client, request, route, by_hand=by_hand, challenged=digest)
+        return request
+
+    @rule(client=clients, request=prepared, route=ROUTES, by_hand=st.booleans())
+    def send_again(self, client: Client, request: requests.PreparedRequest, route: list[str], by_hand: bool) -> None:
+        self.sent_through(client, request, route, by_hand=by_hand)
 
     @rule(client=clients, sender=clients, request=prepared)
     def send_the_stamped_copy_again(self, client: Client, sender: Client, request: requests.PreparedRequest) -> None:
         """What went out in one session, sent in another one or in none, by another client."""
-        if not (client.mounted and sender.mounted):
+        if not sender.mounted:
             return
         callers = request.headers.get("X-Cagent-Session-Id")
         NETWORK.arrived = []
         with session_scope("sess-earlier"):
             stamped = sender.session.send(request).request
-        self.sent_through(client, stamped, [], callers=callers)
+        self.sent_through(client, stamped, [], callers=callers)  # not what we set in the earlier session
 
     def sent_through(
         self,
@@ -240,11 +248,13 @@ class Sessions(RuleBasedStateMachine):
         *,
         by_hand: bool = False,
         challenged: bool = False,
-        callers: Any = None,
+        callers: Any = ...,
     ) -> None:
+        if not client.mounted:
+            return
         NETWORK.arrived, NETWORK.route, NETWORK.challenge = [], list(route), challenged
         marked = "X-Cagent-Forward" in request.headers
-        callers = callers or request.headers.get("X-Cagent-Session-Id")
+        callers = request.headers.get("X-Cagent-Session-Id") if callers is ... else callers
         before = dict(request.headers)
         origin = origin_in(request.url or "")
         response = client.session.send(request, allow_redirects=not by_hand)
@@ -271,7 +281,7 @@ class Sessions(RuleBasedStateMachine):
     @rule(
         gateway=st.sampled_from([None, GATEWAY]),
         host=st.sampled_from(HOSTS),
-        route=routes,
+        route=ROUTES,
         marked=st.booleans(),
         callers=st.sampled_from([None, "callers"]),
         times=st.integers(1, 2),

@@ -114,20 +114,39 @@ def test_digest_authentication_whose_answer_redirects_takes_nothing_along(
     assert [request.cagent_headers for request in elsewhere.arrived] == [set()]
 
 
+def send_again_when(status: int, headers: dict[str, str]) -> Callable[..., requests.Response | None]:
+    """Return a response hook of the kind that people write."""
+
+    def hook(response: Any, **options: Any) -> requests.Response | None:
+        if response.status_code != status:
+            return None
+        again = response.request.copy()
+        again.headers.update(headers)
+        return response.connection.send(again, **options)  # type: ignore[no-any-return]
+
+    return hook
+
+
 def test_refused_token_refreshed_and_replayed_keeps_the_session(session: requests.Session, gateway: Any) -> None:
     """Upstream has 401, refresh, replay, but no test of it."""
     gateway.answers["/"] = lambda handler, r: reply_to(handler, 200 if r.get("Authorization") == "new" else 401, {})
-
-    def refresh(response: requests.Response, **kwargs: Any) -> requests.Response | None:
-        if response.status_code != 401:
-            return None
-        response.request.headers["Authorization"] = "new"
-        return response.connection.send(response.request, **kwargs)  # type: ignore[attr-defined,unused-ignore]
-
-    session.hooks["response"].append(refresh)
+    session.hooks["response"].append(send_again_when(401, {"Authorization": "new"}))
     with session_scope("sess-1"):
         assert session.post(gateway.url + "/", headers={"Authorization": "old"}).status_code == 200
     assert gateway.session_ids == ["sess-1", "sess-1"]
+
+
+def test_hooks_in_a_row_whose_answer_redirects_take_nothing_along(
+    session: requests.Session, gateway: Any, elsewhere: Any
+) -> None:
+    """The second hook sends again what the first one had sent again."""
+    answers = iter([(401, {}), (429, {}), (307, {"Location": elsewhere.url + "/new"})])
+    gateway.answers["/"] = lambda handler, _: reply_to(handler, *next(answers))
+    session.hooks["response"] += [send_again_when(401, {}), send_again_when(429, {})]
+    with session_scope("sess-1"):
+        session.post(gateway.url + "/")
+    assert gateway.session_ids == ["sess-1"] * 3
+    assert [request.cagent_headers for request in elsewhere.arrived] == [set()]
 
 
 def test_next_request_followed_by_hand_takes_nothing_along(

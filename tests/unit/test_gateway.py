@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
-from cagent_session import InvalidGatewayURL, gateway_headers, session_scope
+from cagent_session import InvalidGatewayURL, MissingSessionId, gateway_headers, session_scope
 from cagent_session.gateway import Rule, leaves_origin, origin_of
 
 FORWARD = "https://api.openai.com/v1"
@@ -215,6 +215,14 @@ def test_rule_in_a_session(recwarn: pytest.WarningsRecorder) -> None:
     assert Rule().session_id_for(bound, None) is None
     assert Rule().session_id_for(direct, "callers") is None
     assert not recwarn
+
+
+def test_a_missing_session_is_reported_without_secrets() -> None:
+    """Neither user info nor the query, where Gemini's clients put their key."""
+    request = request_to("https://user:hunter2@gw.example/v1/chat?key=hunter2#hunter2", X_Cagent_Forward=FORWARD)
+    with pytest.raises(MissingSessionId, match=r"^POST https://gw\.example/v1/chat is bound for") as missing:
+        Rule(missing="raise").session_id_for(request, None)
+    assert "hunter2" not in str(missing.value)
 
 
 def test_gateway_headers_say_what_calls() -> None:
