@@ -5,13 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cagent_session.context import (
-    SessionExecutor,
-    carry_session,
-    current_session_id,
-    in_session,
-    session_scope,
-)
+from cagent_session.context import SessionExecutor, carry_session, current_session_id, in_session, session_scope
 from cagent_session.session_id import InvalidSessionId, new_session_id
 
 if TYPE_CHECKING:
@@ -48,21 +42,24 @@ __all__ = [
     "unmount",
 ]
 
-# Where the names live whose rooms import requests: who only needs a scope, such as the pytest plugin, is spared it.
+# The rooms that import requests, which who only needs a scope, such as a pytest plugin, is spared.
 _LAZY = {
-    **dict.fromkeys(("SessionIdAdapter", "mount", "session_factory", "unmount"), "adapter"),
-    **dict.fromkeys(("async_session_id_hook", "session_id_hook"), "hooks"),
-    **dict.fromkeys(("FORWARD_HEADER", "SESSION_ID_HEADER", "gateway_headers"), "gateway"),
-    **dict.fromkeys(("InvalidGatewayURL", "MissingSessionId", "MissingSessionIdWarning"), "gateway"),
+    "adapter": ["SessionIdAdapter", "mount", "session_factory", "unmount"],
+    "gateway": [
+        "FORWARD_HEADER",
+        "SESSION_ID_HEADER",
+        "InvalidGatewayURL",
+        "MissingSessionId",
+        "MissingSessionIdWarning",
+        "gateway_headers",
+    ],
+    "hooks": ["async_session_id_hook", "session_id_hook"],
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    for room, names in _LAZY.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"{__name__}.{room}"), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

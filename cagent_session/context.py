@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
@@ -195,10 +196,26 @@ def _argument(fn: Callable[..., Any], path: str) -> SessionIdOf:
     return find
 
 
-def _unhooked(agen: AsyncGenerator[Any, Any]) -> Awaitable[Any]:
-    """Start *agen* unknown to the event loop, which at shutdown would close it outside its session."""
+class _Steps:
+    """The scopes of one generator: in place while a step of it runs, kept aside while its consumer does."""
+
+    def __init__(self, session_id: str | uuid.UUID | None) -> None:
+        self._scopes: Scopes | None = (session_scope(session_id), None)
+
+    def __enter__(self) -> None:
+        self._token = _scopes.set(self._scopes)
+
+    def __exit__(self, *exc_info: object) -> None:
+        inside = _scopes.get()
+        with contextlib.suppress(ValueError):  # closed in another context, in which there is nothing to put back
+            _scopes.reset(self._token)
+            self._scopes = inside
+
+
+def _first_step(agen: AsyncGenerator[Any, Any]) -> Awaitable[Any]:
+    """Start *agen* unknown to the event loop, which would close it outside its session: its wrapper is to do that."""
     hooks = sys.get_asyncgen_hooks()
-    sys.set_asyncgen_hooks(firstiter=None, finalizer=None)
+    sys.set_asyncgen_hooks(firstiter=None, finalizer=lambda _: None)
     try:
         return agen.asend(None)
     finally:
@@ -207,18 +224,21 @@ def _unhooked(agen: AsyncGenerator[Any, Any]) -> Awaitable[Any]:
 
 def _scoped(fn: Callable[..., Any], session_id_of: SessionIdOf) -> Callable[..., Any]:  # noqa: C901 - four kinds
     """Return a function of *fn*'s kind whose body runs in the session that *session_id_of* finds in its arguments."""
+    function = fn
+    while isinstance(function, functools.partial):
+        function = function.func
 
     def is_kind(check: Callable[[object], bool]) -> bool:
-        return check(fn) or check(type(fn).__call__)  # the latter for callable objects
+        return check(function) or check(type(function).__call__)  # the latter for callable objects
 
     if is_kind(inspect.isasyncgenfunction):
 
         async def asyncgen_wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            scope = session_scope(session_id_of(*args, **kwargs))
+            steps = _Steps(session_id_of(*args, **kwargs))
             agen = fn(*args, **kwargs)
-            step = _unhooked(agen)
+            step = _first_step(agen)
             while True:
-                with scope:
+                with steps:
                     try:
                         item = await step
                     except StopAsyncIteration:
@@ -227,7 +247,7 @@ def _scoped(fn: Callable[..., Any], session_id_of: SessionIdOf) -> Callable[...,
                         del step
                 try:
                     step = agen.asend((yield item))
-                except BaseException as error:  # noqa: BLE001 - see generator_wrapper
+                except BaseException as error:  # noqa: BLE001 - as in generator_wrapper
                     step = agen.athrow(error)
 
         return asyncgen_wrapper
@@ -235,11 +255,11 @@ def _scoped(fn: Callable[..., Any], session_id_of: SessionIdOf) -> Callable[...,
     if is_kind(inspect.isgeneratorfunction):
 
         def generator_wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            scope = session_scope(session_id_of(*args, **kwargs))
+            steps = _Steps(session_id_of(*args, **kwargs))
             gen = fn(*args, **kwargs)
             resume, argument = gen.send, None
             while True:
-                with scope:
+                with steps:
                     try:
                         item = resume(argument)
                     except StopIteration as stop:
@@ -248,7 +268,7 @@ def _scoped(fn: Callable[..., Any], session_id_of: SessionIdOf) -> Callable[...,
                         del argument  # an exception kept here would keep itself alive, through its traceback
                 try:
                     resume, argument = gen.send, (yield item)
-                except BaseException as error:  # noqa: BLE001 - GeneratorExit too: how to close is the generator's choice
+                except BaseException as error:  # noqa: BLE001 - close() too is the generator's own affair
                     resume, argument = gen.throw, error
 
         return generator_wrapper

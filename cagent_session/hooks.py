@@ -13,18 +13,13 @@ _EXTENSION = "cagent_session"
 def session_id_hook(gateway: str | None = None, *, missing: Missing = "omit") -> Callable[[Any], None]:
     """Return a request hook for a client of httpx or httpx2: ``Client(event_hooks={"request": [hook]})``.
 
-    It adds the session ID in scope to gateway-bound requests, and to no others, by the rule of
-    :meth:`cagent_session.gateway.Rule.session_id_for`. The client hands it the request to change; what it set it takes
-    back when the request is sent again. It runs on every hop of a redirect, and off the origin it removes the
-    ``X-Cagent-*`` headers for good.
+    It adds the session ID in scope to gateway-bound requests, by the same rule as
+    :class:`~cagent_session.SessionIdAdapter`. It changes the client's own request, and takes that back when the request
+    is sent again. After a redirect off the origin it removes every ``X-Cagent-*`` header, for good.
 
-    :param gateway: URL of the models gateway: http or https, without user, password, query and fragment. With it, no
-        other origin is ever sent a session ID. ``None`` leaves it to the marker.
-    :param missing: what a gateway-bound request with no session does: ``"omit"`` goes without, ``"warn"`` issues
-        :class:`~cagent_session.MissingSessionIdWarning`, ``"raise"`` raises
-        :class:`~cagent_session.MissingSessionId` before anything is sent.
-    :raises InvalidGatewayURL: for any other gateway URL.
-    :raises ValueError: for another value of *missing*.
+    :param gateway: see :class:`~cagent_session.SessionIdAdapter`.
+    :param missing: see :class:`~cagent_session.SessionIdAdapter`; what is raised leaves the client as it is.
+    :raises InvalidGatewayURL: for another gateway URL, and :class:`ValueError` for another *missing*.
     """
     rule = Rule(gateway, missing)
 

@@ -27,12 +27,12 @@ def validate_session_id(value: str | uuid.UUID) -> str:
     :raises InvalidSessionId: for anything else.
     """
     if isinstance(value, uuid.UUID):
-        return str(value)
+        return uuid.UUID.__str__(value)
     if not isinstance(value, str):
         raise InvalidSessionId(f"session ID must be a str or a uuid.UUID, got {type(value).__name__}")
     if not _VALID(value):
         raise InvalidSessionId(f"session ID must be 1-{MAX_LENGTH} visible ASCII characters, got {_problem(value)}")
-    return str.__str__(value)  # a subclass (an enum's member, say) could print itself as something else
+    return str.__str__(value)  # a subclass, such as an enum, may print itself as something else
 
 
 def new_session_id() -> str:

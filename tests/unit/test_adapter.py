@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import requests
+import requests_mock
 import responses
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,6 +120,22 @@ def test_responses_sees_the_header() -> None:
             session.get(f"{GATEWAY}/v1/models", headers=MARKED)
             session.get(f"{GATEWAY}/v1/models")
             assert [call.request.headers.get("X-Cagent-Session-Id") for call in mock.calls] == ["sess-1", None]
+
+
+def test_requests_mock_sees_the_header_where_its_adapter_is_mounted() -> None:
+    """Its Mocker replaces Session.get_adapter instead: then no adapter runs, ours included."""
+    session = requests.Session()
+    session.mount("https://", mock := requests_mock.Adapter())
+    mock.register_uri("POST", GATEWAY)
+    with session_scope("sess-1"):
+        mount(session, GATEWAY).post(GATEWAY, headers=MARKED)
+        with requests_mock.Mocker() as mocker:
+            mocker.post(GATEWAY)
+            session.post(GATEWAY, headers=MARKED)
+    assert mock.last_request is not None
+    assert mock.last_request.headers["X-Cagent-Session-Id"] == "sess-1"
+    assert mocker.last_request is not None
+    assert "X-Cagent-Session-Id" not in mocker.last_request.headers
 
 
 # Redirects

@@ -1,0 +1,60 @@
+"""What has to hold before a change lands? Run ``nox``, or one session with ``nox -s NAME``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.error_on_external_run = True
+
+CHECKED = ["cagent_session", "tests", "examples", "noxfile.py"]
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Look for mistakes and for what is formatted otherwise."""
+    session.install("ruff")
+    session.run("ruff", "check", *CHECKED)
+    session.run("ruff", "format", "--check", *CHECKED)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types: strictly, and the package also against the stubs that older releases of requests need."""
+    session.install("-e", ".[dev]", "mypy", "pyright[nodejs]", "types-docutils")
+    session.run("mypy", *CHECKED)
+    session.run("pyright", *CHECKED)
+    session.install("requests<2.32", "types-requests")
+    session.run("mypy", "cagent_session")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests with the newest dependencies; every branch of the package must be taken."""
+    session.install("-e", ".[dev]")
+    session.env["COVERAGE_FILE"] = str(Path(session.create_tmp()) / "coverage")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "report")
+
+
+@nox.session(python=PYTHONS[0])
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the lowest releases that are declared of what a user runs the library with."""
+    declared = dict(re.findall(r'"([a-z0-9-]+)>=([0-9.]+)"', Path("pyproject.toml").read_text(encoding="utf-8")))
+    names = ["requests", "pytest-httpserver", "httpx", "httpx2"]
+    session.install("-e", ".[dev]", *(f"{name}=={declared[name]}" for name in names))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def readme(session: nox.Session) -> None:
+    """Run the README's first command, word for word, in a fresh clone."""
+    command = re.findall(r"code-block:: shell\n\n    (.+)", Path("README.rst").read_text(encoding="utf-8"))[0]
+    clone = Path(session.create_tmp()) / "clone"
+    session.run("git", "clone", "--quiet", ".", str(clone), external=True)
+    with session.chdir(clone):
+        session.run("bash", "-c", command, external=True)

@@ -1,0 +1,59 @@
+"""Does what the documentation shows work?"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import docutils.core
+import pytest
+from sybil.document import Document
+from sybil.parsers.rest import PythonCodeBlockParser
+
+import cagent_session
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.rst"
+
+
+def test_the_readmes_python_blocks_run() -> None:
+    """In their order, in one namespace, as a reader pastes them."""
+    examples = list(Document.parse(str(README), PythonCodeBlockParser()).examples())
+    for example in examples:
+        example.evaluate()
+    assert len(examples) == README.read_text(encoding="utf-8").count(".. code-block:: python")
+
+
+def test_the_readme_has_one_command_to_try_it_and_one_to_test_it() -> None:
+    """Other kinds of blocks would run nowhere; .ci/run and nox take these two commands from here."""
+    blocks = re.findall(r"\.\. code-block:: (\w+)\n\n    (.+)", README.read_text(encoding="utf-8"))
+    assert {kind for kind, _ in blocks} == {"python", "shell"}
+    run_example, run_tests = (command for kind, command in blocks if kind == "shell")
+    assert run_example.endswith("python examples/agent.py")
+    assert run_tests.endswith("python -m pytest")
+
+
+@pytest.mark.parametrize("name", ["README.rst", "CHANGELOG.rst"])
+def test_documents_are_valid_restructured_text(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    docutils.core.publish_doctree(text, settings_overrides={"halt_level": 2, "report_level": 2})
+
+
+@pytest.mark.parametrize("name", cagent_session.__all__)
+def test_the_readme_or_the_changelog_names_every_public_name(name: str) -> None:
+    text = README.read_text(encoding="utf-8") + (ROOT / "CHANGELOG.rst").read_text(encoding="utf-8")
+    value = getattr(cagent_session, name)
+    assert name in text or (isinstance(value, str) and value in text)
+
+
+@pytest.mark.parametrize("room", ["context", "session_id", "gateway", "adapter", "hooks", "testing"])
+def test_the_docstrings_examples_run(room: str) -> None:
+    assert doctest.testmod(importlib.import_module(f"cagent_session.{room}")).failed == 0
+
+
+def test_the_core_has_examples_to_run() -> None:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    rooms = [importlib.import_module(f"cagent_session.{room}") for room in ("context", "gateway", "adapter")]
+    assert all(any(test.examples for test in finder.find(room)) for room in rooms)
