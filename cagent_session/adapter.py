@@ -97,12 +97,12 @@ class SessionIdAdapter(HTTPAdapter):
             super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        adapter: Any = super()  # its two halves of pickling are not in the stubs of requests before 2.34
-        return {"inner": self.inner, "_rule": self._rule, **({} if self.inner else adapter.__getstate__())}
+        adapter: Any = super()  # this half of pickling and the other are not in the stubs of requests before 2.34
+        return dict(vars(self)) if self.inner else {"inner": None, "_rule": self._rule, **adapter.__getstate__()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         adapter: Any = super()
-        vars(self).update(inner=state["inner"], _rule=state["_rule"])
+        vars(self).update(state)
         if self.inner is None:
             adapter.__setstate__(state)
 

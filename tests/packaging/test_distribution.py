@@ -59,7 +59,18 @@ def test_the_sdist_holds_what_the_tests_need_too(built: tuple[Path, Path]) -> No
 def test_the_unit_tests_pass_against_the_wheel(built: tuple[Path, Path], tmp_path: Path) -> None:
     wheel, _ = built
     site = tmp_path / "site"
-    install: list[str | Path] = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel]
+    install: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        site,
+        wheel,
+    ]
     subprocess.run(install, check=True)
     # Of the checkout only the tests are in reach, and the wheel comes before an installed checkout.
     for name in ("tests", "pyproject.toml"):

@@ -296,6 +296,22 @@ def test_a_copied_wrapper_keeps_its_inner_adapter(duplicate: Callable[[Any], Any
     assert (adapter.inner is inner) is (duplicate is copy.copy)
 
 
+class TeamAdapter(SessionIdAdapter):
+    """A user's subclass, with an attribute that requests' own pickling has to be told of."""
+
+    __attrs__ = [*HTTPAdapter.__attrs__, "team"]  # noqa: RUF012 - requests has it so
+    team = "none"
+
+
+@pytest.mark.parametrize("duplicate", COPIES)
+@pytest.mark.parametrize("inner", [None, HTTPAdapter()])
+def test_a_copied_subclass_keeps_its_attributes(duplicate: Callable[[Any], Any], inner: HTTPAdapter | None) -> None:
+    adapter = TeamAdapter(GATEWAY, inner=inner)
+    adapter.team = "red"
+    copied = duplicate(adapter)
+    assert (type(copied), copied.team, copied._rule.gateway) == (TeamAdapter, "red", GATEWAY)
+
+
 @pytest.mark.parametrize("duplicate", COPIES)
 def test_a_copied_session_stays_mounted_and_unmounts(duplicate: Callable[[Any], Any]) -> None:
     session = requests.Session()
