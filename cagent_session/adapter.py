@@ -98,7 +98,9 @@ class SessionIdAdapter(HTTPAdapter):
 
     def __getstate__(self) -> dict[str, Any]:
         adapter: Any = super()  # this half of pickling and the other are not in the stubs of requests before 2.34
-        return dict(vars(self)) if self.inner else {"inner": None, "_rule": self._rule, **adapter.__getstate__()}
+        return (
+            {"inner": None, "_rule": self._rule, **adapter.__getstate__()} if self.inner is None else dict(vars(self))
+        )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         adapter: Any = super()
@@ -158,8 +160,9 @@ def mount(session: S, gateway: str | None = None, *, missing: Missing = "omit") 
 
 def unmount(session: S) -> S:
     """Put back the adapters that are wrapped, the very same objects, and return *session*."""
-    wrapped = {p: a.inner for p, a in session.adapters.items() if isinstance(a, SessionIdAdapter) and a.inner}
-    session.adapters.update(wrapped)
+    for prefix, adapter in session.adapters.items():
+        if isinstance(adapter, SessionIdAdapter) and adapter.inner is not None:
+            session.adapters[prefix] = adapter.inner  # in place of a value, which an iteration allows
     return session
 
 
