@@ -91,8 +91,9 @@ class SessionIdAdapter(HTTPAdapter):
         return getattr(inner, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("max_retries", "poolmanager") and self.inner is not None:
-            setattr(self.inner, name, value)
+        inner = vars(self).get("inner")
+        if inner is not None and name in ("max_retries", "poolmanager"):
+            setattr(inner, name, value)
         else:
             super().__setattr__(name, value)
 

@@ -153,10 +153,11 @@ def set_session_id(headers: MutableMapping[str, Any], session_id: HeaderValue | 
         headers[SESSION_ID_HEADER] = session_id
 
 
-def remove_cagent_headers(headers: MutableMapping[str, Any]) -> None:
+def remove_cagent_headers(headers: MutableMapping[Any, Any]) -> None:
     """Remove every ``X-Cagent-*`` header, the marker and the session ID included."""
-    for name in [name for name in headers if name.lower().startswith("x-cagent-")]:
-        del headers[name]
+    for name in list(headers):
+        if (name if isinstance(name, str) else name.decode("latin-1")).lower().startswith("x-cagent-"):
+            del headers[name]
 
 
 def parse_gateway_url(url: str) -> Origin:

@@ -148,11 +148,12 @@ def test_a_redirect_off_the_origin_takes_the_marker_off_the_callers_request() ->
     """The one change to it, without which requests would take the marker along."""
     headers = {**gateway_headers("https://api.openai.com/v1", model="gpt-4o"), "X-Cagent-Session-Id": "callers"}
     request = requests.Request("POST", "http://gw.example/old", headers={**headers, "X-Other": "kept"}).prepare()
+    request.headers[b"X-Cagent-Bytes"] = "set after preparation, where names are not converted"  # type: ignore[index]
     with responses.RequestsMock() as mock:
         mock.post("http://gw.example/old", status=307, headers={"Location": "http://evil.example/new"})
         response = SessionIdAdapter().send(request)
     assert response.status_code == 307
-    assert [name for name in request.headers if name.lower().startswith("x-")] == ["X-Other"]
+    assert set(request.headers) == {"X-Other", "Content-Length"}
 
 
 def test_a_redirect_without_location_changes_nothing() -> None:
@@ -304,6 +305,10 @@ class TeamAdapter(SessionIdAdapter):
 
     __attrs__ = [*HTTPAdapter.__attrs__, "team"]  # noqa: RUF012 - requests has it so
     team = "none"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.max_retries = Retry(1)  # before requests or we have set anything
+        super().__init__(*args, **kwargs)
 
 
 @pytest.mark.parametrize("duplicate", COPIES)
