@@ -90,7 +90,8 @@ def in_session(of: str | SessionIdOf) -> Callable[[F], F]:
         as the ID means no session.
     :returns: a decorator that keeps the function's kind, name and signature.
     :raises TypeError: at decoration, for a name that is not a parameter's, or for something that is no function.
-    :raises InvalidSessionId: from the call, or from where the generator or coroutine starts.
+    :raises InvalidSessionId: from the call; a generator's or a coroutine's is raised, like the :class:`TypeError` for
+        arguments that do not fit, where it starts.
 
     >>> from types import SimpleNamespace
     >>> @in_session("sess.id")
@@ -182,7 +183,10 @@ class _Carried:
 
 def _argument(fn: Callable[..., Any], path: str) -> SessionIdOf:
     """Return what finds the argument or the attribute of one that *path* names, in a call of *fn*."""
-    signature = inspect.signature(fn)
+    try:
+        signature = inspect.signature(fn)
+    except ValueError as error:
+        raise TypeError(f"in_session({path!r}): {error}; give a callable that finds the session ID") from error
     names = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     name, *attributes = path.split(".")
     if name not in names or not all(map(str.isidentifier, attributes)):
@@ -206,10 +210,12 @@ class _Steps:
         self._token = _scopes.set(self._scopes)
 
     def __exit__(self, *exc_info: object) -> None:
-        inside = _scopes.get()
+        self._scopes = _scopes.get()
         with contextlib.suppress(ValueError):  # closed in another context, in which there is nothing to put back
             _scopes.reset(self._token)
-            self._scopes = inside
+        del self._token  # it would keep the context of the last step alive
+        if self._scopes is None:  # the step has forked, and this is the child
+            _scopes.set(None)
 
 
 def _first_step(agen: AsyncGenerator[Any, Any]) -> Awaitable[Any]:

@@ -1,0 +1,262 @@
+"""Do the public names' types say what they do? mypy and pyright read this file; it is not meant to be executed."""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
+from __future__ import annotations
+
+import functools
+import sys
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import httpx2
+import requests
+from requests.adapters import BaseAdapter, HTTPAdapter
+
+from cagent_session import (
+    FORWARD_HEADER,
+    SESSION_ID_HEADER,
+    InvalidGatewayURL,
+    InvalidSessionId,
+    MissingSessionId,
+    MissingSessionIdWarning,
+    SessionExecutor,
+    SessionIdAdapter,
+    async_session_id_hook,
+    carry_session,
+    current_session_id,
+    gateway_headers,
+    in_session,
+    mount,
+    new_session_id,
+    session_factory,
+    session_id_hook,
+    session_scope,
+    unmount,
+)
+
+if sys.version_info >= (3, 11):
+    from typing import assert_type
+else:
+    from typing_extensions import assert_type
+
+GATEWAY = "https://gateway.example"
+
+
+class Sess:
+    id: str
+
+
+class SDKSession(requests.Session): ...
+
+
+# IDs and scopes
+
+assert_type(current_session_id(), str | None)
+assert_type(new_session_id(), str)
+
+with session_scope("sess-1") as session_id:
+    assert_type(session_id, str | None)
+with session_scope(uuid.uuid4()), session_scope(None), session_scope(current_session_id()):
+    ...
+
+session_scope(1)  # type: ignore[arg-type] # no ID
+session_scope(b"sess-1")  # type: ignore[arg-type] # no ID
+session_scope()  # type: ignore[call-arg] # an ID is needed
+
+
+def always_raises_in_a_scope() -> int:
+    with session_scope("sess-1"):  # a scope swallows no exception, so no return is missing below
+        raise ValueError
+
+
+# in_session: a function keeps its type
+
+
+@in_session("session_id")
+def function(prompt: str, session_id: str | None = None) -> int:
+    return len(prompt)
+
+
+@in_session("sess.id")
+def generator(sess: Sess) -> Generator[int, str, bytes]:
+    _ = yield 1
+    return b""
+
+
+@in_session("sess.id")
+async def coroutine(sess: Sess, *, retries: int = 0) -> float:
+    return 0.5
+
+
+@in_session("sess.id")
+async def async_generator(sess: Sess) -> AsyncGenerator[int, str]:
+    _ = yield 1
+
+
+assert_type(function("hi", session_id="sess-1"), int)
+assert_type(generator(Sess()), Generator[int, str, bytes])
+awaitable: Coroutine[Any, Any, float] = coroutine(Sess(), retries=1)
+assert_type(async_generator(Sess()), AsyncGenerator[int, str])
+
+function(1)  # type: ignore[arg-type] # the parameter's type is kept
+generator("sess-1")  # type: ignore[arg-type] # likewise
+
+
+async def awaits() -> None:
+    assert_type(await coroutine(Sess()), float)
+    await coroutine(Sess(), 1)  # type: ignore[call-arg] # the parameter's kind is kept
+    async for item in async_generator(Sess()):
+        assert_type(item, int)
+    assert_type(await Agent.static("sess-1"), str)
+    assert_type(await carry_session(coroutine)(Sess()), float)
+
+
+def session_id_of(sess: Sess, *_: object) -> str | uuid.UUID | None:
+    return sess.id
+
+
+@in_session(session_id_of)
+def found_by_function(sess: Sess) -> int:
+    return 1
+
+
+@in_session(lambda sess: sess.id)
+def found_by_lambda(sess: Sess) -> int:
+    return 1
+
+
+assert_type(found_by_function(Sess()), int)
+assert_type(found_by_lambda(Sess()), int)
+
+
+class Agent:
+    id = "agent"
+
+    @in_session("self.id")
+    def run(self, prompt: str) -> Iterator[str]:
+        yield prompt
+
+    @classmethod
+    @in_session("cls.id")
+    def of_the_class(cls, prompt: str) -> str:
+        return prompt
+
+    @staticmethod
+    @in_session("session_id")
+    async def static(session_id: str) -> str:
+        return session_id
+
+
+assert_type(Agent().run("hi"), Iterator[str])
+assert_type(Agent.of_the_class("hi"), str)
+
+in_session(1)  # type: ignore[arg-type] # neither a name nor a callable
+in_session("session_id")("text")  # type: ignore[type-var] # not a function
+in_session(len)  # type: ignore[arg-type] # gives no ID
+
+
+# carry_session and SessionExecutor
+
+
+def job(number: int, /, *names: str, flag: bool = False) -> complex:
+    return number + len(names) + flag
+
+
+carried = carry_session(job)
+assert_type(carried(1, "a", "b", flag=True), complex)
+carried("1")  # type: ignore[arg-type] # the signature is kept
+carried(1, other=True)  # type: ignore[call-arg] # likewise
+carry_session(None)  # type: ignore[arg-type] # nothing to call
+
+assert_type(carry_session(generator)(Sess()), Generator[int, str, bytes])
+assert_type(carry_session(async_generator)(Sess()), AsyncGenerator[int, str])
+assert_type(carry_session(Sess)(), Sess)
+assert_type(carry_session(functools.partial(job, 1))(), complex)
+
+executor: Executor = SessionExecutor(ThreadPoolExecutor())
+with SessionExecutor(ProcessPoolExecutor()) as pool:
+    assert_type(pool, SessionExecutor)
+    assert_type(pool.submit(job, 1, "a", flag=True), Future[complex])
+    assert_type(pool.map(function, ["a"], timeout=1.5, chunksize=2), Iterator[int])
+    pool.submit(job, "1")  # type: ignore[arg-type] # a job's arguments are checked
+    pool.shutdown(wait=False, cancel_futures=True)
+SessionExecutor(None)  # type: ignore[arg-type] # no executor
+
+
+# requests
+
+adapter: HTTPAdapter = SessionIdAdapter()
+SessionIdAdapter(GATEWAY, inner=HTTPAdapter(), missing="warn")
+SessionIdAdapter(gateway=GATEWAY, missing="raise", max_retries=3, pool_maxsize=20)
+assert_type(SessionIdAdapter().send(requests.PreparedRequest(), timeout=3.0), requests.Response)
+assert_type(SessionIdAdapter().inner, BaseAdapter | None)
+SessionIdAdapter(missing="ignore")  # type: ignore[arg-type] # no such choice
+SessionIdAdapter(inner=requests.Session())  # type: ignore[arg-type] # no adapter
+SessionIdAdapter(b"https://gateway.example")  # type: ignore[arg-type] # a URL is a str
+
+assert_type(mount(requests.Session()), requests.Session)
+assert_type(mount(SDKSession(), GATEWAY, missing="omit"), SDKSession)
+assert_type(unmount(SDKSession()), SDKSession)
+mount(requests.Session(), missing="ignore")  # type: ignore[arg-type] # no such choice
+mount(httpx.Client())  # type: ignore[type-var] # httpx takes the hooks
+unmount(httpx.Client())  # type: ignore[type-var] # likewise
+
+
+def make_session(pool_size: int = 10) -> SDKSession:
+    return SDKSession()
+
+
+factory: Callable[..., requests.Session] = session_factory()
+sdk_factory: Callable[..., SDKSession] = session_factory(SDKSession)
+assert_type(session_factory()(), requests.Session)
+assert_type(session_factory(gateway=GATEWAY, missing="raise")(), requests.Session)
+assert_type(session_factory(SDKSession)(), SDKSession)
+assert_type(session_factory(make_session, GATEWAY)(pool_size=5), SDKSession)
+session_factory(make_session)(pool_size="5")  # type: ignore[arg-type] # the signature is kept
+session_factory(missing="ignore")  # type: ignore[call-overload] # no such choice
+session_factory(Sess)  # type: ignore[type-var] # makes no sessions
+
+
+# httpx and httpx2
+
+hook = session_id_hook(GATEWAY, missing="raise")
+async_hook = async_session_id_hook(gateway=GATEWAY, missing="warn")
+assert_type(hook, Callable[[Any], None])
+assert_type(async_hook, Callable[[Any], Awaitable[None]])
+
+httpx.Client(event_hooks={"request": [hook, session_id_hook()]})
+httpx.AsyncClient(event_hooks={"request": [async_hook, async_session_id_hook()]})
+httpx2.Client(event_hooks={"request": [hook, session_id_hook()]})
+httpx2.AsyncClient(event_hooks={"request": [async_hook, async_session_id_hook()]})
+
+session_id_hook(missing="ignore")  # type: ignore[arg-type] # no such choice
+async_session_id_hook(missing="ignore")  # type: ignore[arg-type] # likewise
+
+
+# Headers and errors
+
+assert_type(gateway_headers("https://api.openai.com/v1"), dict[str, str])
+headers = gateway_headers(
+    "https://api.openai.com/v1",
+    provider="openai",
+    model="gpt-4o",
+    model_name=None,
+    install_id=uuid.uuid4(),
+    generating_title=True,
+    compacting=False,
+)
+requests.Session().headers.update(headers)
+httpx.Client(headers=headers)
+httpx2.Client(headers=headers)
+gateway_headers()  # type: ignore[call-arg] # the provider's URL is needed
+gateway_headers("https://api.openai.com/v1", "openai")  # type: ignore[call-arg] # keywords only
+
+by_hand: dict[str, str] = {FORWARD_HEADER: "https://api.openai.com/v1", SESSION_ID_HEADER: "sess-1"}
+
+value_errors: list[type[ValueError]] = [InvalidSessionId, InvalidGatewayURL]
+runtime_error: type[RuntimeError] = MissingSessionId
+warning: type[UserWarning] = MissingSessionIdWarning

@@ -1,0 +1,133 @@
+"""What may a session ID look like, and what is said of one that may not?"""
+
+from __future__ import annotations
+
+import enum
+import re
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cagent_session import InvalidSessionId, current_session_id, new_session_id, session_scope
+from cagent_session.session_id import validate_session_id
+
+UUID = uuid.UUID("12345678-1234-4678-9234-567812345678")
+
+
+class Label(str):
+    """A str that prints itself as something that must not go on the wire."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "printed\r\notherwise"
+
+
+class Agent(str, enum.Enum):
+    PLANNER = "planner-1"
+
+
+class LabelledUUID(uuid.UUID):
+    def __str__(self) -> str:
+        return "printed\r\notherwise"
+
+
+ACCEPTED = {
+    "usual": ("sess-1", "sess-1"),
+    "1 character": ("x", "x"),
+    "256 characters": ("x" * 256, "x" * 256),
+    "every visible one": ("".join(map(chr, range(0x21, 0x7F))),) * 2,
+    "UUID": (UUID, str(UUID)),
+    "UUID subclass": (LabelledUUID(UUID.hex), str(UUID)),
+    "str subclass": (Label("sess-1"), "sess-1"),
+    "enum member": (Agent.PLANNER, "planner-1"),
+}
+
+REFUSED_TEXT = {
+    "": "an empty string",
+    "x" * 257: "257 characters",
+    "sess 1": "a space at position 4",
+    " sess-1": "a space at position 0",
+    "sess-1 ": "a space at position 6",
+    "sess-1\r": "U+000D at position 6",
+    "sess-1\n": "U+000A at position 6",
+    "sess-1\r\nX-Evil: 1": "U+000D at position 6",
+    "\x00": "U+0000 at position 0",
+    "sess\t1": "U+0009 at position 4",
+    "sess-1\x7f": "U+007F at position 6",
+    "s\u00e9ance": "LATIN SMALL LETTER E WITH ACUTE at position 1",
+    "sess-\N{GRINNING FACE}": "GRINNING FACE at position 5",
+    "\ud800": "U+D800 at position 0",
+    "sess-1 \n" + "x" * 257: "a space at position 6",
+}
+
+
+@pytest.mark.parametrize(("value", "plain"), ACCEPTED.values(), ids=ACCEPTED)
+def test_an_accepted_id_becomes_a_plain_str(value: str | uuid.UUID, plain: str) -> None:
+    accepted = validate_session_id(value)
+    assert accepted == plain
+    assert type(accepted) is str
+    with session_scope(value):
+        assert current_session_id() == plain
+
+
+@pytest.mark.parametrize(("value", "problem"), REFUSED_TEXT.items(), ids=map(ascii, REFUSED_TEXT.values()))
+def test_text_that_could_not_go_on_the_wire_is_refused_saying_where(value: str, problem: str) -> None:
+    with pytest.raises(InvalidSessionId) as refusal:
+        validate_session_id(value)
+    assert str(refusal.value) == f"session ID must be 1-256 visible ASCII characters, got {problem}"
+
+
+@pytest.mark.parametrize("value", [b"sess-1", bytearray(b"sess-1"), 7, 0, True, False, None, ["sess-1"], object()])
+def test_what_is_no_text_is_refused_by_its_type(value: object) -> None:
+    with pytest.raises(InvalidSessionId) as refusal:
+        validate_session_id(value)  # type: ignore[arg-type] # what an untyped caller may pass
+    assert str(refusal.value) == f"session ID must be a str or a uuid.UUID, got {type(value).__name__}"
+
+
+@pytest.mark.parametrize("value", ["", "sess 1", "x" * 257, b"sess-1", 0, False])
+def test_a_refused_id_leaves_the_scope_as_it_was(value: str) -> None:
+    with session_scope("outer"):
+        with pytest.raises(InvalidSessionId):
+            session_scope(value)
+        assert current_session_id() == "outer"
+
+
+def test_a_refusal_is_a_value_error() -> None:
+    """So that code which knows nothing of this library can handle it."""
+    assert issubclass(InvalidSessionId, ValueError)
+
+
+@given(st.text(st.characters(max_codepoint=0x180), max_size=300) | st.text())
+def test_any_text_is_accepted_unchanged_or_refused_without_being_repeated(value: str) -> None:
+    try:
+        accepted = validate_session_id(value)
+    except InvalidSessionId as refusal:
+        described = re.fullmatch(
+            r"session ID must be 1-256 visible ASCII characters, got "
+            r"(an empty string|(\d+) characters|(?:a space|[A-Z0-9 +-]+) at position (\d+))",
+            str(refusal),
+        )
+        assert described, "the message has room for nothing but the problem"
+        _, length, position = described.groups()
+        if position is not None:
+            visible, offender = value[: int(position)], value[int(position)]
+            assert not "!" <= offender <= "~"
+            assert all("!" <= character <= "~" for character in visible), "the first offender is named"
+        else:
+            assert len(value) == int(length or 0)
+            assert not 1 <= len(value) <= 256
+    else:
+        assert accepted == value
+        assert 1 <= len(accepted) <= 256
+        assert all(0x21 <= byte <= 0x7E for byte in accepted.encode("ascii"))
+
+
+def test_new_ids_are_distinct_uuid4s_that_every_gateway_accepts() -> None:
+    ids = {new_session_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{8,64}", session_id) for session_id in ids)
+    assert {uuid.UUID(session_id).version for session_id in ids} == {4}
+    assert all(validate_session_id(session_id) == session_id for session_id in ids)
