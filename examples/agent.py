@@ -22,10 +22,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import requests
-from pytest_httpserver import HTTPServer
 
 from cagent_session import (
     SESSION_ID_HEADER,
@@ -37,7 +36,6 @@ from cagent_session import (
     new_session_id,
     session_scope,
 )
-from cagent_session.testing import ModelsGateway
 
 GATEWAY_VARIABLES = ("DOCKER_AGENT_MODELS_GATEWAY", "CAGENT_MODELS_GATEWAY")
 TIMEOUT = (10, 60)  # seconds: to connect, and to wait for the next piece of an answer
@@ -69,7 +67,7 @@ class Sent:
 
     kind: str
     session_id: Any
-    status: int
+    status: int | str
     tokens: int = 0
 
 
@@ -168,10 +166,17 @@ class Agent:
     def call_provider(self) -> None:
         """Call the provider itself: without the marker nothing of ours goes out, session or not."""
         url = f"{self.forward.removesuffix('/')}/models"
-        with one_line_errors("the provider"), self.http.get(url, timeout=TIMEOUT) as response:
-            self.note("direct", response)
-            for hop in (*response.history, response):
-                self.leaked.update(cagent_headers(hop.request.headers))
+        try:
+            with self.http.get(url, timeout=TIMEOUT) as response:
+                self.note("direct", response)
+                requests_sent: list[Any] = [hop.request for hop in (*response.history, response)]
+        except requests.RequestException as error:
+            if error.request is None:
+                raise Failure(f"no call to the provider: {type(error).__name__}") from error
+            self.sent.append(Sent("direct", None, "none"))  # where a gateway is the only way out, none is to be had
+            requests_sent = [error.request]
+        for request in requests_sent:
+            self.leaked.update(cagent_headers(request.headers))
 
     def note(self, kind: str, response: requests.Response) -> Sent:
         sent = Sent(kind, response.request.headers.get(SESSION_ID_HEADER), response.status_code)
@@ -222,8 +227,13 @@ def one_line_errors(peer: str) -> Iterator[None]:
         raise Failure(f"malformed answer from {peer}: {error!r}") from error
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadArgument(f"{message}; see --help")
+
+
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompt", nargs="?", default="How many words does this question have?")
     parser.add_argument("--models-gateway", metavar="URL", help=f"default: ${', else $'.join(GATEWAY_VARIABLES)}")
     parser.add_argument("--forward", metavar="URL", help="the provider's base URL; default: https://api.openai.com/v1")
@@ -243,7 +253,7 @@ def print_bill(agent: Agent, main_id: str) -> None:
     width = max(map(len, labels.values()))
     print(f"\n{'session':{width}}  {'call':11}  status  tokens")
     for sent in agent.sent:
-        print(f"{labels.get(sent.session_id, '-'):{width}}  {sent.kind:11}  {sent.status:6}  {sent.tokens:6}")
+        print(f"{labels.get(sent.session_id, '-'):{width}}  {sent.kind:11}  {sent.status:>6}  {sent.tokens:6}")
     print(f"\n{'session':{width}}  calls  tokens  delegated by")
     for session_id, label in labels.items():
         tokens = [sent.tokens for sent in agent.sent if sent.session_id == session_id]
@@ -254,6 +264,11 @@ def run(options: argparse.Namespace, key: str, stack: ExitStack) -> None:
     http = stack.enter_context(requests.Session())
     url, forward, own = gateway_url(options.models_gateway), "https://api.openai.com/v1", None
     if url is None:
+        try:
+            from cagent_session.testing import ModelsGateway  # noqa: PLC0415 - a real gateway needs neither
+            from pytest_httpserver import HTTPServer  # noqa: PLC0415, I001 - the first one tells who lacks the extra
+        except ImportError as error:
+            raise Failure(error) from error
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request otherwise
         own = stack.enter_context(ModelsGateway()), stack.enter_context(HTTPServer("127.0.0.1"))
         own[1].expect_request("/v1/models").respond_with_json({"object": "list", "data": []})
@@ -297,7 +312,6 @@ def run(options: argparse.Namespace, key: str, stack: ExitStack) -> None:
 
 
 def main() -> int:
-    options = parse_arguments()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # models say what not every terminal can show
     key = os.environ.get("OPENAI_API_KEY", "").strip()
@@ -305,7 +319,7 @@ def main() -> int:
         if not (key.isascii() and key.isprintable()):
             raise BadArgument("OPENAI_API_KEY must be visible ASCII characters")
         with ExitStack() as stack:
-            run(options, key, stack)
+            run(parse_arguments(), key, stack)
     except Failure as failure:
         line = str(failure).replace(key, "...") if key else str(failure)
         print("agent.py:", "".join(c if c.isprintable() else " " for c in line)[:300], file=sys.stderr)

@@ -242,6 +242,8 @@ def test_it_prints_what_the_terminal_can_not_show(gateway: ModelsGateway, provid
     [
         (("--models-gateway", "gateway.example"), "gateway URL must be absolute"),
         (("--models-gateway", "http://me:sk-secret@gateway.example"), "gateway URL must not contain a user"),
+        (("--no-such-option",), "unrecognized arguments: --no-such-option; see --help"),
+        (("--session",), "expected one argument"),
         (("--session", "two words"), "session ID must be"),
         (("--session", ""), "session ID must be"),
         (("--forward", "provider.example"), "forward must be an absolute"),
@@ -265,10 +267,20 @@ def test_a_gateway_that_can_not_be_reached(nobody: str) -> None:
     assert_fails(run("--models-gateway", nobody), 1, "no answer from the models gateway: ConnectionError")
 
 
-def test_a_provider_that_can_not_be_reached(gateway: ModelsGateway, nobody: str) -> None:
+def test_a_provider_that_can_not_be_reached_does_not_matter(gateway: ModelsGateway, nobody: str) -> None:
+    """A gateway is often the only way out; what was sent is known all the same."""
     result = run("--models-gateway", gateway.url, "--forward", nobody)
-    assert_fails(result, 1, "no answer from the provider: ConnectionError")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "direct         none       0" in result.stdout
+    assert result.stdout.endswith("The direct provider call carried no X-Cagent-* header (as it was sent).\n")
     assert len(gateway.calls) == 6
+
+
+def test_without_the_extra_it_says_what_is_missing(gateway: ModelsGateway, provider: HTTPServer) -> None:
+    missing = "import sys; sys.modules['pytest_httpserver'] = None;"
+    assert_fails(run(before=missing), 1, 'pip install "cagent-session[testing]"')
+    arguments = ("--models-gateway", gateway.url, "--forward", provider.url_for("/v1"))
+    assert run(*arguments, before=missing).returncode == 0
 
 
 @pytest.mark.parametrize(
