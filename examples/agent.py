@@ -265,8 +265,9 @@ def run(options: argparse.Namespace, key: str, stack: ExitStack) -> None:
     url, forward, own = gateway_url(options.models_gateway), "https://api.openai.com/v1", None
     if url is None:
         try:
-            from cagent_session.testing import ModelsGateway  # noqa: PLC0415 - a real gateway needs neither
-            from pytest_httpserver import HTTPServer  # noqa: PLC0415, I001 - the first one tells who lacks the extra
+            # A real gateway needs neither. The first import tells who lacks the extra, so it is not sorted in.
+            from cagent_session.testing import ModelsGateway  # noqa: I001, PLC0415
+            from pytest_httpserver import HTTPServer  # noqa: PLC0415
         except ImportError as error:
             raise Failure(error) from error
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request otherwise
