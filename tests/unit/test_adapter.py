@@ -195,6 +195,26 @@ def test_the_redirects_target_is_where_requests_goes(location: str) -> None:
         assert _leaves_origin(response) == ("Authorization" not in followed.headers)
 
 
+@pytest.mark.parametrize("inner", [None, RecordingAdapter()])
+def test_the_connection_that_a_hook_gets_is_the_adapter_in_all_but_send(inner: BaseAdapter | None) -> None:
+    found: list[Any] = []
+    session = requests.Session()
+    session.mount("https://", adapter := SessionIdAdapter(inner=inner))
+    session.hooks["response"].append(lambda response, **_: found.append(response.connection))
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
+        mock.post(GATEWAY)
+        session.post(GATEWAY, headers=MARKED)
+    (connection,) = found
+    assert isinstance(connection, HTTPAdapter)
+    assert connection.inner is inner  # type: ignore[attr-defined]
+    if isinstance(inner, RecordingAdapter):
+        connection.close()
+        assert inner.closed == 1
+    else:
+        assert connection.max_retries is adapter.max_retries
+        assert connection.poolmanager is adapter.poolmanager
+
+
 # The inner adapter
 
 

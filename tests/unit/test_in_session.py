@@ -20,6 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cagent_session import InvalidSessionId, current_session_id, in_session, session_scope
+from cagent_session.context import _scopes
 
 
 def function(session_id: str | None) -> str | None:
@@ -485,6 +486,22 @@ def run_quietly(main: Callable[[], Awaitable[None]]) -> None:
 
     asyncio.run(program())
     assert reports == []
+
+
+def test_a_step_that_forked_leaves_the_child_in_no_session() -> None:
+    """The child's half alone: the hook empties the scopes there. See test_carrying for the whole."""
+
+    @in_session("session_id")
+    def forking(session_id: str) -> Iterator[None]:
+        _scopes.set(None)
+        yield
+
+    def child() -> None:
+        with session_scope("consumer"):
+            next(forking("sess-1"))
+            assert current_session_id() is None
+
+    copy_context().run(child)
 
 
 def test_a_suspended_generator_does_not_keep_the_context_of_its_last_step_alive() -> None:
