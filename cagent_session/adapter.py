@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from urllib.parse import urljoin
 
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.models import REDIRECT_STATI
 from requests.sessions import SessionRedirectMixin
+from requests.structures import CaseInsensitiveDict
 from requests.utils import requote_uri
 
 from cagent_session.gateway import Missing, Rule, Stamp, leaves_origin, remove_cagent_headers, set_session_id
@@ -18,7 +19,6 @@ from cagent_session.gateway import Missing, Rule, Stamp, leaves_origin, remove_c
 P = ParamSpec("P")
 S = TypeVar("S", bound=requests.Session)
 
-_STAMP = "_cagent_session_stamp"
 _SEND_ARGUMENTS = ("stream", "timeout", "verify", "cert", "proxies")  # those of BaseAdapter.send, in its order
 _redirects: Any = SessionRedirectMixin()
 
@@ -51,8 +51,8 @@ class SessionIdAdapter(HTTPAdapter):
         missing: Missing = "omit",
         **http_adapter_kwargs: Any,
     ) -> None:
-        self.inner = inner
         self._rule = Rule(gateway, missing)
+        self.inner = inner
         if inner is None:
             super().__init__(**http_adapter_kwargs)
         elif http_adapter_kwargs:
@@ -69,11 +69,11 @@ class SessionIdAdapter(HTTPAdapter):
         """
         if args:  # several adapters take them by keyword only
             kwargs.update(zip(_SEND_ARGUMENTS, args, strict=False))
-        stamp = self._rule.stamp_for(request, vars(request).get(_STAMP))
+        stamp = self._rule.stamp_for(request, getattr(request.headers, "stamp", None))
         outgoing = request if stamp is None else _stamped(request, stamp)
         response = super().send(outgoing, **kwargs) if self.inner is None else self.inner.send(outgoing, **kwargs)
         response.connection = _Resender(self, request) if request.hooks.get("response") else self
-        if response.status_code in REDIRECT_STATI and _leaves_origin(response):
+        if response.status_code in REDIRECT_STATI and _leaves_origin(outgoing, response):
             remove_cagent_headers(request.headers)
         return response
 
@@ -84,18 +84,18 @@ class SessionIdAdapter(HTTPAdapter):
         else:
             self.inner.close()
 
-    def __getattr__(self, name: str) -> Any:
-        inner = vars(self).get("inner")
-        if inner is None or name.startswith("__"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(inner, name)
+    if not TYPE_CHECKING:  # a type checker would take every attribute for one of ours
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        inner = vars(self).get("inner")
-        if inner is not None and name in ("max_retries", "poolmanager"):
-            setattr(inner, name, value)
-        else:
-            super().__setattr__(name, value)
+        def __getattr__(self, name: str) -> Any:
+            inner = vars(self).get("inner")
+            if inner is None or name.startswith("__"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return getattr(inner, name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            inner = vars(self).get("inner")
+            is_inners = inner is not None and name not in vars(self) and hasattr(inner, name)
+            object.__setattr__(inner if is_inners else self, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         adapter: Any = super()  # this half of pickling and the other are not in the stubs of requests before 2.34
@@ -110,36 +110,47 @@ class SessionIdAdapter(HTTPAdapter):
             adapter.__setstate__(state)
 
 
-class _Resender(HTTPAdapter):
+class _Mounted(SessionIdAdapter):
+    """A wrapper that :func:`mount` has made, and that :func:`unmount` may take off; any other is the caller's own."""
+
+
+class _Resender(SessionIdAdapter):
     """The ``response.connection`` for response hooks, through which digest authentication sends again.
 
     requests goes on with the *first* request, also when it is the hook's response that redirects off the origin.
     """
 
     def __init__(self, adapter: SessionIdAdapter, first: requests.PreparedRequest) -> None:
-        self._adapter = adapter
-        self._first = first
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._adapter, name)
+        vars(self).update(inner=adapter, _first=first)
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        response = self._adapter.send(request, *args, **kwargs)
+        """Send *request* through the adapter."""
+        adapter: Any = self.inner
+        response: requests.Response = adapter.send(request, *args, **kwargs)
         response.connection = self
-        if response.status_code in REDIRECT_STATI and _leaves_origin(response):
-            remove_cagent_headers(self._first.headers)
+        if response.status_code in REDIRECT_STATI and _leaves_origin(request, response):
+            remove_cagent_headers(vars(self)["_first"].headers)
         return response
 
-    def close(self) -> None:
-        self._adapter.close()
+
+class _StampedHeaders(CaseInsensitiveDict[Any]):
+    """Headers that remember what we set in them, also where requests copies them, as for a redirect."""
+
+    stamp: Stamp
+
+    def __init__(self, headers: CaseInsensitiveDict[Any], stamp: Stamp) -> None:
+        vars(self).update(vars(CaseInsensitiveDict.copy(headers)), stamp=stamp)
+
+    def copy(self) -> _StampedHeaders:
+        return _StampedHeaders(self, self.stamp)
 
 
 def mount(session: S, gateway: str | None = None, *, missing: Missing = "omit") -> S:
     """Wrap every adapter mounted on *session*, so that its gateway-bound requests carry the session ID in scope.
 
     Adapters are wrapped, not replaced: retries, pools, caches and longer prefixes keep working. Mounting again wraps
-    what was mounted since, and gives what is wrapped the settings of this call; a :class:`SessionIdAdapter` without
-    an *inner* is the caller's own and stays as it is. Mount at set-up, before threads send.
+    what was mounted since, and gives what is wrapped the settings of this call. A :class:`SessionIdAdapter` that the
+    caller mounted stays as it is. Mount at set-up, before threads send.
 
     :param session: a :class:`requests.Session`, such as a provider SDK's.
     :param gateway: see :class:`SessionIdAdapter`.
@@ -160,10 +171,9 @@ def mount(session: S, gateway: str | None = None, *, missing: Missing = "omit") 
 
 
 def unmount(session: S) -> S:
-    """Put back the adapters that are wrapped, the very same objects, and return *session*."""
-    for prefix, adapter in session.adapters.items():
-        if isinstance(adapter, SessionIdAdapter) and adapter.inner is not None:
-            session.adapters[prefix] = adapter.inner  # in place of a value, which an iteration allows
+    """Put back the adapters that :func:`mount` has wrapped, the very same objects, and return *session*."""
+    wrapped = {prefix: adapter for prefix, adapter in session.adapters.items() if isinstance(adapter, _Mounted)}
+    session.adapters.update({prefix: adapter.inner for prefix, adapter in wrapped.items() if adapter.inner is not None})
     return session
 
 
@@ -195,26 +205,28 @@ def _make_mounted(make: Callable[..., S], gateway: str | None, missing: Missing,
 
 
 def _wrapped(adapter: BaseAdapter, rule: Rule) -> BaseAdapter:
-    inner = adapter
+    inner: BaseAdapter | None = adapter
     if isinstance(adapter, SessionIdAdapter):
-        if adapter.inner is None or vars(adapter._rule) == vars(rule):  # noqa: SLF001
+        if not isinstance(adapter, _Mounted) or vars(adapter._rule) == vars(rule):  # noqa: SLF001 - our own class
             return adapter
         inner = adapter.inner
-    return SessionIdAdapter(rule.gateway, inner=inner, missing=rule.missing)
+    return _Mounted(rule.gateway, inner=inner, missing=rule.missing)
 
 
 def _stamped(request: requests.PreparedRequest, stamp: Stamp) -> requests.PreparedRequest:
     """Return a shallow copy of *request* that carries the session ID of *stamp*."""
-    stamped = type(request).__new__(type(request))
-    vars(stamped).update(vars(request), headers=request.headers.copy(), **{_STAMP: stamp})
+    stamped, headers = type(request).__new__(type(request)), request.headers
+    if not isinstance(headers, CaseInsensitiveDict):  # set by hand after preparation
+        headers = CaseInsensitiveDict(headers)
+    vars(stamped).update(vars(request), headers=_StampedHeaders(headers, stamp))
     set_session_id(stamped.headers, stamp[0])
     return stamped
 
 
-def _leaves_origin(response: Any) -> bool:
-    """Tell whether *response* redirects off the origin, to where ``Session.resolve_redirects`` would go."""
+def _leaves_origin(request: requests.PreparedRequest, response: requests.Response) -> bool:
+    """Tell whether *response* redirects *request* off the origin, to where ``Session.resolve_redirects`` would go."""
     try:
         location = _redirects.get_redirect_target(response)
-        return bool(location) and leaves_origin(response.request.url, urljoin(response.url, requote_uri(location)))
+        return bool(location) and leaves_origin(request.url or "", urljoin(response.url, requote_uri(location)))
     except ValueError:  # what can't be read is nobody's origin
         return True

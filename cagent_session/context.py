@@ -65,7 +65,7 @@ class session_scope:  # noqa: N801 - reads as a verb where it is used, like cont
     def __init__(self, session_id: str | uuid.UUID | None) -> None:
         self.session_id = None if session_id is None else validate_session_id(session_id)
 
-    def __enter__(self) -> str | None:
+    def __enter__(self) -> str | Any:  # Any for None, which only who gave None has to expect
         _scopes.set((self, _scopes.get()))
         return self.session_id
 
@@ -83,7 +83,7 @@ def in_session(of: str | SessionIdOf) -> Callable[[F], F]:
 
     Functions, generator functions, coroutine functions and asynchronous generator functions stay what they are. A
     generator's session is fixed when it starts; each ``next``, ``send``, ``throw`` and ``close`` runs in the scope,
-    and nothing in between does.
+    and nothing in between does. Put it below decorators that hide what kind of function they decorate.
 
     :param of: where a call's session ID is found: the name of a parameter (``"session_id"``), a dotted path that
         starts at one (``"sess.id"``), or a callable that is given the call's arguments and returns the ID. ``None``
@@ -129,7 +129,7 @@ def carry_session(fn: Callable[P, R]) -> Callable[P, R]:
     """
     if not callable(fn):
         raise TypeError(f"carry_session() takes a callable, got {type(fn).__name__}")
-    return _Carried(fn, current_session_id())
+    return _carried(fn, current_session_id())
 
 
 class SessionExecutor(Executor):
@@ -165,20 +165,35 @@ class SessionExecutor(Executor):
 class _Carried:
     """What :func:`carry_session` returns: a class, so that it pickles."""
 
-    def __init__(self, fn: Callable[..., Any], session_id: str | None) -> None:
+    def __init__(self, fn: Callable[..., Any], session_id: str | None, run: Callable[..., Any]) -> None:
         functools.update_wrapper(self, fn, updated=())
         self._fn = fn
         self._session_id = session_id
-        self._run = _scoped(fn, lambda *_args, **_kwargs: session_id)
+        self._run = run
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._run(*args, **kwargs)
 
-    def __reduce__(self) -> tuple[type[_Carried], tuple[Callable[..., Any], str | None]]:
-        return _Carried, (self._fn, self._session_id)
+    def __reduce__(self) -> tuple[Callable[..., _Carried], tuple[Callable[..., Any], str | None]]:
+        return _carried, (self._fn, self._session_id)
 
     def __repr__(self) -> str:
         return f"carry_session({self._fn!r})"
+
+
+class _CarriedCoroutineFunction(_Carried):
+    """A carried coroutine function: frameworks run a callable on the event loop if its ``__call__`` is one."""
+
+    async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return await self._run(*args, **kwargs)
+
+
+def _carried(fn: Callable[..., Any], session_id: str | None) -> _Carried:
+    run = _scoped(fn, lambda *_args, **_kwargs: session_id)
+    if not inspect.iscoroutinefunction(run):
+        return _Carried(fn, session_id, run)
+    mark: Callable[[_Carried], _Carried] = getattr(inspect, "markcoroutinefunction", lambda carried: carried)
+    return mark(_CarriedCoroutineFunction(fn, session_id, run))  # new in Python 3.12
 
 
 def _argument(fn: Callable[..., Any], path: str) -> SessionIdOf:

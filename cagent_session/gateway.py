@@ -111,9 +111,13 @@ class Rule:
         return None if session_id == present else (session_id, callers)
 
     def _report_missing(self, request: Any) -> None:
-        url = urlsplit(str(request.url))  # of which user info and query are left out: they may hold a key
-        target = f"{request.method} {url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
-        message = f"{target} is bound for the models gateway but in no session: make the call inside session_scope()"
+        url = urlsplit(str(request.url)) if origin_of(str(request.url)) else None
+        # Neither user info nor query: they may hold a key.
+        target = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}" if url else "to a URL that can't be read"
+        message = (
+            f"{request.method} {target} is bound for the models gateway but in no session: "
+            "make the call inside session_scope()"
+        )
         if self.missing == "raise":
             raise MissingSessionId(message)
         warnings.warn(message, MissingSessionIdWarning, stacklevel=_callers_stacklevel())

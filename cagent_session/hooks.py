@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 from cagent_session.gateway import Missing, Rule, leaves_origin, remove_cagent_headers, set_session_id
@@ -15,7 +15,8 @@ def session_id_hook(gateway: str | None = None, *, missing: Missing = "omit") ->
 
     It adds the session ID in scope to gateway-bound requests, by the same rule as
     :class:`~cagent_session.SessionIdAdapter`. It changes the client's own request, and takes that back when the request
-    is sent again. After a redirect off the origin it removes every ``X-Cagent-*`` header, for good.
+    is sent again. After a redirect off the origin it removes every ``X-Cagent-*`` header, for good. Put it last, after
+    a hook that sets the marker.
 
     :param gateway: see :class:`~cagent_session.SessionIdAdapter`.
     :param missing: see :class:`~cagent_session.SessionIdAdapter`; what is raised leaves the client as it is.
@@ -42,7 +43,15 @@ def async_session_id_hook(gateway: str | None = None, *, missing: Missing = "omi
     """Return the same as :func:`session_id_hook`, for an ``AsyncClient`` of httpx or httpx2."""
     hook = session_id_hook(gateway, missing=missing)
 
-    async def async_hook(request: Any) -> None:
-        hook(request)
+    def async_hook(request: Any) -> Awaitable[None]:
+        hook(request)  # at once: on a client that is not asynchronous, which awaits nothing, the rule holds as well
+        return _Done()
 
     return async_hook
+
+
+class _Done:
+    """An awaitable that is done."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield from ()

@@ -26,9 +26,10 @@ from cagent_session import (
 )
 
 GATEWAY = "https://gw.example"
+PORT = "https://gw.example:8443"
 HOSTS = [
     GATEWAY,
-    "https://gw.example:8443",
+    PORT,
     "http://gw.example",
     "https://evil.example",
     "https://gw.example.evil.example",
@@ -183,11 +184,11 @@ class Sessions(RuleBasedStateMachine):
     def start_with_one(self) -> Client:
         return Client(mount(new_session()), mounted=True)
 
-    @rule(target=clients, gateway=st.sampled_from([None, GATEWAY]))
+    @rule(target=clients, gateway=st.sampled_from([None, GATEWAY, PORT]))
     def make(self, gateway: str | None) -> Client:
         return Client(mount(new_session(), gateway), gateway, mounted=True)
 
-    @rule(client=clients, gateway=st.sampled_from([None, GATEWAY, "https://GW.example.:443/v1"]))
+    @rule(client=clients, gateway=st.sampled_from([None, GATEWAY, "https://GW.example.:443/v1", PORT]))
     def mount(self, client: Client, gateway: str | None) -> None:
         mount(client.session, gateway)
         client.gateway, client.mounted = gateway, True
@@ -229,8 +230,16 @@ class Sessions(RuleBasedStateMachine):
     def send_again(self, client: Client, request: requests.PreparedRequest, route: list[str], by_hand: bool) -> None:
         self.sent_through(client, request, route, by_hand=by_hand)
 
-    @rule(client=clients, sender=clients, request=prepared)
-    def send_the_stamped_copy_again(self, client: Client, sender: Client, request: requests.PreparedRequest) -> None:
+    @rule(
+        client=clients,
+        sender=clients,
+        request=prepared,
+        route=ROUTES,
+        duplicate=st.sampled_from([lambda stamped: stamped, lambda stamped: stamped.copy(), copy.copy]),
+    )
+    def send_the_stamped_copy_again(
+        self, client: Client, sender: Client, request: requests.PreparedRequest, route: list[str], duplicate: Any
+    ) -> None:
         """What went out in one session, sent in another one or in none, by another client."""
         if not sender.mounted:
             return
@@ -238,7 +247,7 @@ class Sessions(RuleBasedStateMachine):
         NETWORK.arrived = []
         with session_scope("sess-earlier"):
             stamped = sender.session.send(request).request
-        self.sent_through(client, stamped, [], callers=callers)  # not what we set in the earlier session
+        self.sent_through(client, duplicate(stamped), route, callers=callers)  # not what we set in the earlier session
 
     def sent_through(
         self,
@@ -271,7 +280,7 @@ class Sessions(RuleBasedStateMachine):
         for previous, hop in zip([chain[0], *chain], NETWORK.arrived, strict=False):
             upgraded = (previous, hop.origin) == ("http://gw.example", "https://gw.example")
             stayed = stayed and (hop.origin == previous or upgraded)
-            bound = stayed and marked and (gateway is None or hop.origin == GATEWAY)
+            bound = stayed and marked and (gateway is None or hop.origin == (PORT if gateway == PORT else GATEWAY))
             assert hop.session_id == ((self.current or callers) if bound else None)
             if not stayed:
                 assert hop.cagent_headers == {}
@@ -279,7 +288,7 @@ class Sessions(RuleBasedStateMachine):
     # httpx, by the same model
 
     @rule(
-        gateway=st.sampled_from([None, GATEWAY]),
+        gateway=st.sampled_from([None, GATEWAY, PORT]),
         host=st.sampled_from(HOSTS),
         route=ROUTES,
         marked=st.booleans(),

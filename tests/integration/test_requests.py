@@ -72,7 +72,9 @@ def test_prepared_request_sent_again_carries_the_session_of_that_sending(
     assert dict(prepared.headers) == before
 
 
-@pytest.mark.parametrize("again", [lambda r: r.request, lambda r: pickle.loads(pickle.dumps(r)).request])
+@pytest.mark.parametrize(
+    "again", [lambda r: r.request, lambda r: r.request.copy(), lambda r: pickle.loads(pickle.dumps(r)).request]
+)
 def test_the_stamped_copy_sent_again_carries_the_session_of_that_sending(
     session: requests.Session, gateway: Any, again: Callable[[Any], Any]
 ) -> None:
@@ -83,6 +85,16 @@ def test_the_stamped_copy_sent_again_carries_the_session_of_that_sending(
     with session_scope("sess-2"):
         session.send(again(response))
     assert gateway.session_ids == ["sess-1", None, "sess-2"]
+
+
+def test_the_stamped_copy_sent_again_and_redirected_carries_no_earlier_session(
+    session: requests.Session, gateway: Any
+) -> None:
+    with session_scope("sess-1"):
+        response = session.post(f"{gateway.url}/old")
+    gateway.redirect("/old", "/new", 307)
+    session.send(response.request)
+    assert gateway.session_ids == ["sess-1", None, None]
 
 
 def test_the_stamped_copy_remembers_the_callers_value(session: requests.Session, gateway: Any) -> None:

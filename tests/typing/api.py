@@ -59,7 +59,7 @@ assert_type(current_session_id(), str | None)
 assert_type(new_session_id(), str)
 
 with session_scope("sess-1") as session_id:
-    assert_type(session_id, str | None)
+    id_given: str = session_id
 with session_scope(uuid.uuid4()), session_scope(None), session_scope(current_session_id()):
     ...
 

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.util import Retry
 
+import cagent_session.gateway
 from cagent_session import (
     InvalidGatewayURL,
+    MissingSessionId,
     SessionIdAdapter,
     gateway_headers,
     mount,
@@ -56,6 +58,9 @@ class RecordingAdapter(BaseAdapter):
 
     def purge(self) -> str:
         return f"purged {self.cache}"
+
+    def __deepcopy__(self, memo: Any) -> RecordingAdapter:
+        return RecordingAdapter()  # of its own making, as for a cache that can't be copied
 
 
 def prepared(url: str = GATEWAY, **headers: str) -> requests.PreparedRequest:
@@ -111,6 +116,25 @@ def test_a_value_that_the_caller_set_as_bytes_is_treated_alike() -> None:
     adapter = SessionIdAdapter(inner=RecordingAdapter(), missing="raise")
     assert adapter.send(request).request.headers["X-Cagent-Session-Id"] == b"callers"
     assert sent_id(adapter, request) == "sess-1"
+
+
+def test_headers_set_by_hand_after_preparation_may_be_a_dict() -> None:
+    request = prepared()
+    request.headers = dict(request.headers)  # type: ignore[assignment]
+    assert sent_id(SessionIdAdapter(inner=RecordingAdapter()), request) == "sess-1"
+
+
+def test_an_empty_value_that_the_caller_set_is_no_session() -> None:
+    with pytest.raises(MissingSessionId):
+        SessionIdAdapter(inner=RecordingAdapter(), missing="raise").send(prepared(**{"X-Cagent-Session-Id": ""}))
+
+
+def test_the_usual_path_parses_no_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gateway in ("https://gw.example", "https://gw.example:8443"):
+        monkeypatch.undo()
+        adapter = SessionIdAdapter(gateway, inner=RecordingAdapter())
+        monkeypatch.setattr(cagent_session.gateway, "origin_of", lambda url: pytest.fail(f"parsed {url}"))
+        assert sent_id(adapter, prepared(f"{gateway}/v1/chat/completions")) == "sess-1"
 
 
 def test_responses_sees_the_header() -> None:
@@ -187,32 +211,27 @@ def test_the_redirects_target_is_where_requests_goes(location: str) -> None:
     try:
         followed = next(session.resolve_redirects(response, response.request, yield_requests=True))
     except StopIteration:
-        assert not _leaves_origin(response)
+        assert not _leaves_origin(response.request, response)
     except ValueError:
-        assert _leaves_origin(response)
+        assert _leaves_origin(response.request, response)
     else:
         assert isinstance(followed, requests.PreparedRequest)
-        assert _leaves_origin(response) == ("Authorization" not in followed.headers)
+        assert _leaves_origin(response.request, response) == ("Authorization" not in followed.headers)
 
 
-@pytest.mark.parametrize("inner", [None, RecordingAdapter()])
-def test_the_connection_that_a_hook_gets_is_the_adapter_in_all_but_send(inner: BaseAdapter | None) -> None:
+@pytest.mark.parametrize("duplicate", [lambda connection: connection, copy.copy, copy.deepcopy])
+def test_the_connection_that_a_hook_gets_is_the_adapter_in_all_but_send(duplicate: Callable[[Any], Any]) -> None:
     found: list[Any] = []
     session = requests.Session()
-    session.mount("https://", adapter := SessionIdAdapter(inner=inner))
+    session.mount("https://", SessionIdAdapter(inner=(inner := RecordingAdapter())))
     session.hooks["response"].append(lambda response, **_: found.append(response.connection))
-    with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
-        mock.post(GATEWAY)
-        session.post(GATEWAY, headers=MARKED)
-    (connection,) = found
-    assert isinstance(connection, HTTPAdapter)
-    assert connection.inner is inner  # type: ignore[attr-defined]
-    if isinstance(inner, RecordingAdapter):
-        connection.close()
-        assert inner.closed == 1
-    else:
-        assert connection.max_retries is adapter.max_retries
-        assert connection.poolmanager is adapter.poolmanager
+    session.post(GATEWAY, headers=MARKED)
+    connection = duplicate(found[0])
+    assert isinstance(connection, SessionIdAdapter)
+    assert connection.purge() == "purged its own"  # type: ignore[attr-defined]
+    assert sent_id(connection) == "sess-1"
+    connection.close()
+    assert inner.closed == (0 if duplicate is copy.deepcopy else 1)
 
 
 # The inner adapter
@@ -235,12 +254,19 @@ def test_inner_shows_through() -> None:
     assert inner.max_retries is retries
     adapter.init_poolmanager(2, 2)
     assert inner.poolmanager is adapter.poolmanager
-    own = SessionIdAdapter(inner=RecordingAdapter())
-    assert (own.cache, own.purge()) == ("its own", "purged its own")
+
+
+def test_attributes_of_the_inner_adapters_own_show_through() -> None:
+    adapter: Any = SessionIdAdapter(inner=(inner := RecordingAdapter()))
+    assert (adapter.cache, adapter.purge()) == ("its own", "purged its own")
+    adapter.cache = "set"
+    assert inner.cache == "set"
+    adapter.note = "the wrapper's"
+    assert not hasattr(inner, "note")
 
 
 @pytest.mark.parametrize("adapter", [SessionIdAdapter(), SessionIdAdapter(inner=RecordingAdapter())])
-def test_an_attribute_that_nobody_has_is_an_attribute_error(adapter: SessionIdAdapter) -> None:
+def test_an_attribute_that_nobody_has_is_an_attribute_error(adapter: Any) -> None:
     with pytest.raises(AttributeError, match="nobody"):
         _ = adapter.nobody
     with pytest.raises(AttributeError, match="__nobody__"):
@@ -411,12 +437,13 @@ def unmounted(session: requests.Session) -> dict[str, Any]:
     return {p: a.inner if isinstance(a, SessionIdAdapter) else a for p, a in session.adapters.items()}
 
 
-def test_an_adapter_that_the_caller_mounted_stays_as_it_is() -> None:
+@pytest.mark.parametrize("inner", [None, HTTPAdapter()])
+def test_an_adapter_that_the_caller_mounted_stays_as_it_is(inner: HTTPAdapter | None) -> None:
     session = requests.Session()
-    session.mount(GATEWAY, own := SessionIdAdapter(GATEWAY, missing="raise", max_retries=3))
+    session.mount(GATEWAY, own := SessionIdAdapter(GATEWAY, missing="raise", inner=inner))
     mount(session)
     assert session.adapters[GATEWAY] is own
-    assert own._rule.missing == "raise"
+    assert (own._rule.gateway, own._rule.missing, own.inner) == (GATEWAY, "raise", inner)
     unmount(session)
     assert session.adapters[GATEWAY] is own
 

@@ -225,6 +225,13 @@ def test_a_missing_session_is_reported_without_secrets() -> None:
     assert "hunter2" not in str(missing.value)
 
 
+@pytest.mark.parametrize("url", ["https://user:hunter/2@gw.example/v1", "https://[::1/hunter2", "hunter2", ""])
+def test_a_missing_session_is_reported_where_the_url_can_not_be_read(url: str) -> None:
+    with pytest.raises(MissingSessionId, match=r"^POST to a URL that can't be read is bound") as missing:
+        Rule(missing="raise").session_id_for(request_to(url, X_Cagent_Forward=FORWARD), None)
+    assert "hunter" not in str(missing.value)
+
+
 def test_gateway_headers_say_what_calls() -> None:
     headers = gateway_headers(
         FORWARD,

@@ -81,7 +81,10 @@ def test_a_value_set_by_hand_between_two_sendings_is_the_callers(network: Callab
             client.send(request)
         request.headers["X-Cagent-Session-Id"] = "by hand"
         client.send(request)
-    assert net.session_ids == ["sess-1", "by hand"]
+        with session_scope("sess-2"):
+            client.send(request)
+        client.send(request)
+    assert net.session_ids == ["sess-1", "by hand", "sess-2", "by hand"]
 
 
 def test_digest_authentication_keeps_the_session(network: Callable[..., Network], module: Any) -> None:
@@ -192,6 +195,19 @@ def test_async_hook_belongs_to_the_task_that_sends(module: Any) -> None:
 
     asyncio.run(main())
     assert sorted(sent) == sorted((f"/{number}", f"sess-{number}") for number in range(16))
+
+
+def test_async_hook_on_a_client_that_awaits_nothing_holds_to_the_rule(module: Any) -> None:
+    sent: list[str | None] = []
+
+    def handle(request: Any) -> Any:
+        sent.append(request.headers.get("X-Cagent-Session-Id"))
+        return module.Response(200)
+
+    hooks = {"request": [async_session_id_hook(GATEWAY)]}
+    with module.Client(transport=module.MockTransport(handle), event_hooks=hooks) as client, session_scope("sess-1"):
+        client.post(GATEWAY, headers=MARKED)
+    assert sent == ["sess-1"]
 
 
 def test_async_hook_raises_before_anything_is_sent(module: Any) -> None:

@@ -40,6 +40,12 @@ def test_star_import_brings_every_public_name() -> None:
     assert set(namespace) >= PUBLIC_NAMES
 
 
+def test_names_that_are_not_loaded_yet_are_listed() -> None:
+    program = "import cagent_session; print(*dir(cagent_session))"
+    listed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert set(listed.stdout.split()) >= PUBLIC_NAMES
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'cagent_session' has no attribute 'moutn'"):
         _ = cagent_session.moutn
