@@ -222,7 +222,7 @@ def test_a_carried_job_of_run_in_executor_runs_in_its_session() -> None:
 def test_a_carried_coroutine_function_is_one_to_those_who_ask() -> None:
     """Starlette and others ask its ``__call__``, and from Python 3.12 on ``inspect`` sees its mark."""
     carried: Any = carry_session(asyncio.sleep)
-    for carried in (carried, pickle.loads(pickle.dumps(carried))):  # noqa: B020, PLR1704 - itself, and what it pickles to
+    for carried in (carried, pickle.loads(pickle.dumps(carried))):  # noqa: B020 - itself, and what it pickles to
         assert inspect.iscoroutinefunction(carried.__call__)
         assert inspect.iscoroutinefunction(carried) is (sys.version_info >= (3, 12))
     carried = carry_session(current_session_id)
