@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlparse
 
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
@@ -224,9 +224,16 @@ def _stamped(request: requests.PreparedRequest, stamp: Stamp) -> requests.Prepar
 
 
 def _leaves_origin(request: requests.PreparedRequest, response: requests.Response) -> bool:
-    """Tell whether *response* redirects *request* off the origin, to where ``Session.resolve_redirects`` would go."""
+    """Tell whether *response* redirects *request* off the origin."""
     try:
         location = _redirects.get_redirect_target(response)
-        return bool(location) and leaves_origin(request.url or "", urljoin(response.url, requote_uri(location)))
+        return bool(location) and leaves_origin(request.url or "", _next_url(response.url, location))
     except ValueError:  # what can't be read is nobody's origin
         return True
+
+
+def _next_url(url: str, location: str) -> str:
+    """Return where ``Session.resolve_redirects`` goes, by its very steps: ``////host`` leads off by no others."""
+    parsed = urlparse(f"{urlparse(url).scheme}:{location}" if location.startswith("//") else location)
+    target = requote_uri(parsed.geturl())
+    return target if parsed.netloc else urljoin(url, target)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
+import httpx2
 import pytest
 
 from cagent_session import (
@@ -188,12 +191,17 @@ def test_redirect_inside_the_origin_keeps_the_session(connect: Any, gateway: Any
     assert gateway.session_ids == ["sess-1", "sess-1"]
 
 
-def test_redirect_to_a_relative_reference_without_scheme(connect: Any, gateway: Any, elsewhere: Any) -> None:
-    gateway.redirect("/old", elsewhere.url.removeprefix("http:") + "/new")
+@pytest.mark.parametrize(("slashes", "arrive"), [("//", {1}), ("////", {0, 1}), ("http:////", {0, 1})])
+def test_redirect_to_a_reference_without_scheme_or_with_too_many_slashes(
+    connect: Any, gateway: Any, elsewhere: Any, slashes: str, arrive: set[int]
+) -> None:
+    """With four slashes some releases of Python lead requests to the other host, others to the gateway."""
+    gateway.redirect("/old", slashes + elsewhere.url.removeprefix("http://") + "/new")
     client = connect()
-    with session_scope("sess-1"):
+    with session_scope("sess-1"), contextlib.suppress(httpx.HTTPError, httpx2.HTTPError):
         client("GET", f"{gateway.url}/old", MARKED)
-    assert [request.cagent_headers for request in elsewhere.arrived] == [set()]
+    assert len(elsewhere.arrived) in arrive
+    assert not any(request.cagent_headers for request in elsewhere.arrived)
 
 
 def test_redirect_to_another_name_of_the_same_machine(connect: Any, gateway: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 import requests
 import requests_mock
 import responses
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.util import Retry
@@ -190,10 +190,26 @@ def test_a_redirect_without_location_changes_nothing() -> None:
     assert "X-Cagent-Forward" in request.headers
 
 
+@example("////evil.example")  # which some releases of Python take for http://evil.example
 @given(
     st.builds(
         "{}{}{}".format,
-        st.sampled_from(["http://", "https://", "//", "///", "/", "", "http:", "HTTP://", "http://gw.example", "\\\\"]),
+        st.sampled_from(
+            [
+                "http://",
+                "https://",
+                "//",
+                "///",
+                "////",
+                "http:////",
+                "/",
+                "",
+                "http:",
+                "HTTP://",
+                "http://gw.example",
+                "\\\\",
+            ]
+        ),
         st.sampled_from(["gw.example", "gw.example:80", "gw.example:443", "evil.example", "gw.example@evil.example"])
         | st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=12),
         st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=12),
