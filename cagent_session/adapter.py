@@ -20,6 +20,7 @@ P = ParamSpec("P")
 S = TypeVar("S", bound=requests.Session)
 
 _SEND_ARGUMENTS = ("stream", "timeout", "verify", "cert", "proxies")  # those of BaseAdapter.send, in its order
+_SHARED = ("max_retries", "poolmanager")  # what an inner adapter's users most often set
 _redirects: Any = SessionRedirectMixin()
 
 
@@ -69,7 +70,8 @@ class SessionIdAdapter(HTTPAdapter):
         """
         if args:  # several adapters take them by keyword only
             kwargs.update(zip(_SEND_ARGUMENTS, args, strict=False))
-        stamp = self._rule.stamp_for(request, getattr(request.headers, "stamp", None))
+        headers = request.headers
+        stamp = self._rule.stamp_for(request, headers.stamp if isinstance(headers, _StampedHeaders) else None)
         outgoing = request if stamp is None else _stamped(request, stamp)
         response = super().send(outgoing, **kwargs) if self.inner is None else self.inner.send(outgoing, **kwargs)
         response.connection = _Resender(self, request) if request.hooks.get("response") else self
@@ -94,14 +96,16 @@ class SessionIdAdapter(HTTPAdapter):
 
         def __setattr__(self, name: str, value: Any) -> None:
             inner = vars(self).get("inner")
-            is_inners = inner is not None and name not in vars(self) and hasattr(inner, name)
-            object.__setattr__(inner if is_inners else self, name, value)
+            if inner is None or name in vars(self) or not (name in _SHARED or name in vars(inner)):
+                super().__setattr__(name, value)
+            else:
+                setattr(inner, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         adapter: Any = super()  # this half of pickling and the other are not in the stubs of requests before 2.34
-        return (
-            {"inner": None, "_rule": self._rule, **adapter.__getstate__()} if self.inner is None else dict(vars(self))
-        )
+        if self.inner is not None:
+            return dict(vars(self))
+        return {"inner": None, "_rule": self._rule, **adapter.__getstate__()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         adapter: Any = super()

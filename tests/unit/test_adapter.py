@@ -281,6 +281,24 @@ def test_attributes_of_the_inner_adapters_own_show_through() -> None:
     assert not hasattr(inner, "note")
 
 
+def test_what_is_set_reaches_the_innermost_adapter() -> None:
+    inner = HTTPAdapter()
+    outer = SessionIdAdapter(inner=SessionIdAdapter(GATEWAY, inner=inner))
+    outer.max_retries = retries = Retry(5)
+    assert inner.max_retries is retries
+    outer.inner = other = HTTPAdapter()
+    assert outer.max_retries is other.max_retries
+
+
+def test_a_method_of_the_wrapper_can_be_replaced_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter: Any = SessionIdAdapter(inner=(inner := RecordingAdapter()))
+    monkeypatch.setattr(adapter, "send", lambda *_, **__: "replaced")
+    assert adapter.send(prepared()) == "replaced"
+    monkeypatch.undo()
+    adapter.send(prepared())
+    assert len(inner.sent) == 1
+
+
 @pytest.mark.parametrize("adapter", [SessionIdAdapter(), SessionIdAdapter(inner=RecordingAdapter())])
 def test_an_attribute_that_nobody_has_is_an_attribute_error(adapter: Any) -> None:
     with pytest.raises(AttributeError, match="nobody"):
