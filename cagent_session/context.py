@@ -139,6 +139,7 @@ class SessionExecutor(Executor):
     ``shutdown``, and so the end of a ``with`` statement, shuts the inner executor down.
 
     :param executor: any :class:`concurrent.futures.Executor`.
+    :raises TypeError: if it is none.
 
     >>> from concurrent.futures import ThreadPoolExecutor
     >>> with SessionExecutor(ThreadPoolExecutor()) as pool, session_scope("sess-1"):
@@ -147,6 +148,8 @@ class SessionExecutor(Executor):
     """
 
     def __init__(self, executor: Executor) -> None:
+        if not isinstance(executor, Executor):
+            raise TypeError(f"SessionExecutor() takes a concurrent.futures.Executor, got {type(executor).__name__}")
         self._executor = executor
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
@@ -159,7 +162,8 @@ class SessionExecutor(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut the inner executor down."""
-        self._executor.shutdown(wait, cancel_futures=cancel_futures)
+        options = {"cancel_futures": True} if cancel_futures else {}  # not every executor has the option
+        self._executor.shutdown(wait, **options)
 
 
 class _Carried:

@@ -301,6 +301,28 @@ class RecordingExecutor(Executor):
         self.asked.append(("shutdown", wait, cancel_futures))
 
 
+class PlainExecutor(Executor):
+    """Shuts down with the one option that every executor has, as that of a cluster's client."""
+
+    waited: Any = None
+
+    def shutdown(self, wait: bool = True) -> None:  # type: ignore[override]
+        self.waited = wait
+
+
+def test_an_executor_without_cancel_futures_shuts_down() -> None:
+    inner = PlainExecutor()
+    with SessionExecutor(inner):
+        pass
+    assert inner.waited is True
+
+
+@pytest.mark.parametrize("thing", [None, 4, ThreadPoolExecutor])
+def test_what_is_no_executor_is_refused(thing: Any) -> None:
+    with pytest.raises(TypeError, match=r"takes a concurrent\.futures\.Executor, got"):
+        SessionExecutor(thing)
+
+
 def test_map_is_the_inner_executors_with_its_chunks_and_timeouts() -> None:
     inner = RecordingExecutor()
     with session_scope("sess-1"):
