@@ -42,27 +42,14 @@ __all__ = [
     "unmount",
 ]
 
-# The rooms that import requests, which who only needs a scope, such as a pytest plugin, is spared.
-_LAZY = {
-    "adapter": ["SessionIdAdapter", "mount", "session_factory", "unmount"],
-    "gateway": [
-        "FORWARD_HEADER",
-        "SESSION_ID_HEADER",
-        "InvalidGatewayURL",
-        "MissingSessionId",
-        "MissingSessionIdWarning",
-        "gateway_headers",
-    ],
-    "hooks": ["async_session_id_hook", "session_id_hook"],
-}
-
 
 def __getattr__(name: str) -> Any:
-    for room, names in _LAZY.items():
-        if name in names:
-            value = globals()[name] = getattr(import_module(f"{__name__}.{room}"), name)
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # These rooms import requests, which who only needs a scope, such as a pytest plugin, is spared.
+    rooms = (import_module(f"{__name__}.{room}") for room in ("gateway", "hooks", "adapter"))
+    value = globals()[name] = next(vars(room)[name] for room in rooms if name in vars(room))
+    return value
 
 
 def __dir__() -> list[str]:

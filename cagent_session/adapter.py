@@ -228,16 +228,17 @@ def _stamped(request: requests.PreparedRequest, stamp: Stamp) -> requests.Prepar
 
 
 def _leaves_origin(request: requests.PreparedRequest, response: requests.Response) -> bool:
-    """Tell whether *response* redirects *request* off the origin."""
+    """Tell whether *response* redirects *request* off the origin.
+
+    The target is found by the very steps of ``Session.resolve_redirects``: ``////host`` leads off by no others.
+    """
     try:
         location = _redirects.get_redirect_target(response)
-        return bool(location) and leaves_origin(request.url or "", _next_url(response.url, location))
+        if not location:
+            return False
+        scheme = f"{urlparse(response.url).scheme}:" if location.startswith("//") else ""
+        parsed = urlparse(scheme + location)
+        target = requote_uri(parsed.geturl())
+        return leaves_origin(request.url or "", target if parsed.netloc else urljoin(response.url, target))
     except ValueError:  # what can't be read is nobody's origin
         return True
-
-
-def _next_url(url: str, location: str) -> str:
-    """Return where ``Session.resolve_redirects`` goes, by its very steps: ``////host`` leads off by no others."""
-    parsed = urlparse(f"{urlparse(url).scheme}:{location}" if location.startswith("//") else location)
-    target = requote_uri(parsed.geturl())
-    return target if parsed.netloc else urljoin(url, target)
