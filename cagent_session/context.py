@@ -170,7 +170,7 @@ class _Carried:
     """What :func:`carry_session` returns: a class, so that it pickles."""
 
     def __init__(self, fn: Callable[..., Any], session_id: str | None, run: Callable[..., Any]) -> None:
-        functools.update_wrapper(self, fn, updated=())
+        functools.update_wrapper(self, fn)
         self._fn = fn
         self._session_id = session_id
         self._run = run

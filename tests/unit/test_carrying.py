@@ -219,6 +219,17 @@ def test_a_carried_job_of_run_in_executor_runs_in_its_session() -> None:
     assert asyncio.run(main()) == ["sess-1", None]
 
 
+def test_a_carried_function_shows_the_functions_attributes_and_keeps_its_own() -> None:
+    def job() -> str | None:
+        return current_session_id()
+
+    vars(job).update(label="nightly", _session_id="sess-2", _run=None)
+    with session_scope("sess-1"):
+        carried: Any = carry_session(job)
+    assert carried.label == "nightly"
+    assert carried() == "sess-1"
+
+
 def test_a_carried_coroutine_function_is_one_to_those_who_ask() -> None:
     """Starlette and others ask its ``__call__``, and from Python 3.12 on ``inspect`` sees its mark."""
     carried: Any = carry_session(asyncio.sleep)
