@@ -167,15 +167,19 @@ def mount(session: S, gateway: str | None = None, *, missing: Missing = "omit") 
     >>> session = mount(requests.Session(), gateway="https://gateway.example")
     """
     rule = Rule(gateway, missing)
-    if not isinstance(session, requests.Session):
-        kind = f"{type(session).__module__}.{type(session).__qualname__}"
-        raise TypeError(f"mount() takes a requests.Session, got {kind}; a client of httpx takes session_id_hook()")
+    _require_session(session)
     session.adapters.update({prefix: _wrapped(adapter, rule) for prefix, adapter in session.adapters.items()})
     return session
 
 
 def unmount(session: S) -> S:
-    """Put back the adapters that :func:`mount` has wrapped, the very same objects, and return *session*."""
+    """Put back the adapters that :func:`mount` has wrapped, the very same objects.
+
+    :param session: a :class:`requests.Session`; where nothing is wrapped it stays as it is.
+    :returns: *session*.
+    :raises TypeError: where *session* is no :class:`requests.Session`.
+    """
+    _require_session(session)
     wrapped = {prefix: adapter for prefix, adapter in session.adapters.items() if isinstance(adapter, _Mounted)}
     session.adapters.update({prefix: adapter.inner for prefix, adapter in wrapped.items() if adapter.inner is not None})
     return session
@@ -202,6 +206,12 @@ def session_factory(
     if not callable(make):
         raise TypeError(f"session_factory() takes a callable that makes sessions, got {type(make).__name__}")
     return functools.partial(_make_mounted, make, gateway, missing)
+
+
+def _require_session(session: object) -> None:
+    if not isinstance(session, requests.Session):
+        kind = f"{type(session).__module__}.{type(session).__qualname__}"
+        raise TypeError(f"expected a requests.Session, got {kind}; a client of httpx takes session_id_hook()")
 
 
 def _make_mounted(make: Callable[..., S], gateway: str | None, missing: Missing, /, *args: Any, **kwargs: Any) -> S:

@@ -40,7 +40,7 @@ def session_id_hook(gateway: str | None = None, *, missing: Missing = "omit") ->
 
 
 def async_session_id_hook(gateway: str | None = None, *, missing: Missing = "omit") -> Callable[[Any], Awaitable[None]]:
-    """Return the same as :func:`session_id_hook`, for an ``AsyncClient`` of httpx or httpx2."""
+    """Return the same for an ``AsyncClient``; parameters and errors are those of :func:`session_id_hook`."""
     hook = session_id_hook(gateway, missing=missing)
 
     def async_hook(request: Any) -> Awaitable[None]:

@@ -509,9 +509,10 @@ def test_a_mount_that_fails_midway_leaves_the_session_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("thing", [None, requests, requests.Session, HTTPAdapter()])
-def test_mount_takes_a_session(thing: Any) -> None:
-    with pytest.raises(TypeError, match=r"takes a requests\.Session"):
-        mount(thing)
+@pytest.mark.parametrize("function", [mount, unmount])
+def test_only_a_session_is_mounted_or_unmounted(function: Callable[[Any], Any], thing: Any) -> None:
+    with pytest.raises(TypeError, match=r"expected a requests\.Session, got"):
+        function(thing)
 
 
 def test_mount_tells_who_has_an_httpx_client_what_to_use() -> None:

@@ -44,7 +44,7 @@ def test_names_that_are_not_loaded_yet_are_listed() -> None:
     program = "import cagent_session; print(*dir(cagent_session))"
     listed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert set(listed.stdout.split()) >= PUBLIC_NAMES
-    assert dir(cagent_session) == sorted(set(dir(cagent_session)))
+    assert set(dir(cagent_session)) >= PUBLIC_NAMES
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
