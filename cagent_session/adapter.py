@@ -186,26 +186,37 @@ def unmount(session: S) -> S:
 
 
 @overload
-def session_factory(*, gateway: str | None = ..., missing: Missing = ...) -> Callable[[], requests.Session]: ...
-@overload
-def session_factory(make: Callable[P, S], gateway: str | None = ..., *, missing: Missing = ...) -> Callable[P, S]: ...
 def session_factory(
-    make: Callable[..., Any] = requests.Session, gateway: str | None = None, *, missing: Missing = "omit"
+    *, gateway: str | None = ..., missing: Missing = ..., **http_adapter_kwargs: Any
+) -> Callable[[], requests.Session]: ...
+@overload
+def session_factory(
+    make: Callable[P, S], gateway: str | None = ..., *, missing: Missing = ..., **http_adapter_kwargs: Any
+) -> Callable[P, S]: ...
+def session_factory(
+    make: Callable[..., Any] = requests.Session,
+    gateway: str | None = None,
+    *,
+    missing: Missing = "omit",
+    **http_adapter_kwargs: Any,
 ) -> Callable[..., Any]:
     """Return a factory of mounted sessions, for SDKs that take one.
 
     :param make: a class or function that returns a :class:`requests.Session`; it gets the factory's arguments.
     :param gateway: see :class:`SessionIdAdapter`.
     :param missing: see :class:`SessionIdAdapter`.
+    :param http_adapter_kwargs: parameters of :class:`requests.adapters.HTTPAdapter`, such as the retries that an SDK
+        gives to the sessions it makes itself. With any, each session gets new adapters for http and https.
     :raises InvalidGatewayURL: here, not when a session is made; likewise :class:`ValueError` for *missing*.
-    :raises TypeError: if *make* can't be called.
+    :raises TypeError: if *make* can't be called, or for another parameter.
 
-    >>> make_session = session_factory(gateway="https://gateway.example")
+    >>> make_session = session_factory(gateway="https://gateway.example", max_retries=2)
     """
     Rule(gateway, missing)
     if not callable(make):
         raise TypeError(f"session_factory() takes a callable that makes sessions, got {type(make).__name__}")
-    return functools.partial(_make_mounted, make, gateway, missing)
+    HTTPAdapter(**http_adapter_kwargs)
+    return functools.partial(_make_mounted, make, gateway, missing, http_adapter_kwargs)
 
 
 def _require_session(session: object) -> None:
@@ -214,8 +225,21 @@ def _require_session(session: object) -> None:
         raise TypeError(f"expected a requests.Session, got {kind}; a client of httpx takes session_id_hook()")
 
 
-def _make_mounted(make: Callable[..., S], gateway: str | None, missing: Missing, /, *args: Any, **kwargs: Any) -> S:
-    return mount(make(*args, **kwargs), gateway, missing=missing)
+def _make_mounted(
+    make: Callable[..., S],
+    gateway: str | None,
+    missing: Missing,
+    http_adapter_kwargs: dict[str, Any],
+    /,
+    *args: Any,
+    **kwargs: Any,
+) -> S:
+    session = make(*args, **kwargs)
+    _require_session(session)
+    if http_adapter_kwargs:
+        for prefix in ("https://", "http://"):
+            session.mount(prefix, HTTPAdapter(**http_adapter_kwargs))
+    return mount(session, gateway, missing=missing)
 
 
 def _wrapped(adapter: BaseAdapter, rule: Rule) -> BaseAdapter:

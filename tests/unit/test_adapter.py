@@ -550,6 +550,20 @@ def test_factory_keeps_what_the_made_session_is_and_mounts() -> None:
     assert max_retries_of(session) == 5
 
 
+def test_factory_gives_its_sessions_the_retries_an_sdk_would() -> None:
+    """Whoever takes an SDK's place in making sessions makes up for what the SDK would have mounted."""
+    factory = pickle_round_trip(session_factory(gateway=GATEWAY, max_retries=2, pool_maxsize=3))
+    for url in (GATEWAY, "http://gateway.example"):
+        adapter: Any = factory().get_adapter(url)
+        assert isinstance(adapter, SessionIdAdapter)
+        assert (adapter.max_retries.total, adapter._pool_maxsize) == (2, 3)
+
+
+def test_factory_of_something_else_fails_as_mount_does() -> None:
+    with pytest.raises(TypeError, match=r"expected a requests\.Session"):
+        session_factory(dict, max_retries=2)()  # type: ignore[type-var]
+
+
 def test_factory_pickles() -> None:
     session = pickle_round_trip(session_factory(make_provider_session, GATEWAY))()
     assert isinstance(session.get_adapter(GATEWAY), SessionIdAdapter)
@@ -562,6 +576,7 @@ def test_factory_pickles() -> None:
         ({"gateway": "gw.example"}, InvalidGatewayURL),
         ({"missing": "explode"}, ValueError),
         ({"make": requests.Session()}, TypeError),
+        ({"max_retrys": 2}, TypeError),
     ],
 )
 def test_factory_refuses_at_once(arguments: dict[str, Any], error: type[Exception]) -> None:
