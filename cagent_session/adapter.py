@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from urllib.parse import urljoin, urlparse
 
@@ -187,17 +187,27 @@ def unmount(session: S) -> S:
 
 @overload
 def session_factory(
-    *, gateway: str | None = ..., missing: Missing = ..., **http_adapter_kwargs: Any
+    *,
+    gateway: str | None = ...,
+    missing: Missing = ...,
+    headers: Mapping[str, str] | None = ...,
+    **http_adapter_kwargs: Any,
 ) -> Callable[[], requests.Session]: ...
 @overload
 def session_factory(
-    make: Callable[P, S], gateway: str | None = ..., *, missing: Missing = ..., **http_adapter_kwargs: Any
+    make: Callable[P, S],
+    gateway: str | None = ...,
+    *,
+    missing: Missing = ...,
+    headers: Mapping[str, str] | None = ...,
+    **http_adapter_kwargs: Any,
 ) -> Callable[P, S]: ...
 def session_factory(
     make: Callable[..., Any] = requests.Session,
     gateway: str | None = None,
     *,
     missing: Missing = "omit",
+    headers: Mapping[str, str] | None = None,
     **http_adapter_kwargs: Any,
 ) -> Callable[..., Any]:
     """Return a factory of mounted sessions, for SDKs that take one.
@@ -205,6 +215,8 @@ def session_factory(
     :param make: a class or function that returns a :class:`requests.Session`; it gets the factory's arguments.
     :param gateway: see :class:`SessionIdAdapter`.
     :param missing: see :class:`SessionIdAdapter`.
+    :param headers: headers that each session sends with every request, such as those of
+        :func:`~cagent_session.gateway_headers`, for an SDK that has no other place for them.
     :param http_adapter_kwargs: parameters of :class:`requests.adapters.HTTPAdapter`, such as the retries that an SDK
         gives to the sessions it makes itself. With any, each session gets new adapters for http and https.
     :raises InvalidGatewayURL: here, not when a session is made; likewise :class:`ValueError` for *missing*.
@@ -216,7 +228,7 @@ def session_factory(
     if not callable(make):
         raise TypeError(f"session_factory() takes a callable that makes sessions, got {type(make).__name__}")
     HTTPAdapter(**http_adapter_kwargs)
-    return functools.partial(_make_mounted, make, gateway, missing, http_adapter_kwargs)
+    return functools.partial(_make_mounted, make, gateway, missing, dict(headers or {}), http_adapter_kwargs)
 
 
 def _require_session(session: object) -> None:
@@ -229,6 +241,7 @@ def _make_mounted(
     make: Callable[..., S],
     gateway: str | None,
     missing: Missing,
+    headers: dict[str, str],
     http_adapter_kwargs: dict[str, Any],
     /,
     *args: Any,
@@ -236,6 +249,7 @@ def _make_mounted(
 ) -> S:
     session = make(*args, **kwargs)
     _require_session(session)
+    session.headers.update(headers)
     if http_adapter_kwargs:
         for prefix in ("https://", "http://"):
             session.mount(prefix, HTTPAdapter(**http_adapter_kwargs))

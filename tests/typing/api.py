@@ -216,7 +216,7 @@ assert_type(session_factory()(), requests.Session)
 assert_type(session_factory(gateway=GATEWAY, missing="raise")(), requests.Session)
 assert_type(session_factory(SDKSession)(), SDKSession)
 assert_type(session_factory(make_session, GATEWAY)(pool_size=5), SDKSession)
-assert_type(session_factory(gateway=GATEWAY, max_retries=2)(), requests.Session)
+assert_type(session_factory(gateway=GATEWAY, headers={"X-Cagent-Forward": GATEWAY}, max_retries=2)(), requests.Session)
 session_factory(make_session)(pool_size="5")  # type: ignore[arg-type] # the signature is kept
 session_factory(missing="ignore")  # type: ignore[call-overload] # no such choice
 session_factory(Sess)  # type: ignore[type-var] # makes no sessions

@@ -559,6 +559,17 @@ def test_factory_gives_its_sessions_the_retries_an_sdk_would() -> None:
         assert (adapter.max_retries.total, adapter._pool_maxsize) == (2, 3)
 
 
+def test_factory_gives_its_sessions_headers() -> None:
+    """The caller's dict may change afterwards: what was made is not touched."""
+    headers = dict(MARKED)
+    factory = session_factory(gateway=GATEWAY, headers=headers)
+    headers["X-Cagent-Forward"] = "elsewhere"
+    session = pickle_round_trip(factory)()
+    assert session.headers["X-Cagent-Forward"] == MARKED["X-Cagent-Forward"]
+    assert session.headers["User-Agent"] == requests.Session().headers["User-Agent"]
+    assert isinstance(session.get_adapter(GATEWAY), SessionIdAdapter)
+
+
 def test_factory_of_something_else_fails_as_mount_does() -> None:
     with pytest.raises(TypeError, match=r"expected a requests\.Session"):
         session_factory(dict, max_retries=2)()  # type: ignore[type-var]
