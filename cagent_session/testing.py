@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
-import re
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from ssl import SSLContext
 from typing import Any
@@ -20,26 +17,36 @@ from cagent_session.gateway import FORWARD_HEADER, SESSION_ID_HEADER
 try:
     from pytest_httpserver import HTTPServer
     from werkzeug import Request, Response
-    from werkzeug.exceptions import BadRequest, HTTPException
+    from werkzeug.exceptions import HTTPException
+
+    from cagent_session.answers import EVENT_STREAM, NDJSON, default_answer, parsed, refusal
 except ImportError as error:
     raise ImportError(f'{error}: cagent_session.testing needs pip install "cagent-session[testing]"') from None
 
-Answer = Callable[[Request], Response]
-
 _POLL_SECONDS = 0.02  # what stopping costs; socketserver's default is half a second
-_EVENT_STREAM = "text/event-stream"
-_FIGURES = {
-    "prompt_tokens": "prompt_tokens",
-    "completion_tokens": "completion_tokens",
-    "input_tokens": "prompt_tokens",
-    "output_tokens": "completion_tokens",
+_FIGURES = {  # where an answer, or an event of one, tells its tokens; the last place that does counts
+    "usage.total_tokens": "prompt_tokens",  # of Voyage's embeddings, which have no other
+    "usage.prompt_tokens": "prompt_tokens",
+    "usage.completion_tokens": "completion_tokens",
+    "usage.input_tokens": "prompt_tokens",
+    "usage.output_tokens": "completion_tokens",
+    "response.usage.input_tokens": "prompt_tokens",  # OpenAI's event response.completed
+    "response.usage.output_tokens": "completion_tokens",
+    "message.usage.input_tokens": "prompt_tokens",  # Anthropic's event message_start, the only one with the prompt's
+    "message.usage.output_tokens": "completion_tokens",
+    "usage.tokens.input_tokens": "prompt_tokens",  # Cohere
+    "usage.tokens.output_tokens": "completion_tokens",
+    "delta.usage.tokens.input_tokens": "prompt_tokens",  # Cohere's event message-end
+    "delta.usage.tokens.output_tokens": "completion_tokens",
+    "usageMetadata.promptTokenCount": "prompt_tokens",  # Gemini
+    "usageMetadata.candidatesTokenCount": "completion_tokens",
+    "prompt_eval_count": "prompt_tokens",  # Ollama
+    "eval_count": "completion_tokens",
 }
-_NEUTRAL = {"integer": 0, "number": 0, "boolean": False, "array": [], "object": {}}  # for JSON schema's other types
 _UNMARKED = (
     f"the request has no {FORWARD_HEADER} marker, so it is not for a models gateway: "
     'send it with headers=cagent_session.gateway_headers("https://api.openai.com/v1"), or your provider\'s URL'
 )
-_default_answers: dict[str, Answer] = {}
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,7 @@ class Call:
     """A call that reached the gateway, and what became of it.
 
     ``path`` is percent-decoded and has no query. ``headers`` takes names in any case; what was sent twice is joined
-    by a comma. ``status`` is 0 until there is an answer. The tokens are what the answer's ``usage`` says, and 0 until
-    that is sent.
+    by a comma. ``status`` is 0 until there is an answer. The tokens are what the answer says, and 0 until it does.
     """
 
     method: str
@@ -64,7 +70,7 @@ class Call:
     @property
     def json(self) -> Any:
         """The parsed body, or ``None`` where it is not JSON."""
-        return _parsed(self.body)
+        return parsed(self.body)
 
 
 @dataclass(frozen=True)
@@ -88,9 +94,19 @@ class ModelsGateway(HTTPServer):
     ``stop()``. A request whose marker, ``X-Cagent-Forward``, is missing or blank is answered 400. Then the handlers
     are asked that were registered with ``expect_request()`` and its like.
 
-    Where none matches, it answers a POST of OpenAI's chat completions, plain or streamed, under any prefix. If tools
-    are offered and no message is a tool's result yet, it calls the first tool, with the last user message for each
-    required string; otherwise it echoes the last message. A token is a white-space-separated word. Anything else is
+    Where none matches, it answers a POST as the provider would, under any prefix, plain or streamed:
+
+    - OpenAI's ``/chat/completions``, ``/responses``, ``/completions`` and ``/embeddings``, and who speaks as it does:
+      Azure, DashScope, Groq, Mistral, Together, Voyage; at Databricks, ``/invocations``
+    - Anthropic's ``/v1/messages`` and ``/v1/messages/count_tokens``
+    - Gemini's ``:generateContent``, ``:streamGenerateContent``, ``:embedContent`` and ``:batchEmbedContents``
+    - Ollama's ``/api/chat``, ``/api/generate`` and ``/api/embed``
+    - Cohere's ``/v2/chat``
+    - DashScope's own ``/text-generation/generation``
+
+    If tools are offered and no message is a tool's result yet, it calls the first tool, with the last user message for
+    each required string; otherwise it echoes the last message. An embedding is of length 1, has 8 dimensions unless
+    others are asked for, and depends on the text alone. A token is a white-space-separated word. Anything else is
     answered 404, and fails ``check_assertions()``.
 
     :param host: the address to listen on.
@@ -135,7 +151,7 @@ class ModelsGateway(HTTPServer):
         """Return what each session is billed, by session ID; ``None`` is for the calls with none.
 
         A call that was refused (answered with a status from 400 on) is on no bill. The tokens are what the answers
-        say, those of registered handlers too: ``usage``, of prompt and completion tokens or input and output tokens.
+        say, those of registered handlers too, in the words of any provider that the gateway answers for.
         """
         bill: dict[str | None, Usage] = {}
         for call in self.calls:
@@ -165,7 +181,7 @@ class ModelsGateway(HTTPServer):
         try:
             request.get_data()
         except OSError:
-            return _refusal(400, "the body is incomplete")
+            return refusal(400, "the body is incomplete")
         return super().application(request)
 
     def dispatch(self, request: Request) -> Response:
@@ -176,7 +192,7 @@ class ModelsGateway(HTTPServer):
         with self._lock:
             self._calls[request] = call
         try:
-            response = super().dispatch(request) if forward and forward.strip() else _refusal(400, _UNMARKED)
+            response = super().dispatch(request) if forward and forward.strip() else refusal(400, _UNMARKED)
         except Exception as error:
             self._update(request, status=(isinstance(error, HTTPException) and error.code) or 500)
             raise
@@ -191,22 +207,20 @@ class ModelsGateway(HTTPServer):
 
     def respond_nohandler(self, request: Request, extra_message: str = "") -> Response:
         """Give the default answer, or 404."""
-        answer = next((answer for end, answer in _default_answers.items() if request.path.endswith(end)), None)
         # A call out of the order that the test expects has just made the parent fail for good.
-        if answer and request.method == "POST" and not self.permanently_failed:
-            try:
-                return answer(request)
-            except BadRequest as error:
-                return _refusal(400, str(error.description))
+        answer = None if self.permanently_failed else default_answer(request)
+        if answer:
+            return answer
         super().respond_nohandler(request, extra_message)
-        return _refusal(self.no_handler_status_code, f"the gateway has no handler for {request.method} {request.path}")
+        return refusal(self.no_handler_status_code, f"the gateway has no handler for {request.method} {request.path}")
 
     def _metered(self, request: Request, response: Response) -> Iterator[bytes]:
         """Yield the pieces of *response*, each once the usage in it is recorded."""
+        by_line = response.mimetype in (EVENT_STREAM, NDJSON)
         rest = b""
         for piece in response.iter_encoded():
             rest += piece
-            documents = rest.split(b"\n") if response.mimetype == _EVENT_STREAM else [rest]
+            documents = rest.split(b"\n") if by_line else [rest]
             for document in documents:
                 self._update(request, **_usage_in(document.removeprefix(b"data:")))
             rest = documents[-1]
@@ -219,137 +233,17 @@ class ModelsGateway(HTTPServer):
 
 
 def _usage_in(document: bytes) -> dict[str, int]:
-    """Return the tokens that *document* tells, an answer or one event of it."""
-    answer = _parsed(document)
-    usage = answer.get("usage") if isinstance(answer, dict) else None
-    if not isinstance(usage, dict):
-        return {}
-    return {figure: usage[name] for name, figure in _FIGURES.items() if isinstance(usage.get(name), int)}
-
-
-def _parsed(document: bytes) -> Any:
-    try:
-        return json.loads(document)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _json_object(request: Request) -> dict[str, Any]:
-    body = _parsed(request.get_data())
-    if not isinstance(body, dict):
-        raise BadRequest("the body must be a JSON object")
-    return body
-
-
-def _json_response(document: dict[str, Any], status: int = 200) -> Response:
-    return Response(json.dumps(document), status, mimetype="application/json")
-
-
-def _event_stream(documents: Iterable[dict[str, Any]]) -> Response:
-    """Return server-sent events, each sent when it is there, that end as OpenAI's do."""
-
-    def events() -> Iterator[str]:
-        for document in documents:
-            yield f"data: {json.dumps(document)}\n\n"
-        yield "data: [DONE]\n\n"
-
-    return Response(events(), mimetype=_EVENT_STREAM)
-
-
-def _refusal(status: int, message: str) -> Response:
-    """Return an error in the shape of OpenAI's."""
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
-    return _json_response({"error": error}, status)
-
-
-def _answers_post_to(end: str) -> Callable[[Answer], Answer]:
-    """Make a function the default answer to a POST whose path has this *end*; its ``BadRequest`` becomes a 400."""
-
-    def register(answer: Answer) -> Answer:
-        _default_answers[end] = answer
-        return answer
-
-    return register
-
-
-@_answers_post_to("/chat/completions")
-def _chat_completion(request: Request) -> Response:
-    """Speak https://platform.openai.com/docs/api-reference/chat."""
-    body = _json_object(request)
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise BadRequest("messages must be a list of at least one message")
-    try:
-        message = _chat_message(body, [(message.get("role"), _chat_text(message)) for message in messages])
-        prompt_tokens = sum(len(_words(_chat_text(message))) for message in messages)
-        include_usage = (body.get("stream_options") or {}).get("include_usage")
-    except (AttributeError, LookupError, TypeError) as error:
-        raise BadRequest(f"the messages, the tools or the stream options are malformed: {error!r}") from error
-    calls = message.get("tool_calls", [])
-    finish_reason = "tool_calls" if calls else "stop"
-    completion_tokens = len(_words(calls[0]["function"]["arguments"] if calls else message["content"]))
-    usage = {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }
-    head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.get("model", "")}
-    if not body.get("stream"):
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
-        return _json_response({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
-
-    def chunks() -> Iterator[dict[str, Any]]:
-        for delta in _chat_deltas(message):
-            yield {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
-        yield {"choices": [{"index": 0, "delta": {}, "finish_reason": finish_reason}], "usage": usage}
-        if include_usage:
-            yield {"choices": [], "usage": usage}
-
-    return _event_stream({**head, "object": "chat.completion.chunk", **chunk} for chunk in chunks())
-
-
-def _chat_message(body: dict[str, Any], turns: list[tuple[str, str]]) -> dict[str, Any]:
-    """Return the assistant's message: a call of the first tool offered, or an echo."""
-    if body.get("tools") and body.get("tool_choice") != "none" and "tool" not in dict(turns):
-        function = body["tools"][0]["function"]
-        schema = function.get("parameters") or {}
-        properties, asked = schema.get("properties") or {}, dict(turns).get("user", "")
-        arguments = {name: _argument(properties.get(name) or {}, asked) for name in schema.get("required") or []}
-        called = {"name": function["name"], "arguments": json.dumps(arguments)}
-        call = {"id": f"call_{uuid.uuid4().hex}", "type": "function", "function": called}
-        return {"role": "assistant", "content": None, "tool_calls": [call]}
-    role, text = turns[-1]
-    return {"role": "assistant", "content": f"{'The tool said' if role == 'tool' else 'You said'}: {text}"}
-
-
-def _argument(schema: dict[str, Any], text: str) -> Any:
-    """Return a value for a tool's parameter: *text* where that fits."""
-    if schema.get("enum"):
-        return schema["enum"][0]
-    kind: Any = schema.get("type")
-    values: dict[Any, Any] = {**_NEUTRAL, "string": text}
-    return values.get(kind[0] if isinstance(kind, list) else kind)
-
-
-def _chat_text(message: dict[str, Any]) -> str:
-    content = message.get("content")
-    if content is None or isinstance(content, str):
-        return content or ""
-    return " ".join(part.get("text") or "" for part in content)
-
-
-def _chat_deltas(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the pieces of a streamed *message*: the role, then word by word."""
-    calls = message.get("tool_calls", [])
-    yield {"role": "assistant", "content": None if calls else ""}
-    for word in _words(message["content"] or ""):
-        yield {"content": word}
-    for call in calls:
-        yield {"tool_calls": [{**call, "index": 0, "function": {**call["function"], "arguments": ""}}]}
-        for word in _words(call["function"]["arguments"]):
-            yield {"tool_calls": [{"index": 0, "function": {"arguments": word}}]}
-
-
-def _words(text: str) -> list[str]:
-    """Return the words of *text*, each with the white space that follows it."""
-    return re.findall(r"\S+\s*", text)
+    """Return the tokens that *document* tells: an answer, an event of one, or a list of events, Gemini's."""
+    document = document.strip()
+    if document.startswith(b"[") and not document.endswith(b"]"):
+        return {}  # a list of which there is more to come: to parse it with every item would take ever longer
+    answer = parsed(document)
+    told: dict[str, int] = {}
+    for event in answer if isinstance(answer, list) else [answer]:
+        for path, figure in _FIGURES.items():
+            value = event
+            for name in path.split("."):
+                value = value.get(name) if isinstance(value, dict) else None
+            if isinstance(value, int):
+                told[figure] = value
+    return told

@@ -33,6 +33,12 @@ CAT_TOOL = {
     "type": "function",
     "function": {"name": "find", "parameters": {"properties": {"what": {"type": "string"}}, "required": ["what"]}},
 }
+ANTHROPIC_EVENTS = (
+    b'data: {"type": "message_start", "message": {"usage": {"input_tokens": 7, "output_tokens": 1}}}\n\n'
+    b'data: {"type": "message_delta", "usage": {"output_tokens": 2}}\n\n'
+)
+COHERE_EVENT = b'data: {"delta": {"usage": {"tokens": {"input_tokens": 7, "output_tokens": 2}}}}\n\n'
+GEMINI_LIST = b'[{"a": [1]},\n {"usageMetadata": {"promptTokenCount": 7,\n "candidatesTokenCount": 2}}]\n'
 
 
 @pytest.fixture
@@ -157,19 +163,45 @@ def test_refused_calls_are_recorded_but_not_billed(gateway: ModelsGateway, http:
 
 
 @pytest.mark.parametrize(
-    "usage", [{"prompt_tokens": 7, "completion_tokens": 2}, {"input_tokens": 7, "output_tokens": 2}]
+    ("document", "mimetype"),
+    [
+        (b'{"usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}}', "application/json"),
+        (b'{"usage": {"input_tokens": 7, "output_tokens": 2}}', "application/json"),
+        (b'{"usage": {"tokens": {"input_tokens": 7, "output_tokens": 2}}}', "application/json"),
+        (b'{"usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 2}}', "application/json"),
+        (b'{"prompt_eval_count": 7, "eval_count": 2}', "application/json"),
+        (b'{"a": 1}\n{"prompt_eval_count": 7, "eval_count": 2}', "application/x-ndjson"),
+        (b'data: {"response": {"usage": {"input_tokens": 7, "output_tokens": 2}}}\n\n', "text/event-stream"),
+        (ANTHROPIC_EVENTS, "text/event-stream"),
+        (b'data: {"message": {"usage": {"input_tokens": 7, "output_tokens": 2}}}\n\n', "text/event-stream"),
+        (COHERE_EVENT, "text/event-stream"),
+        (GEMINI_LIST, "application/json"),
+    ],
 )
-def test_an_answer_of_ones_own_is_billed_too(
-    gateway: ModelsGateway, http: requests.Session, usage: dict[str, int]
+@pytest.mark.parametrize("size", [1, 1000])
+def test_an_answer_of_ones_own_is_billed_in_any_providers_words(
+    gateway: ModelsGateway, http: requests.Session, document: bytes, mimetype: str, size: int
 ) -> None:
-    gateway.expect_oneshot_request("/v1/chat/completions").respond_with_json({"usage": usage})
+    """Sent in one piece, or byte by byte."""
+
+    def handler(_request: Request) -> Response:
+        pieces = (document[at : at + size] for at in range(0, len(document), size))
+        return Response(pieces, mimetype=mimetype)
+
+    gateway.expect_oneshot_request("/v1/chat/completions").respond_with_handler(handler)
     with session_scope("sess-1"):
-        assert ask(http, gateway).json() == {"usage": usage}
+        assert ask(http, gateway).content == document
     assert gateway.usage() == {"sess-1": Usage(1, 7, 2)}
 
 
+def test_voyages_only_figure_is_the_prompts(gateway: ModelsGateway, http: requests.Session) -> None:
+    gateway.expect_request("/v1/embeddings").respond_with_json({"data": [], "usage": {"total_tokens": 7}})
+    http.post(f"{gateway.url}/v1/embeddings", json={}, timeout=10)
+    assert gateway.usage() == {None: Usage(1, 7, 0)}
+
+
 @pytest.mark.parametrize(
-    "document", ["", "[]", '{"usage": null}', '{"usage": {"prompt_tokens": "many"}}', "[" * 99_999]
+    "document", ["", "[]", "[5]", '{"usage": null}', '{"usage": {"prompt_tokens": "many"}}', "[" * 99_999]
 )
 def test_an_answer_that_tells_no_usage_costs_no_tokens(
     gateway: ModelsGateway, http: requests.Session, document: str
@@ -267,6 +299,7 @@ def test_a_streamed_chat_completion_comes_word_by_word(
         last = chunks.pop()
         assert (last["choices"], last["usage"]["total_tokens"]) == ([], 10)
     first, *words, last = [chunk["choices"][0] for chunk in chunks]
+    assert {choice["index"] for choice in (first, *words, last)} == {0}
     assert first["delta"] == {"role": "assistant", "content": ""}
     assert [word["delta"]["content"] for word in words] == ["You ", "said: ", "Where ", "is  ", "the\n", "cat?"]
     assert {choice["finish_reason"] for choice in (first, *words)} == {None}
@@ -406,6 +439,12 @@ def test_the_required_parameters_of_a_tool_are_filled_as_its_schema_says(
     message = ask(http, gateway, messages=messages, tools=[tool]).json()["choices"][0]["message"]
     arguments = json.loads(message["tool_calls"][0]["function"]["arguments"])
     assert arguments == {**{name: value for name, (_, value) in values.items()}, "undescribed": None}
+
+
+def test_a_tool_without_parameters_is_called_with_none(gateway: ModelsGateway, http: requests.Session) -> None:
+    tool = {"type": "function", "function": {"name": "look"}}
+    (call,) = ask(http, gateway, tools=[tool]).json()["choices"][0]["message"]["tool_calls"]
+    assert call["function"] == {"name": "look", "arguments": "{}"}
 
 
 def test_no_tool_is_called_when_the_request_forbids_it(gateway: ModelsGateway, http: requests.Session) -> None:
