@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import nox
@@ -10,7 +11,11 @@ import nox
 nox.needs_version = ">=2024.4.15"
 nox.options.error_on_external_run = True
 
+SDKS = Path("tests", "sdks")
+TRANSPORTS = sorted(path.name for path in SDKS.glob("on_*"))  # whose SDKs install side by side
+
 CHECKED = ["cagent_session", "tests", "examples", "noxfile.py"]
+SDK_WARNINGS = ["-W", "default", "--disable-warnings"]  # theirs, not ours
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 
 
@@ -48,6 +53,36 @@ def lowest(session: nox.Session) -> None:
     names = ["requests", "pytest-httpserver", "httpx", "httpx2"]
     session.install("-e", ".[dev]", *(f"{name}=={declared[name]}" for name in names))
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("transport", TRANSPORTS, ids=TRANSPORTS)
+def sdks(session: nox.Session, transport: str) -> None:
+    """Run the provider SDKs' tests, each against the version that its module names."""
+    install_for_sdks(session, pins_in(transport, "SDK").values(), "-c", str(SDKS / transport / "constraints.txt"))
+    session.run("pytest", *SDK_WARNINGS, *(session.posargs or [str(SDKS / transport)]))
+
+
+@nox.session(name="sdks-latest", default=False)
+@nox.parametrize("transport", TRANSPORTS, ids=TRANSPORTS)
+def sdks_latest(session: nox.Session, transport: str) -> None:
+    """Show what the provider SDKs' newest releases do: tests that fail are reported, and fail nothing."""
+    pins, newest = pins_in(transport, "SDK"), pins_in(transport, "NEWEST")
+    unpinned = [newest.get(module, pin.partition("==")[0]) for module, pin in pins.items()]
+    install_for_sdks(session, unpinned)
+    session.run("pip", "list")
+    session.run("pytest", *SDK_WARNINGS, *(session.posargs or [str(SDKS / transport)]), success_codes=range(256))
+
+
+def pins_in(transport: str, name: str) -> dict[str, str]:
+    """Return what each test module of *transport* says in its constant *name*, if it does, by the module's name."""
+    modules = sorted((SDKS / transport).glob("test_*.py"))
+    found = {module.stem: re.findall(rf'(?m)^{name} = "(.+)"$', module.read_text("utf-8")) for module in modules}
+    return {module: values[0] for module, values in found.items() if values}
+
+
+def install_for_sdks(session: nox.Session, requirements: Iterable[str], *arguments: str) -> None:
+    session.install("-e", ".[testing]", "hypothesis", "pytest", *requirements, *arguments)
 
 
 @nox.session

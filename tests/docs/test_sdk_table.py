@@ -1,0 +1,59 @@
+"""Does the README's table of provider SDKs show what their tests run?"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from pathlib import Path
+
+import docutils.core
+import pytest
+from docutils import nodes
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted((ROOT / "tests" / "sdks").glob("on_*/test_*.py"))
+
+
+@functools.cache
+def rows() -> dict[str, list[nodes.entry]]:
+    """Return the cells of the table, by ``name==version``."""
+    document = docutils.core.publish_doctree((ROOT / "README.rst").read_text(encoding="utf-8"))
+    for table in document.findall(nodes.table):
+        cells = [list(row.findall(nodes.entry)) for row in table.findall(nodes.row)]
+        if cells[0][0].astext() == "SDK":
+            return {f"{row[0].astext()}=={row[1].astext()}": row for row in cells[1:]}
+    raise AssertionError("there is no such table")
+
+
+def pin_of(module: Path) -> str:
+    (pin,) = re.findall(r'(?m)^SDK = "(.+)"$', module.read_text(encoding="utf-8"))
+    return str(pin)
+
+
+def nodes_in(path: Path) -> set[str]:
+    return {ast.dump(node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))}
+
+
+def test_each_sdk_has_one_row_and_one_module() -> None:
+    assert sorted(rows()) == sorted(map(pin_of, MODULES))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.stem)
+def test_the_transport_is_that_of_the_modules_folder(module: Path) -> None:
+    assert rows()[pin_of(module)][2].astext() == module.parent.name.removeprefix("on_")
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.stem)
+def test_the_line_is_what_the_tests_and_the_example_run(module: Path) -> None:
+    lines = [literal.astext() for literal in rows()[pin_of(module)][3].findall(nodes.literal)]
+    statements = [ast.parse(line).body[0] for line in lines]
+    shown = {ast.dump(each.value if isinstance(each, ast.Expr) else each) for each in statements}
+    assert shown
+    assert shown <= nodes_in(module)
+    assert shown <= nodes_in(ROOT / "examples" / "sdks" / module.name.replace("test_", "with_"))
+
+
+def test_each_example_of_an_sdk_belongs_to_a_module() -> None:
+    examples = {path.stem.removeprefix("with_") for path in (ROOT / "examples" / "sdks").glob("with_*.py")}
+    assert examples == {module.stem.removeprefix("test_") for module in MODULES}
