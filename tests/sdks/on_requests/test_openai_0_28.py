@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import openai
-import pytest
-from contract import Attributed
+from cached_sessions import CachesSessions
 from openai import api_requestor
 
 from cagent_session import session_factory
@@ -15,14 +14,8 @@ SDK = "openai==0.28.1"
 NEWEST = "openai<1"
 
 
-@pytest.fixture(autouse=True)
-def no_cached_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDK keeps a session per thread: begin without an earlier test's."""
-    monkeypatch.setattr(openai, "requestssession", None)
-    vars(api_requestor._thread_context).clear()
-
-
-class TestOpenAI(Attributed):
+class TestOpenAI(CachesSessions):
+    sdk, api_requestor = openai, api_requestor
     retries = False
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
@@ -42,13 +35,3 @@ class TestOpenAI(Attributed):
 
     def ask_embedding(self, client: Any, prompt: str) -> Any:
         return bool(openai.Embedding.create(model="text-embedding-3-small", input=prompt).data[0].embedding)
-
-    def test_the_sdks_own_connection_retries_are_kept(self) -> None:
-        theirs = api_requestor._make_session()
-        self.client("https://gateway.example", {})
-        ours = api_requestor._make_session()
-        assert retries_of(ours) == retries_of(theirs) == 2
-
-
-def retries_of(session: Any) -> Any:
-    return session.get_adapter("https://gateway.example").max_retries.total
