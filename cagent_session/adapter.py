@@ -14,7 +14,15 @@ from requests.sessions import SessionRedirectMixin
 from requests.structures import CaseInsensitiveDict
 from requests.utils import requote_uri
 
-from cagent_session.gateway import Missing, Rule, Stamp, leaves_origin, remove_cagent_headers, set_session_id
+from cagent_session.gateway import (
+    Missing,
+    Rule,
+    Stamp,
+    leaves_origin,
+    remove_cagent_headers,
+    require_sendable,
+    set_session_id,
+)
 
 P = ParamSpec("P")
 S = TypeVar("S", bound=requests.Session)
@@ -200,7 +208,6 @@ def session_factory(
     *,
     missing: Missing = ...,
     headers: Mapping[str, str] | None = ...,
-    **http_adapter_kwargs: Any,
 ) -> Callable[P, S]: ...
 def session_factory(
     make: Callable[..., Any] = requests.Session,
@@ -218,16 +225,21 @@ def session_factory(
     :param headers: headers that each session sends with every request, such as those of
         :func:`~cagent_session.gateway_headers`, for an SDK that has no other place for them.
     :param http_adapter_kwargs: parameters of :class:`requests.adapters.HTTPAdapter`, such as the retries that an SDK
-        gives to the sessions it makes itself. With any, each session gets new adapters for http and https.
-    :raises InvalidGatewayURL: here, not when a session is made; likewise :class:`ValueError` for *missing*.
-    :raises TypeError: if *make* can't be called, or for another parameter.
+        gives to the sessions it makes itself; not together with *make*, which mounts what it likes.
+    :raises InvalidGatewayURL: here, not when a session is made; likewise :class:`ValueError` for *missing*, and for a
+        header that is not visible ASCII characters, with spaces only inside; the message does not repeat its value.
+    :raises TypeError: if *make* can't be called, *headers* is no mapping, or HTTPAdapter has no such parameter.
 
     >>> make_session = session_factory(gateway="https://gateway.example", max_retries=2)
     """
     Rule(gateway, missing)
     if not callable(make):
         raise TypeError(f"session_factory() takes a callable that makes sessions, got {type(make).__name__}")
+    if make is not requests.Session and http_adapter_kwargs:
+        raise TypeError(f"mount adapters with {', '.join(http_adapter_kwargs)} where sessions are made, in {make!r}")
     HTTPAdapter(**http_adapter_kwargs)
+    if headers is not None:
+        require_sendable(headers)
     return functools.partial(_make_mounted, make, gateway, missing, dict(headers or {}), http_adapter_kwargs)
 
 

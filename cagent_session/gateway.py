@@ -8,7 +8,7 @@ import re
 import sys
 import uuid
 import warnings
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from importlib import metadata
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _VALID_HOST = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\]").fullmatch
 _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]").search  # what one URL parser strips, another keeps or takes for a slash
+_HEADER_NAME = re.compile("[A-Za-z0-9_-]+").fullmatch
 _HEADER_TEXT = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?").fullmatch
 _GO_MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "i386": "386", "i686": "386", "x86": "386", "armv7l": "arm"}
 _TRANSPORTS = {"cagent_session", "requests", "httpx", "httpx2"}
@@ -187,6 +188,17 @@ def parse_gateway_url(url: str) -> Origin:
     return origin
 
 
+def require_sendable(headers: Mapping[str, Any]) -> None:
+    """Raise :class:`ValueError`, without the value, for a header that could not go on the wire as it is."""
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"headers must be a mapping of names to values, got {type(headers).__name__}")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _HEADER_NAME(name):
+            raise ValueError(f"a header's name must be letters, digits and hyphens, got {name!r}")
+        if not isinstance(value, str) or not _HEADER_TEXT(value):
+            raise ValueError(f"the value of {name} must be visible ASCII characters, with spaces only inside")
+
+
 def gateway_headers(  # noqa: PLR0913 - one keyword for each of upstream's headers
     forward: str,
     *,
@@ -232,9 +244,7 @@ def gateway_headers(  # noqa: PLR0913 - one keyword for each of upstream's heade
         "X-Cagent-Compacting": "1" if compacting else None,
     }
     present = {name: value for name, value in headers.items() if value}
-    for name, value in present.items():
-        if not isinstance(value, str) or not _HEADER_TEXT(value):
-            raise ValueError(f"the value of {name} must be visible ASCII characters, with spaces only inside")
+    require_sendable(present)
     return present
 
 

@@ -218,6 +218,7 @@ assert_type(session_factory(SDKSession)(), SDKSession)
 assert_type(session_factory(make_session, GATEWAY)(pool_size=5), SDKSession)
 assert_type(session_factory(gateway=GATEWAY, headers={"X-Cagent-Forward": GATEWAY}, max_retries=2)(), requests.Session)
 session_factory(make_session)(pool_size="5")  # type: ignore[arg-type] # the signature is kept
+session_factory(make_session, max_retries=2)  # type: ignore[call-overload] # make mounts what it likes
 session_factory(missing="ignore")  # type: ignore[call-overload] # no such choice
 session_factory(Sess)  # type: ignore[type-var] # makes no sessions
 

@@ -572,7 +572,7 @@ def test_factory_gives_its_sessions_headers() -> None:
 
 def test_factory_of_something_else_fails_as_mount_does() -> None:
     with pytest.raises(TypeError, match=r"expected a requests\.Session"):
-        session_factory(dict, max_retries=2)()  # type: ignore[type-var]
+        session_factory(dict, headers=MARKED)()  # type: ignore[type-var]
 
 
 def test_factory_pickles() -> None:
@@ -588,8 +588,23 @@ def test_factory_pickles() -> None:
         ({"missing": "explode"}, ValueError),
         ({"make": requests.Session()}, TypeError),
         ({"max_retrys": 2}, TypeError),
+        ({"make": make_provider_session, "max_retries": 2}, TypeError),
+        ({"headers": "https://api.openai.com/v1"}, TypeError),
+        ({"headers": 0}, TypeError),
+        ({"headers": {"X Cagent": "text"}}, ValueError),
+        ({"headers": {b"X-Cagent-Forward": "text"}}, ValueError),
+        *(
+            ({"headers": {"X-Cagent-Model": value}}, ValueError)
+            for value in (None, 1, b"text", "", " text", "a\r\nb", "é")
+        ),
     ],
 )
 def test_factory_refuses_at_once(arguments: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         session_factory(**arguments)
+
+
+def test_factory_does_not_repeat_a_headers_value() -> None:
+    with pytest.raises(ValueError, match=r"^the value of X-Api-Key must be visible ASCII") as caught:
+        session_factory(headers={"X-Api-Key": "sk-secret\n"})
+    assert "secret" not in str(caught.value)
