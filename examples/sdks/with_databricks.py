@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 
 from common import run
 from databricks.sdk import WorkspaceClient
@@ -14,7 +13,7 @@ from cagent_session import mount, new_session_id, session_scope
 
 def main(gateway: str, headers: dict[str, str], model: str) -> None:
     logging.getLogger("databricks.sdk").setLevel(logging.ERROR)  # it warns that a gateway has no workspace's metadata
-    client = WorkspaceClient(host=gateway, token=os.environ["DATABRICKS_TOKEN"], custom_headers=headers)
+    client = WorkspaceClient(host=gateway, custom_headers=headers)
     mount(client.api_client._api_client._session, gateway)  # private: the SDK has no public way in
 
     for question in ("How are you?", "And you?"):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import together
 from common import run
+from together import Together
 
 from cagent_session import new_session_id, session_factory, session_scope
 
 
 def main(gateway: str, headers: dict[str, str], model: str) -> None:
     together.requestssession = session_factory(gateway=gateway, headers=headers, max_retries=2)
-    client = together.Together(base_url=f"{gateway}/v1")
+    client = Together(base_url=f"{gateway}/v1")
 
     for question in ("How are you?", "And you?"):
         with session_scope(new_session_id()) as session_id:

@@ -11,7 +11,7 @@ from cagent_session import new_session_id, session_id_hook, session_scope
 def main(gateway: str, headers: dict[str, str], model: str) -> None:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = DefaultHttpxClient(event_hooks=hooks)
-    client = Together(base_url=f"{gateway}/v1", default_headers=headers, http_client=http_client)
+    client = Together(base_url=gateway, default_headers=headers, http_client=http_client)
 
     for question in ("How are you?", "And you?"):
         with session_scope(new_session_id()) as session_id:
@@ -22,4 +22,4 @@ def main(gateway: str, headers: dict[str, str], model: str) -> None:
 
 if __name__ == "__main__":
     model = "meta-llama/Llama-3.3-70B-Instruct-Turbo"
-    run(main, forward="https://api.together.xyz/v1", model=model, key="TOGETHER_API_KEY")
+    run(main, forward="https://api.together.ai", model=model, key="TOGETHER_API_KEY")

@@ -45,13 +45,32 @@ def test_the_transport_is_that_of_the_modules_folder(module: Path) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.stem)
-def test_the_line_is_what_the_tests_and_the_example_run(module: Path) -> None:
-    lines = [literal.astext() for literal in rows()[pin_of(module)][3].findall(nodes.literal)]
-    statements = [ast.parse(line).body[0] for line in lines]
-    shown = {ast.dump(each.value if isinstance(each, ast.Expr) else each) for each in statements}
+def test_the_lines_are_what_the_tests_and_the_example_run(module: Path) -> None:
+    shown = lines_of(module)
     assert shown
     assert shown <= nodes_in(module)
     assert shown <= nodes_in(ROOT / "examples" / "sdks" / module.name.replace("test_", "with_"))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.stem)
+def test_the_lines_are_all_that_it_takes(module: Path) -> None:
+    """The tests' client is made of nothing else, but for the hooks that the README's text shows."""
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    (client,) = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "client")
+    hooks = [node for node in client.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "hooks"]
+    returned = [node for node in client.body if isinstance(node, ast.Return) and isinstance(node.value, ast.Name)]
+    lines = [node for node in client.body if node not in [*hooks, *returned]]
+    assert {ast.dump(bare(node)) for node in lines} <= lines_of(module)
+
+
+def lines_of(module: Path) -> set[str]:
+    lines = [literal.astext() for literal in rows()[pin_of(module)][3].findall(nodes.literal)]
+    return {ast.dump(bare(node)) for line in lines for node in ast.parse(line).body}
+
+
+def bare(node: ast.stmt) -> ast.AST:
+    """Return the expression of a statement that is one, or that returns one."""
+    return node.value if isinstance(node, (ast.Expr, ast.Return)) and node.value else node
 
 
 def test_each_example_of_an_sdk_belongs_to_a_module() -> None:

@@ -23,9 +23,10 @@ for gateway_variable in ("DOCKER_AGENT_MODELS_GATEWAY", "CAGENT_MODELS_GATEWAY")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that takes a ``way`` once for each function of its class whose name begins with ``ask_``."""
-    if "way" in metafunc.fixturenames:
-        metafunc.parametrize("way", [name for name in dir(metafunc.cls) if name.startswith("ask_")])
+    """Run a test that takes a ``way`` once for each function of its class named ``ask_...``; likewise ``figures``."""
+    for fixture, prefix in (("way", "ask_"), ("figures", "figures_")):
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, [name for name in dir(metafunc.cls) if name.startswith(prefix)])
 
 
 @pytest.fixture

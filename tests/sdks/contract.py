@@ -11,10 +11,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 from werkzeug import Request, Response
 
 from cagent_session import gateway_headers, session_scope
@@ -53,10 +53,12 @@ class Attributed:
     A subclass is an SDK. It has a ``client``, an ``async_client`` if the SDK has one, and functions whose names begin
     with ``ask_``: each is a way to call, gets the client and a prompt, and returns the answer's text, or ``True`` where
     the answer has none. An asynchronous one gets the asynchronous client. ``retries`` tells whether the SDK, with us or
-    without, sends a call again that was answered 503.
+    without, sends a call again that was answered 503, and ``paths`` where its calls go, as the provider documents them.
     """
 
     retries: bool
+    paths: tuple[str, ...]
+    redirects_by_itself = False  # with a request of its own, which takes along the headers that its user gave
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         """Return a client: the lines that a user writes."""
@@ -113,7 +115,9 @@ class Attributed:
         (call,) = self.calls(gateway)
         assert (call.session_id, call.forward, call.status) == ("sess-1", HEADERS["X-Cagent-Forward"], 200)
         assert {name: call.headers.get(name) for name in HEADERS} == HEADERS
-        assert gateway.usage()["sess-1"].prompt_tokens == 3  # "I am sess-1"
+        assert call.path in self.paths
+        assert call.prompt_tokens == 3  # "I am sess-1"
+        assert call.completion_tokens == (0 if "embedding" in way else 5)  # "You said: I am sess-1"
 
     def test_one_client_serves_two_sessions_and_none(self, way: str, gateway: ModelsGateway) -> None:
         self.ask(way, gateway.url, HEADERS, ["sess-1", "sess-2", None])
@@ -124,12 +128,29 @@ class Attributed:
     def test_a_call_to_the_provider_itself_carries_nothing_of_ours(self, way: str, provider: Provider) -> None:
         self.ask(way, provider.url, {}, ["sess-1"])
         assert self.calls(provider)
-        assert not [name for headers in provider.headers for name in headers if name.lower().startswith("x-cagent-")]
+        assert not ours_among(provider.headers)
+
+    def test_a_redirect_elsewhere_takes_nothing_of_ours_along(
+        self, way: str, gateway: ModelsGateway, provider: Provider
+    ) -> None:
+        """Some SDKs follow it, others raise."""
+        elsewhere = {"Location": provider.url_for("/elsewhere")}
+        gateway.expect_request(re.compile("")).respond_with_data("", 307, elsewhere)
+        with pytest.raises(Exception) as caught:
+            self.ask(way, gateway.url, HEADERS, ["sess-1"])
+        assert not isinstance(caught.value, AssertionError)
+        assert {call.session_id for call in self.calls(gateway)} == {"sess-1"}
+        theirs = {name.lower() for name in HEADERS} if self.redirects_by_itself else set()
+        assert ours_among(provider.headers) <= theirs
 
     def test_retries_are_the_sdks_own_and_keep_the_session(self, way: str, gateway: ModelsGateway) -> None:
         refuse_once(gateway)
-        with nullcontext() if self.retries_when(way) else suppress(Exception):
+        if self.retries_when(way):
             self.ask(way, gateway.url, HEADERS, ["sess-1"])
+        else:
+            with pytest.raises(Exception) as caught:
+                self.ask(way, gateway.url, HEADERS, ["sess-1"])
+            assert not isinstance(caught.value, AssertionError)
         calls = self.calls(gateway)
         assert [call.status for call in calls] == ([503, 200] if self.retries_when(way) else [503])
         assert {call.session_id for call in calls} == {"sess-1"}
@@ -160,6 +181,23 @@ class Attributed:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+
+class TellsUsage(Attributed):
+    """An SDK that tells the tokens: functions whose names begin with ``figures_`` return those of prompt and answer."""
+
+    def test_the_sdk_is_told_what_the_session_is_billed(self, figures: str, gateway: ModelsGateway) -> None:
+        client = self.client(gateway.url, HEADERS)
+        with session_scope("sess-1"):
+            told = tuple(getattr(self, figures)(client, "I am sess-1"))
+        billed = gateway.usage()["sess-1"]
+        assert told == (billed.prompt_tokens, billed.completion_tokens) == (3, 5)
+
+
+def ours_among(requests: list[dict[str, str]]) -> set[str]:
+    """Return the names, in lower case, of the headers that only a gateway should get."""
+    names = {name.lower() for headers in requests for name in headers}
+    return {name for name in names if name.startswith("x-cagent-")}
 
 
 def run_in_threads(jobs: Jobs) -> None:

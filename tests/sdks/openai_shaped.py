@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from contract import Attributed
+from contract import Attributed, TellsUsage
 
 
-class Chats(Attributed):
+class Chats(TellsUsage):
     """It chats as openai's client does."""
 
     def ask_plain(self, client: Any, prompt: str) -> Any:
@@ -18,6 +18,10 @@ class Chats(Attributed):
         messages = [{"role": "user", "content": prompt}]
         stream = client.chat.completions.create(model="a-model", messages=messages, stream=True)
         return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+    def figures_plain(self, client: Any, prompt: str) -> Any:
+        answer = client.chat.completions.create(model="a-model", messages=[{"role": "user", "content": prompt}])
+        return answer.usage.prompt_tokens, answer.usage.completion_tokens
 
 
 class ChatsAsync(Attributed):
@@ -33,8 +37,12 @@ class ChatsAsync(Attributed):
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
 
-class Responds(Attributed):
+class Responds(TellsUsage):
     """It speaks the Responses API as openai's clients do, the asynchronous one as well."""
+
+    def figures_responses(self, client: Any, prompt: str) -> Any:
+        usage = client.responses.create(model="a-model", input=prompt).usage
+        return usage.input_tokens, usage.output_tokens
 
     def ask_responses(self, client: Any, prompt: str) -> Any:
         return client.responses.create(model="a-model", input=prompt).output_text
@@ -56,3 +64,13 @@ class Embeds(Attributed):
 
     def ask_embeddings(self, client: Any, prompt: str) -> Any:
         return len(client.embeddings.create(model="a-model", input=prompt).data[0].embedding) > 0
+
+
+class IsOpenAIs(Chats, ChatsAsync, Responds, Embeds):
+    """It is openai's own, and tells the tokens of a stream when asked to."""
+
+    def figures_streamed(self, client: Any, prompt: str) -> Any:
+        messages, options = [{"role": "user", "content": prompt}], {"include_usage": True}
+        stream = client.chat.completions.create(model="a-model", messages=messages, stream=True, stream_options=options)
+        usages = [chunk.usage for chunk in stream if chunk.usage]
+        return sum(usage.prompt_tokens for usage in usages), sum(usage.completion_tokens for usage in usages)

@@ -6,14 +6,16 @@ from typing import Any
 
 import httpx
 from cohere import AsyncClientV2, ClientV2
-from contract import Attributed
+from contract import TellsUsage
 
 from cagent_session import async_session_id_hook, session_id_hook
 
 SDK = "cohere==7.3.1"
 
 
-class TestCohere(Attributed):
+class TestCohere(TellsUsage):
+    paths = ("/v2/chat",)
+
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [session_id_hook(gateway)]}
         http_client = httpx.Client(event_hooks=hooks, headers=headers, follow_redirects=True, timeout=300)
@@ -34,6 +36,14 @@ class TestCohere(Attributed):
     def ask_streamed(self, client: ClientV2, prompt: str) -> Any:
         stream = client.chat_stream(model="command-a", messages=[{"role": "user", "content": prompt}])
         return "".join(event.delta.message.content.text for event in stream if event.type == "content-delta")
+
+    def figures_plain(self, client: ClientV2, prompt: str) -> Any:
+        tokens = client.chat(model="command-a", messages=[{"role": "user", "content": prompt}]).usage.tokens
+        return tokens.input_tokens, tokens.output_tokens
+
+    def figures_streamed(self, client: ClientV2, prompt: str) -> Any:
+        *_, end = client.chat_stream(model="command-a", messages=[{"role": "user", "content": prompt}])
+        return end.delta.usage.tokens.input_tokens, end.delta.usage.tokens.output_tokens
 
     async def ask_async(self, client: AsyncClientV2, prompt: str) -> Any:
         answer = await client.chat(model="command-a", messages=[{"role": "user", "content": prompt}])

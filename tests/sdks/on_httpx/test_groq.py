@@ -14,6 +14,7 @@ SDK = "groq==1.7.0"
 
 class TestGroq(Chats, ChatsAsync):
     retries = True
+    paths = ("/openai/v1/chat/completions",)
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [session_id_hook(gateway)]}

@@ -31,6 +31,7 @@ def fresh_client() -> Iterator[None]:
 
 class TestHuggingFaceHub(Chats, ChatsAsync):
     retries = False
+    paths = ("/v1/chat/completions",)
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [session_id_hook(gateway)]}

@@ -29,6 +29,8 @@ def fresh_clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class TestLiteLLM(Attributed):
     """Its client is its module; the ways to call get the gateway's URL."""
 
+    paths = ("/v1/chat/completions", "/v1/embeddings", "/v1/messages")
+
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [session_id_hook(gateway)]}
         litellm.client_session = httpx.Client(event_hooks=hooks, headers=headers, follow_redirects=True)

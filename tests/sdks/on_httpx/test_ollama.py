@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from contract import Attributed
+from contract import TellsUsage
 from ollama import AsyncClient, Client
 
 from cagent_session import async_session_id_hook, session_id_hook
@@ -12,8 +12,9 @@ from cagent_session import async_session_id_hook, session_id_hook
 SDK = "ollama==0.6.3"
 
 
-class TestOllama(Attributed):
+class TestOllama(TellsUsage):
     retries = False
+    paths = ("/api/chat", "/api/generate")
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [session_id_hook(gateway)]}
@@ -32,6 +33,14 @@ class TestOllama(Attributed):
 
     def ask_generate(self, client: Client, prompt: str) -> Any:
         return client.generate("llama", prompt).response
+
+    def figures_plain(self, client: Client, prompt: str) -> Any:
+        answer = client.chat("llama", [{"role": "user", "content": prompt}])
+        return answer.prompt_eval_count, answer.eval_count
+
+    def figures_streamed(self, client: Client, prompt: str) -> Any:
+        *_, end = client.chat("llama", [{"role": "user", "content": prompt}], stream=True)
+        return end.prompt_eval_count, end.eval_count
 
     async def ask_async(self, client: AsyncClient, prompt: str) -> Any:
         return (await client.chat("llama", [{"role": "user", "content": prompt}])).message.content

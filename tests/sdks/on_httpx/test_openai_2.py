@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, DefaultHttpxClient, OpenAI
-from openai_shaped import Chats, ChatsAsync, Embeds, Responds
+from openai_shaped import IsOpenAIs
 
 from cagent_session import async_session_id_hook, session_id_hook
 
@@ -13,8 +13,9 @@ SDK = "openai==2.54.0"
 NEWEST = "openai<3"
 
 
-class TestOpenAI(Chats, ChatsAsync, Responds, Embeds):
+class TestOpenAI(IsOpenAIs):
     retries = True
+    paths = ("/v1/chat/completions", "/v1/responses", "/v1/embeddings")
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [session_id_hook(gateway)]}

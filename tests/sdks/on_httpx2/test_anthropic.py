@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from anthropic import Anthropic, AsyncAnthropic, DefaultAsyncHttpxClient, DefaultHttpxClient
-from contract import Attributed
+from contract import TellsUsage
 
 from cagent_session import async_session_id_hook, session_id_hook
 
 SDK = "anthropic==2.12.0"
 
 
-class TestAnthropic(Attributed):
+class TestAnthropic(TellsUsage):
     retries = True
+    paths = ("/v1/messages",)
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [session_id_hook(gateway)]}
@@ -33,6 +34,17 @@ class TestAnthropic(Attributed):
         messages = [{"role": "user", "content": prompt}]
         with client.messages.stream(model="claude", max_tokens=99, messages=messages) as stream:
             return "".join(stream.text_stream)
+
+    def figures_plain(self, client: Anthropic, prompt: str) -> Any:
+        messages = [{"role": "user", "content": prompt}]
+        usage = client.messages.create(model="claude", max_tokens=99, messages=messages).usage
+        return usage.input_tokens, usage.output_tokens
+
+    def figures_streamed(self, client: Anthropic, prompt: str) -> Any:
+        messages = [{"role": "user", "content": prompt}]
+        with client.messages.stream(model="claude", max_tokens=99, messages=messages) as stream:
+            usage = stream.get_final_message().usage
+        return usage.input_tokens, usage.output_tokens
 
     async def ask_async(self, client: AsyncAnthropic, prompt: str) -> Any:
         messages = [{"role": "user", "content": prompt}]

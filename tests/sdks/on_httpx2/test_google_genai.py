@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import httpx2
-from contract import Attributed
+from contract import TellsUsage
 from google import genai
 
 from cagent_session import async_session_id_hook, session_id_hook
 
 SDK = "google-genai==3.4.0"
 
+VERBS = ("generateContent", "streamGenerateContent", "batchEmbedContents")
 
-class TestGoogleGenAI(Attributed):
+
+class TestGoogleGenAI(TellsUsage):
     retries = False
+    paths = tuple(f"/v1/models/gemini:{verb}" for verb in VERBS)
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [session_id_hook(gateway)]}
@@ -38,6 +41,14 @@ class TestGoogleGenAI(Attributed):
 
     def ask_embeddings(self, client: genai.Client, prompt: str) -> Any:
         return len(client.models.embed_content(model="gemini", contents=prompt).embeddings[0].values) > 0
+
+    def figures_plain(self, client: genai.Client, prompt: str) -> Any:
+        usage = client.models.generate_content(model="gemini", contents=prompt).usage_metadata
+        return usage.prompt_token_count, usage.candidates_token_count
+
+    def figures_streamed(self, client: genai.Client, prompt: str) -> Any:
+        *_, last = client.models.generate_content_stream(model="gemini", contents=prompt)
+        return last.usage_metadata.prompt_token_count, last.usage_metadata.candidates_token_count
 
     async def ask_async(self, client: Any, prompt: str) -> Any:
         return (await client.models.generate_content(model="gemini", contents=prompt)).text

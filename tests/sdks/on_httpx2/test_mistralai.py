@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx2
-from contract import Attributed
+from contract import TellsUsage
 from mistralai.client import Mistral
 
 from cagent_session import async_session_id_hook, session_id_hook
@@ -13,8 +13,9 @@ from cagent_session import async_session_id_hook, session_id_hook
 SDK = "mistralai==3.7.0"
 
 
-class TestMistral(Attributed):
+class TestMistral(TellsUsage):
     retries = False
+    paths = ("/v1/chat/completions", "/v1/embeddings")
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [session_id_hook(gateway)]}
@@ -36,6 +37,11 @@ class TestMistral(Attributed):
 
     def ask_embeddings(self, client: Mistral, prompt: str) -> Any:
         return len(client.embeddings.create(model="mistral-embed", inputs=[prompt]).data[0].embedding) > 0
+
+    def figures_streamed(self, client: Mistral, prompt: str) -> Any:
+        with client.chat.stream(model="mistral", messages=[{"role": "user", "content": prompt}]) as stream:
+            (usage,) = (event.data.usage for event in stream if event.data.usage)
+        return usage.prompt_tokens, usage.completion_tokens
 
     async def ask_async(self, client: Mistral, prompt: str) -> Any:
         answer = await client.chat.complete_async(model="mistral", messages=[{"role": "user", "content": prompt}])

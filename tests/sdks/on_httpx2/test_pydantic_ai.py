@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from contract import Attributed
+from contract import TellsUsage
 from openai import DefaultAsyncHttpxClient
 from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIChatModel
@@ -15,23 +15,30 @@ from cagent_session import async_session_id_hook
 
 SDK = "pydantic-ai-slim[openai]==2.68.0"
 
+model = "gpt-4o"
+
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")  # run_sync leaves its own open
 
 
-class TestPydanticAI(Attributed):
+class TestPydanticAI(TellsUsage):
     retries = True
+    paths = ("/v1/chat/completions",)
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [async_session_id_hook(gateway)]}
         http_client = DefaultAsyncHttpxClient(event_hooks=hooks, headers=headers)
         provider = OpenAIProvider(base_url=f"{gateway}/v1", http_client=http_client)
-        return Agent(OpenAIChatModel("gpt-4o", provider=provider))
+        return Agent(OpenAIChatModel(model, provider=provider))
 
     def async_client(self, gateway: str, headers: dict[str, str]) -> Any:
         return self.client(gateway, headers)
 
     def ask_plain(self, client: Agent, prompt: str) -> Any:
         return client.run_sync(prompt).output
+
+    def figures_plain(self, client: Agent, prompt: str) -> Any:
+        usage = client.run_sync(prompt).usage()
+        return usage.input_tokens, usage.output_tokens
 
     async def ask_async(self, client: Agent, prompt: str) -> Any:
         return (await client.run(prompt)).output

@@ -14,12 +14,15 @@ from cagent_session import mount
 
 SDK = "azure-ai-inference==1.0.0b9"
 
+key = AzureKeyCredential("key")
+
 
 class TestAzureAIInference(Attributed):
     retries = True
+    paths = ("/chat/completions",)
+    redirects_by_itself = True
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
-        key = AzureKeyCredential("key")
         transport = RequestsTransport(session=mount(requests.Session(), gateway))
         return ChatCompletionsClient(gateway, key, headers=headers, transport=transport)
 

@@ -16,10 +16,12 @@ SDK = "dashscope==2.0.2"
 
 class TestDashScope(Attributed):
     retries = False
+    paths = ("/api/v1/services/aigc/text-generation/generation",)
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         dashscope.base_http_api_url = f"{gateway}/api/v1"
-        return session_factory(gateway=gateway, headers=headers)()
+        session = session_factory(gateway=gateway, headers=headers)()
+        return session
 
     def ask_plain(self, session: requests.Session, prompt: str) -> Any:
         messages = [{"role": "user", "content": prompt}]

@@ -15,9 +15,10 @@ SDK = "databricks-sdk==0.156.0"
 
 class TestDatabricks(Attributed):
     retries = True
+    paths = ("/serving-endpoints/llama/invocations",)
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
-        client = WorkspaceClient(host=gateway, token="key", custom_headers=headers)
+        client = WorkspaceClient(host=gateway, custom_headers=headers)
         mount(client.api_client._api_client._session, gateway)  # private: the SDK has no public way in
         return client
 

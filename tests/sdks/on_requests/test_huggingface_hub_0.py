@@ -24,6 +24,7 @@ def default_backend() -> Iterator[None]:
 
 class TestHuggingFaceHub(Attributed):
     retries = False
+    paths = ("/v1/chat/completions",)
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         configure_http_backend(session_factory(gateway=gateway))

@@ -21,6 +21,7 @@ class TestTogether(CachesSessions, Chats, Embeds):
     sdk, api_requestor = together, api_requestor
     arguments_of_make_session = (MAX_CONNECTION_RETRIES,)
     retries = True
+    paths = ("/v1/chat/completions", "/v1/embeddings")
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         together.requestssession = session_factory(gateway=gateway, headers=headers, max_retries=2)

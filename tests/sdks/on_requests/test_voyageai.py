@@ -16,6 +16,7 @@ SDK = "voyageai==0.5.0"
 class TestVoyageAI(CachesSessions):
     sdk, api_requestor = voyageai, api_requestor
     retries = False
+    paths = ("/v1/embeddings",)
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         voyageai.requestssession = session_factory(gateway=gateway, headers=headers, max_retries=2)
