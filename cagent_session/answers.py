@@ -15,10 +15,13 @@ import struct
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from itertools import accumulate, chain, repeat
-from typing import Any
+from functools import reduce
+from itertools import accumulate, chain, islice, repeat
+from operator import getitem, or_
+from typing import Any, NamedTuple
 
 from werkzeug import Request, Response
 from werkzeug.exceptions import BadRequest
@@ -32,8 +35,17 @@ EVENT_STREAM = "text/event-stream"
 NDJSON = "application/x-ndjson"
 
 ANSWERS: dict[str, Answer] = {}
-# A value for each of JSON schema's types but "string", and for the numbers that google-generativeai sends for them.
-NEUTRAL = {"integer": 0, "number": 0, "boolean": False, "array": [], "object": {}, 2: 0, 3: 0, 4: False, 5: [], 6: {}}
+# Texts in JSON schema's formats.
+TEXTS = {
+    "date-time": "2000-01-01T00:00:00Z",
+    "date": "2000-01-01",
+    "time": "00:00:00Z",
+    "email": "user@example.com",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+}
+# What google-generativeai sends for JSON schema's types, and for the modes of a tool choice.
+OLD_GOOGLE_TYPES = {1: "string", 2: "number", 3: "integer", 4: "boolean", 5: "array", 6: "object"}
+OLD_GOOGLE_MODES = {2: "any", 3: "none"}
 
 
 def default_answer(request: Request) -> Response | None:
@@ -44,9 +56,9 @@ def default_answer(request: Request) -> Response | None:
     try:
         return ANSWERS[max(ends, key=len)](request)  # /chat/completions ends in /completions, too
     except BadRequest as error:
-        return refusal(400, str(error.description))
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        return refusal(400, f"the body is malformed: {error!r}")
+        return refusal(request, 400, str(error.description))
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        return refusal(request, 400, f"the body is malformed: {error!r}")
 
 
 def answers_post_to(*ends: str) -> Callable[[Answer], Answer]:
@@ -87,26 +99,102 @@ class Reply:
         return {**tokens, total: sum(tokens.values())} if total else tokens
 
 
-def reply_to(turns: list[Turn], tools: list[Tool]) -> Reply:
-    """Reply with a call of the first tool, or with an echo where none is offered or one has answered."""
-    prompt_tokens, latest = sum(len(words(text)) for _, text in turns), dict(turns)
-    if tools and "tool" not in latest:
-        name, schema = tools[0][0], tools[0][1] or {}
-        properties, asked = schema.get("properties") or {}, latest.get("user", "")
-        arguments = {each: argument(properties.get(each) or {}, asked) for each in schema.get("required") or []}
+class Tools(NamedTuple):
+    """The tools that may be called, and whether one must be."""
+
+    offered: list[Tool]
+    required: bool = False
+
+
+NO_TOOLS = Tools([])
+
+
+def chosen(tools: list[Tool], choice: Any) -> Tools:
+    """Return what a tool *choice*, in the words of any provider, leaves of *tools*."""
+    choice = choice if isinstance(choice, dict) else {"mode": choice}
+    mode: Any = choice.get("mode") or choice.get("type") or "auto"
+    mode = str(OLD_GOOGLE_MODES.get(mode, mode)).lower()
+    named = choice.get("function", choice).get("name")
+    names = [named] if named else either_case(choice, "allowedFunctionNames")
+    offered = [tool for tool in tools if tool[0] in names] if names else tools
+    return NO_TOOLS if mode == "none" else Tools(offered, mode in ("any", "function", "required", "tool"))
+
+
+def reply_to(turns: list[Turn], tools: Tools = NO_TOOLS, schema: Document | None = None) -> Reply:
+    """Reply with a call of a tool, with JSON that fits *schema* where there is one, or with an echo.
+
+    A tool is called where one must be, or where one may be and none has answered yet.
+    """
+    prompt_tokens, asked = sum(len(words(text)) for _, text in turns), dict(turns).get("user", "")
+    results = sum(role == "tool" for role, _ in turns)
+    if tools.offered and (tools.required or not results):
+        # One after the other: an agent that must call a tool may be waiting for the one that ends its run.
+        name, parameters = tools.offered[results % len(tools.offered)]
+        arguments = fitting(parameters or {}, asked)
         return Reply(json.dumps(arguments), prompt_tokens, name, arguments)
+    if schema is not None:
+        return Reply(json.dumps(fitting(schema, asked)), prompt_tokens)
     role, text = turns[-1]
     return Reply(f"{'The tool said' if role == 'tool' else 'You said'}: {text}", prompt_tokens)
 
 
-def argument(schema: Document, text: str) -> Any:
-    """Return a value for a tool's parameter: *text* where that fits."""
-    if schema.get("enum"):
-        return schema["enum"][0]
-    kind: Any = schema.get("type")
-    kind = kind[0] if isinstance(kind, list) else kind
-    values: dict[Any, Any] = {**NEUTRAL, "string": text, 1: text}
-    return values.get(kind.lower() if isinstance(kind, str) else kind)
+def fitting(schema: Document, text: str) -> Any:
+    """Return a value that fits a JSON *schema*: *text* where that fits, and of objects only what they require."""
+
+    def fill(part: Any, refs: tuple[str, ...] = ()) -> Any:
+        part = part if isinstance(part, dict) else {}  # true allows anything
+        ref, options = part.get("$ref"), alternatives(part)
+        for option in options:
+            with suppress(RecursionError):
+                return fill(option, refs)
+        if options or ref in refs:
+            raise RecursionError("the schema refers to itself without end")
+        if ref:
+            return fill(reduce(getitem, ref.split("/")[1:], schema), (*refs, ref))
+        if not part.get("allOf"):
+            return of_type(part, text, lambda each: fill(each, refs))
+        values = [fill(each, refs) for each in [{**part, "allOf": None}, *part["allOf"]]]
+        objects = [value for value in values if isinstance(value, dict)]
+        return reduce(or_, objects) if objects else next((value for value in values if value is not None), None)
+
+    return fill({"type": "object", **schema})
+
+
+def alternatives(schema: Document) -> list[Document]:
+    """Return the schemas of which one must fit, where *schema* has such."""
+    kinds = schema.get("type")
+    if isinstance(kinds, list):
+        return [{**schema, "type": kind} for kind in kinds]
+    if schema.get("nullable"):
+        return [{**schema, "nullable": False}, {"type": "null"}]
+    options = either_case(schema, "anyOf") or schema.get("oneOf") or []
+    return [{**schema, "anyOf": None, "oneOf": None, **option} for option in options]
+
+
+def of_type(schema: Document, text: str, fill: Callable[[Any], Any]) -> Any:
+    """Return a value of the type of *schema*; *fill* fills what is in it."""
+    kind = schema.get("type", "object" if "properties" in schema else "")
+    kind = OLD_GOOGLE_TYPES.get(kind, str(kind).lower())
+    fixed = [schema["const"]] if "const" in schema else schema.get("enum")
+    if fixed:
+        return fixed[0]
+    if kind == "object":
+        properties = schema.get("properties") or {}
+        return {name: fill(properties.get(name)) for name in schema.get("required") or []}
+    if kind == "array":
+        items = chain(schema.get("prefixItems") or [], repeat(schema.get("items")))
+        return [fill(item) for item in islice(items, int(either_case(schema, "minItems") or 0))]
+    least = max(schema.get("minimum", 0), schema.get("exclusiveMinimum", -1) + 1)
+    string = TEXTS.get(schema.get("format", ""), text)
+    return {"string": string, "integer": least, "number": least, "boolean": False}.get(kind)
+
+
+def schema_in(asked: Any) -> Document | None:
+    """Return the JSON schema that an output format asks for, if it does, in the words of most providers."""
+    if not asked or asked["type"] not in ("json_schema", "json_object"):
+        return None
+    named = asked.get("json_schema") or {}  # the schema itself at Cohere, what holds it at OpenAI
+    return asked.get("schema") or asked.get("value") or named.get("schema") or named  # value is Hugging Face's
 
 
 def words(text: str) -> list[str]:
@@ -171,11 +259,12 @@ def chat_turns(messages: list[Any]) -> list[Turn]:
     return [(message.get("role"), text_of(message.get("content"))) for message in messages]
 
 
-def chat_tools(options: Document) -> list[Tool]:
-    """Return the tools in OpenAI's shape, none where *options* forbid to call them."""
-    functions = [tool["function"] for tool in options.get("tools") or []]
-    tools = [(function["name"], function.get("parameters")) for function in functions]
-    return [] if options.get("tool_choice") in ("none", "NONE") else tools
+def chat_tools(options: Document) -> Tools:
+    """Return the tools in OpenAI's shape that are functions and that *options* leave to call."""
+    tools = options.get("tools") or []
+    functions = [tool["function"] for tool in tools if tool.get("type", "function") == "function"]
+    named = [(function["name"], function.get("parameters")) for function in functions]
+    return chosen(named, options.get("tool_choice"))
 
 
 def chat_call(reply: Reply, arguments: str) -> Document:
@@ -213,60 +302,78 @@ def event_stream(documents: Iterable[Document], event: str = "", end: str = "") 
     return Response(chain(events(), [end] if end else []), mimetype=EVENT_STREAM)
 
 
-def refusal(status: int, message: str) -> Response:
+def refusal(request: Request, status: int, message: str) -> Response:
     """Return an error in the shape of OpenAI's; with its type and message it is Anthropic's and Cohere's, too."""
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+    error: Any = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+    if re.search(r"/models/[^/]+:\w+$", request.path):  # Gemini's
+        error.update(code=status, status="NOT_FOUND" if status == 404 else "INVALID_ARGUMENT")
+    if re.search(r"/api/\w+$", request.path):  # Ollama's
+        error = message
     return json_response({"type": "error", "error": error, "message": message}, status)
 
 
-@answers_post_to("/chat/completions")
+@answers_post_to("/chat/completions", "/agents/completions", "/fim/completions")
 def chat_completion(request: Request) -> Response:
-    """Speak https://platform.openai.com/docs/api-reference/chat."""
+    """Speak https://platform.openai.com/docs/api-reference/chat, and what Mistral answers in its shape.
+
+    Those are https://docs.mistral.ai/api/#tag/agents and, with a prompt, https://docs.mistral.ai/api/#tag/fim.
+    """
     body = json_object(request)
-    reply = reply_to(chat_turns(listed(body, "messages")), chat_tools(body))
-    pieces = ({"delta": delta} for delta in chat_deltas(reply))
-    return completion_of(body, reply, "chat.completion", {"message": chat_message(reply)}, pieces)
+    said = [{"role": "user", "content": body["prompt"]}] if "prompt" in body else listed(body, "messages")
+    reply = reply_to(chat_turns(said), chat_tools(body), schema_in(body.get("response_format")))
+    return completion_of(body, [reply], chat=True)
 
 
-def chat_deltas(reply: Reply) -> Iterator[Document]:
-    """Yield the pieces of a streamed message: the role, then word by word, then nothing more."""
-    yield {"role": "assistant", "content": None if reply.tool else ""}
+def chat_deltas(reply: Reply) -> list[Document]:
+    """Return the pieces of a streamed message: the role, then word by word, then nothing more."""
+    deltas: list[Document] = [{"content": word} for word in reply.words]
     if reply.tool:
-        yield {"tool_calls": [{"index": 0, **chat_call(reply, "")}]}
-    for word in reply.words:
-        yield {"tool_calls": [{"index": 0, "function": {"arguments": word}}]} if reply.tool else {"content": word}
-    yield {}
+        calls = [chat_call(reply, ""), *({"function": {"arguments": word}} for word in reply.words)]
+        deltas = [{"tool_calls": [{"index": 0, **call}]} for call in calls]
+    return [{"role": "assistant", "content": None if reply.tool else ""}, *deltas, {}]
 
 
 @answers_post_to("/completions")
 def text_completion(request: Request) -> Response:
     """Speak https://platform.openai.com/docs/api-reference/completions."""
     body = json_object(request)
-    reply = reply_to([("user", body["prompt"] if isinstance(body["prompt"], str) else " ".join(body["prompt"]))], [])
-    pieces = ({"text": text} for text in [*reply.words, ""])
-    return completion_of(body, reply, "text_completion", {"text": reply.text}, pieces)
+    prompts, _ = texts_in(body, "prompt")
+    texts = [prompt if isinstance(prompt, str) else " ".join(map(str, prompt)) for prompt in prompts]
+    replies = [reply_to([("user", text)]) for text in texts]
+    return completion_of(body, replies, chat=False)
 
 
-def completion_of(body: Document, reply: Reply, kind: str, whole: Document, pieces: Iterable[Document]) -> Response:
-    """Return a choice that is *whole*, or streamed in *pieces*, with all that is around it."""
-    created, model = int(time.time()), body.get("model", "")
-    head = {"id": f"chatcmpl-{reply.id}", "object": kind, "created": created, "model": model}
-    finish_reason = "tool_calls" if reply.tool else "stop"
-    usage = reply.usage("prompt_tokens", "completion_tokens", "total_tokens")
+def completion_of(body: Document, replies: list[Reply], *, chat: bool) -> Response:
+    """Return the replies as the choices of one completion, plain or streamed."""
+    kind, prefix = ("chat.completion", "chatcmpl") if chat else ("text_completion", "cmpl")
+    head = {"id": f"{prefix}-{replies[0].id}", "object": kind, "created": int(time.time())}
+    head.update(model=body.get("model", ""), service_tier="default", system_fingerprint="fp_0")
+    bills = [reply.usage("prompt_tokens", "completion_tokens", "total_tokens") for reply in replies]
+    usage = {"usage": {name: sum(bill[name] for bill in bills) for name in bills[0]}}
+    ends = [{"index": index, "finish_reason": "tool_calls" if it.tool else "stop"} for index, it in enumerate(replies)]
     include_usage = (body.get("stream_options") or {}).get("include_usage")
     if not body.get("stream"):
-        choice = {"index": 0, **whole, "logprobs": None, "finish_reason": finish_reason}
-        return json_response({**head, "choices": [choice], "usage": usage})
+        said = [{"message": chat_message(reply)} if chat else {"text": reply.text} for reply in replies]
+        choices = [{**each, "logprobs": None, **end} for each, end in zip(said, ends, strict=True)]
+        return json_response({**head, "choices": choices, **usage})
 
     def chunks() -> Iterator[Document]:
-        *first, last = pieces
-        for piece in first:
-            yield {"choices": [{"index": 0, **piece, "finish_reason": None}]}
-        yield {"choices": [{"index": 0, **last, "finish_reason": finish_reason}], "usage": usage}
+        for reply, end in zip(replies, ends, strict=True):
+            texts = [{"text": text} for text in [*reply.words, ""]]
+            *begun, last = [{"delta": delta} for delta in chat_deltas(reply)] if chat else texts
+            for piece in begun:
+                yield {"choices": [{**piece, **end, "finish_reason": None}]}
+            # Clients add up what is told, so it is told once. Without include_usage OpenAI tells nothing; Mistral, Groq
+            # and Together tell it here, and so do we: the gateway bills by it.
+            told = usage if reply is replies[-1] and not include_usage else {}
+            yield {"choices": [{**last, **end}], **told}
         if include_usage:
-            yield {"choices": [], "usage": usage}
+            yield {"choices": [], **usage}
 
-    head["object"] = kind.replace("chat.completion", "chat.completion.chunk")
+    if chat:
+        head["object"] = "chat.completion.chunk"
+    if include_usage:
+        head["usage"] = None
     return event_stream(({**head, **chunk} for chunk in chunks()), end="data: [DONE]\n\n")
 
 
@@ -274,7 +381,7 @@ def completion_of(body: Document, reply: Reply, kind: str, whole: Document, piec
 def embeddings(request: Request) -> Response:
     """Speak https://platform.openai.com/docs/api-reference/embeddings, with the words of Voyage and Mistral, too."""
     body = json_object(request)
-    texts, tokens = embedded(body)
+    texts, tokens = texts_in(body, "input")
     vectors = [vector(text, body.get("dimensions", body.get("output_dimension"))) for text in texts]
     shown: list[Any] = [in_base64(each) for each in vectors] if body.get("encoding_format") == "base64" else vectors
     data = [{"object": "embedding", "index": index, "embedding": each} for index, each in enumerate(shown)]
@@ -283,14 +390,14 @@ def embeddings(request: Request) -> Response:
     return json_response({**head, "data": data, "usage": usage})
 
 
-def embedded(body: Document) -> tuple[list[str | list[int]], int]:
-    """Return what the input of *body* says to embed, and its tokens."""
-    given: Any = body.get("input")
+def texts_in(body: Document, name: str) -> tuple[list[str | list[int]], int]:
+    """Return the texts that *body* has by this *name*, one or more, and their tokens."""
+    given: Any = body.get(name)
     several = isinstance(given, list) and not all(isinstance(item, int) for item in given)
     texts: list[Any] = given if several else [given]
     for text in texts:
         if not isinstance(text, str) and not (text and all(isinstance(token, int) for token in text)):
-            raise BadRequest("input must be a text or a list of token IDs, or a list of these")
+            raise BadRequest(f"{name} must be a text or a list of token IDs, or a list of these")
     return texts, sum(len(words(text) if isinstance(text, str) else text) for text in texts)
 
 
@@ -317,7 +424,8 @@ def openai_response(request: Request) -> Response:
         turns += turns_of(item.get("role"), text_of(item.get("content")), results)
     functions = [tool for tool in body.get("tools") or [] if tool["type"] == "function"]
     tools = [(function["name"], function.get("parameters")) for function in functions]
-    reply = reply_to(turns, [] if body.get("tool_choice") == "none" else tools)
+    schema = schema_in((body.get("text") or {}).get("format"))
+    reply = reply_to(turns, chosen(tools, body.get("tool_choice")), schema)
     document = {
         "id": f"resp_{reply.id}",
         "object": "response",
@@ -326,6 +434,7 @@ def openai_response(request: Request) -> Response:
         "model": body.get("model", ""),
         "output": [openai_item(reply)],
         "parallel_tool_calls": True,
+        "previous_response_id": body.get("previous_response_id"),
         "tool_choice": body.get("tool_choice") or "auto",
         "tools": body.get("tools") or [],
         "usage": {
@@ -380,7 +489,8 @@ def anthropic_message(request: Request) -> Response:
     body = json_object(request)
     # The tools without a schema are those that Anthropic runs itself.
     tools = [(tool["name"], tool["input_schema"]) for tool in body.get("tools") or [] if "input_schema" in tool]
-    reply = reply_to(anthropic_turns(body), [] if (body.get("tool_choice") or {}).get("type") == "none" else tools)
+    asked = (body.get("output_config") or {}).get("format") or body.get("output_format")
+    reply = reply_to(anthropic_turns(body), chosen(tools, body.get("tool_choice")), schema_in(asked))
     call = {"type": "tool_use", "id": f"toolu_{reply.id}", "name": reply.tool, "input": reply.arguments}
     document = {
         "id": f"msg_{reply.id}",
@@ -398,7 +508,7 @@ def anthropic_message(request: Request) -> Response:
 @answers_post_to("/v1/messages/count_tokens")
 def anthropic_tokens(request: Request) -> Response:
     """Speak https://docs.anthropic.com/en/api/messages-count-tokens."""
-    return json_response({"input_tokens": reply_to(anthropic_turns(json_object(request)), []).prompt_tokens})
+    return json_response({"input_tokens": reply_to(anthropic_turns(json_object(request))).prompt_tokens})
 
 
 def anthropic_turns(body: Document) -> list[Turn]:
@@ -431,20 +541,40 @@ def anthropic_events(document: Document, reply: Reply) -> Iterator[Document]:
 def gemini_content(request: Request) -> Response:
     """Speak https://ai.google.dev/api/generate-content."""
     body = json_object(request)
-    turns = [("system", text_of((either_case(body, "systemInstruction") or {}).get("parts")))]
-    for each in listed(body, "contents"):
-        answered = [result["response"] for part in each["parts"] if (result := either_case(part, "functionResponse"))]
-        results = [" ".join(map(as_text, result.values())) for result in answered]
-        turns += turns_of(each.get("role", "user"), text_of(each["parts"]), results)
     functions = [each for tool in body.get("tools") or [] for each in either_case(tool, "functionDeclarations") or []]
     tools = [(each["name"], either_case(each, "parametersJsonSchema") or each.get("parameters")) for each in functions]
-    mode = (either_case(either_case(body, "toolConfig") or {}, "functionCallingConfig") or {}).get("mode")
-    reply = reply_to(turns, [] if mode in ("NONE", 3) else tools)  # 3 is what google-generativeai sends
+    choice = either_case(either_case(body, "toolConfig") or {}, "functionCallingConfig")
+    schema = gemini_schema(either_case(body, "generationConfig") or {})
+    reply = reply_to(gemini_turns(body), chosen(tools, choice), schema)
     streamed = request.path.endswith(":streamGenerateContent")
     documents = gemini_pieces(reply, request.path.rpartition("/")[2].partition(":")[0], streamed=streamed)
     if not streamed:
         return json_response(next(documents))
     return event_stream(documents) if request.args.get("alt") == "sse" else json_array(documents)
+
+
+@answers_post_to(":countTokens")
+def gemini_tokens(request: Request) -> Response:
+    """Speak https://ai.google.dev/api/tokens."""
+    body = json_object(request)
+    counted = either_case(body, "generateContentRequest") or body
+    return json_response({"totalTokens": reply_to(gemini_turns(counted)).prompt_tokens})
+
+
+def gemini_turns(body: Document) -> list[Turn]:
+    """Return the turns of contents in Gemini's shape."""
+    turns = [("system", text_of((either_case(body, "systemInstruction") or {}).get("parts")))]
+    for each in listed(body, "contents"):
+        answered = [result["response"] for part in each["parts"] if (result := either_case(part, "functionResponse"))]
+        results = [" ".join(map(as_text, result.values())) for result in answered]
+        turns += turns_of(each.get("role", "user"), text_of(each["parts"]), results)
+    return turns
+
+
+def gemini_schema(config: Document) -> Document | None:
+    """Return the JSON schema that a configuration asks for, if it does."""
+    schema = either_case(config, "responseJsonSchema") or either_case(config, "responseSchema")
+    return schema or ({} if either_case(config, "responseMimeType") == "application/json" else None)
 
 
 def gemini_pieces(reply: Reply, model: str, *, streamed: bool) -> Iterator[Document]:
@@ -483,7 +613,7 @@ def either_case(document: Document, name: str) -> Any:
 def ollama_chat(request: Request) -> Response:
     """Speak https://docs.ollama.com/api/chat."""
     body = json_object(request)
-    reply = reply_to(chat_turns(listed(body, "messages")), chat_tools(body))
+    reply = reply_to(chat_turns(listed(body, "messages")), chat_tools(body), ollama_schema(body))
     return ollama(body, reply, lambda text, calls: {"message": {"role": "assistant", "content": text, **calls}})
 
 
@@ -491,8 +621,14 @@ def ollama_chat(request: Request) -> Response:
 def ollama_generate(request: Request) -> Response:
     """Speak https://docs.ollama.com/api/generate."""
     body = json_object(request)
-    reply = reply_to([("system", text_of(body.get("system"))), ("user", text_of(body["prompt"]))], [])
+    turns = [("system", text_of(body.get("system"))), ("user", text_of(body["prompt"]))]
+    reply = reply_to(turns, schema=ollama_schema(body))
     return ollama(body, reply, lambda text, _calls: {"response": text})
+
+
+def ollama_schema(body: Document) -> Document | None:
+    """Return the JSON schema that *body* asks for, if it does."""
+    return {} if body.get("format") == "json" else body.get("format") or None
 
 
 def ollama(body: Document, reply: Reply, written: Callable[[str, Document], Document]) -> Response:
@@ -512,7 +648,7 @@ def ollama(body: Document, reply: Reply, written: Callable[[str, Document], Docu
 def ollama_embed(request: Request) -> Response:
     """Speak https://docs.ollama.com/api/embed."""
     body = json_object(request)
-    texts, tokens = embedded(body)
+    texts, tokens = texts_in(body, "input")
     vectors = [vector(text, body.get("dimensions")) for text in texts]
     return json_response({"model": body.get("model", ""), "embeddings": vectors, "prompt_eval_count": tokens})
 
@@ -521,7 +657,7 @@ def ollama_embed(request: Request) -> Response:
 def cohere_chat(request: Request) -> Response:
     """Speak https://docs.cohere.com/reference/chat."""
     body = json_object(request)
-    reply = reply_to(chat_turns(listed(body, "messages")), chat_tools(body))
+    reply = reply_to(chat_turns(listed(body, "messages")), chat_tools(body), schema_in(body.get("response_format")))
     calls, texts = {"tool_calls": [chat_call(reply, reply.text)]}, {"content": [{"type": "text", "text": reply.text}]}
     tokens = reply.usage("input_tokens", "output_tokens")
     usage = {"billed_units": tokens, "tokens": tokens}
@@ -552,7 +688,7 @@ def dashscope_generation(request: Request) -> Response:
     body = json_object(request)
     asked, options = body["input"], body.get("parameters") or {}
     turns = chat_turns(listed(asked, "messages")) if "messages" in asked else [("user", text_of(asked["prompt"]))]
-    reply = reply_to(turns, chat_tools(options))
+    reply = reply_to(turns, chat_tools(options), schema_in(options.get("response_format")))
     usage = reply.usage("input_tokens", "output_tokens", "total_tokens")
     as_message = reply.tool or options.get("result_format") == "message"
 

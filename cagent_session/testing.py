@@ -97,17 +97,24 @@ class ModelsGateway(HTTPServer):
     Where none matches, it answers a POST as the provider would, under any prefix, plain or streamed:
 
     - OpenAI's ``/chat/completions``, ``/responses``, ``/completions`` and ``/embeddings``, and who speaks as it does:
-      Azure, DashScope, Groq, Mistral, Together, Voyage; at Databricks, ``/invocations``
+      Azure, DashScope, Groq, Mistral, Together, Voyage; at Mistral ``/fim/completions`` and ``/agents/completions``,
+      too, and at Databricks ``/invocations``
     - Anthropic's ``/v1/messages`` and ``/v1/messages/count_tokens``
-    - Gemini's ``:generateContent``, ``:streamGenerateContent``, ``:embedContent`` and ``:batchEmbedContents``
+    - Gemini's ``:generateContent``, ``:streamGenerateContent``, ``:countTokens``, ``:embedContent`` and
+      ``:batchEmbedContents``
     - Ollama's ``/api/chat``, ``/api/generate`` and ``/api/embed``
     - Cohere's ``/v2/chat``
     - DashScope's own ``/text-generation/generation``
 
-    If tools are offered and no message is a tool's result yet, it calls the first tool, with the last user message for
-    each required string; otherwise it echoes the last message. An embedding is of length 1, has 8 dimensions unless
-    others are asked for, and depends on the text alone. A token is a white-space-separated word. Anything else is
-    answered 404, and fails ``check_assertions()``.
+    If tools are offered and no message is a tool's result yet, it calls the first tool, or the one that is asked for by
+    name. If a call is required, it calls one after a result, too: the second after one, and so on. Otherwise, if JSON
+    is asked for, it answers JSON that fits the schema, and if not, it echoes the last message. In JSON and in the
+    arguments of a call it gives what is required: the last user message for a string, 0 or the minimum for a number, of
+    several values or schemas the first.
+
+    Without ``include_usage``, where OpenAI tells no usage, a streamed completion tells it with the last choice. An
+    embedding is of length 1, has 8 dimensions unless others are asked for, and depends on the text alone. A token is a
+    white-space-separated word. Anything else is answered 404, and fails ``check_assertions()``.
 
     :param host: the address to listen on.
     :param port: 0 to 65535; 0 for any free one.
@@ -181,7 +188,7 @@ class ModelsGateway(HTTPServer):
         try:
             request.get_data()
         except OSError:
-            return refusal(400, "the body is incomplete")
+            return refusal(request, 400, "the body is incomplete")
         return super().application(request)
 
     def dispatch(self, request: Request) -> Response:
@@ -192,7 +199,7 @@ class ModelsGateway(HTTPServer):
         with self._lock:
             self._calls[request] = call
         try:
-            response = super().dispatch(request) if forward and forward.strip() else refusal(400, _UNMARKED)
+            response = super().dispatch(request) if forward and forward.strip() else refusal(request, 400, _UNMARKED)
         except Exception as error:
             self._update(request, status=(isinstance(error, HTTPException) and error.code) or 500)
             raise
@@ -212,7 +219,8 @@ class ModelsGateway(HTTPServer):
         if answer:
             return answer
         super().respond_nohandler(request, extra_message)
-        return refusal(self.no_handler_status_code, f"the gateway has no handler for {request.method} {request.path}")
+        message = f"the gateway has no handler for {request.method} {request.path}"
+        return refusal(request, self.no_handler_status_code, message)
 
     def _metered(self, request: Request, response: Response) -> Iterator[bytes]:
         """Yield the pieces of *response*, each once the usage in it is recorded."""

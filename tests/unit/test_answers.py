@@ -30,7 +30,9 @@ SCHEMA = {"type": "object", "properties": {"what": {"type": "string"}}, "require
 FUNCTION = {"name": "find", "parameters": SCHEMA}
 CHAT_TOOL = {"type": "function", "function": FUNCTION}
 CHAT_CALL = {"id": "call_ID", "type": "function", "function": {"name": "find", "arguments": json.dumps(ARGUMENTS)}}
-OLD_GOOGLE_TOOL = {"name": "find", "parameters": {"properties": {"what": {"type": 1}}, "required": ["what"]}}
+OLD_GOOGLE_SCHEMA = {"type": 6, "properties": {"what": {"type": 1}}, "required": ["what"]}
+OLD_GOOGLE_TOOL = {"name": "find", "parameters": OLD_GOOGLE_SCHEMA}
+AS_JSON = {"response_format": {"type": "json_schema", "json_schema": {"name": "Found", "schema": SCHEMA}}}
 GEMINI = "/v1beta/models/gemini-2.0-flash"
 GENERATION = "/api/v1/services/aigc/text-generation/generation"
 
@@ -44,6 +46,7 @@ class Format:
     answered: Document  # the same with a tool's result
     tools: Document
     no_tool: Document  # what forbids to call one
+    as_json: Document  # what asks for JSON that fits SCHEMA
     stream: Document = field(default_factory=lambda: {"stream": True})
     stream_path: str = ""
     stream_headers: dict[str, str] = field(default_factory=dict)
@@ -61,8 +64,9 @@ CHAT = Format(
     "/v1/chat/completions",
     messages(),
     messages({"role": "tool", "tool_call_id": "call_1", "content": "on the mat"}),
-    {"tools": [CHAT_TOOL]},
+    {"tools": [{"type": "custom", "custom": {"name": "search"}}, CHAT_TOOL]},
     {"tool_choice": "none"},
+    AS_JSON,
 )
 RESPONSES = Format(
     "/v1/responses",
@@ -70,6 +74,7 @@ RESPONSES = Format(
     {"input": [USER, {"type": "function_call_output", "call_id": "call_1", "output": "on the mat"}]},
     {"tools": [{"type": "web_search"}, {"type": "function", **FUNCTION}]},
     {"tool_choice": "none"},
+    {"text": {"format": {"type": "json_schema", "name": "Found", "schema": SCHEMA}}},
 )
 ANTHROPIC = Format(
     "/v1/messages",
@@ -79,6 +84,7 @@ ANTHROPIC = Format(
     ),
     {"tools": [{"type": "web_search_1", "name": "search"}, {"name": "find", "input_schema": SCHEMA}]},
     {"tool_choice": {"type": "none"}},
+    {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
 )
 GOOGLE = Format(
     f"{GEMINI}:generateContent",
@@ -86,6 +92,7 @@ GOOGLE = Format(
     contents({"functionResponse": {"name": "find", "response": {"result": "on the mat"}}}),
     {"tools": [{"googleSearch": {}}, {"functionDeclarations": [{"name": "find", "parametersJsonSchema": SCHEMA}]}]},
     {"toolConfig": {"functionCallingConfig": {"mode": "NONE"}}},
+    {"generationConfig": {"responseMimeType": "application/json", "responseJsonSchema": SCHEMA}},
     stream={},
     stream_path=f"{GEMINI}:streamGenerateContent?alt=sse",
 )
@@ -95,6 +102,7 @@ OLD_GOOGLE = Format(
     contents({"function_response": {"name": "find", "response": {"result": "on the mat"}}}),
     {"tools": [{"function_declarations": [OLD_GOOGLE_TOOL]}]},
     {"tool_config": {"function_calling_config": {"mode": 3}}},
+    {"generation_config": {"response_mime_type": "application/json", "response_schema": OLD_GOOGLE_SCHEMA}},
     stream={},
     stream_path=f"{GEMINI}:streamGenerateContent",
 )
@@ -104,6 +112,7 @@ OLLAMA = Format(
     {**messages({"role": "tool", "tool_name": "find", "content": "on the mat"}), "stream": False},
     {"tools": [CHAT_TOOL]},
     {"tools": []},  # it knows no other way
+    {"format": SCHEMA},
 )
 COHERE = Format(
     "/v2/chat",
@@ -111,6 +120,7 @@ COHERE = Format(
     messages({"role": "tool", "content": [{"type": "document", "document": {"data": "on the mat"}}]}),
     {"tools": [CHAT_TOOL]},
     {"tool_choice": "NONE"},
+    {"response_format": {"type": "json_object", "json_schema": SCHEMA}},
 )
 DASHSCOPE = Format(
     GENERATION,
@@ -118,6 +128,7 @@ DASHSCOPE = Format(
     {"input": messages({"role": "tool", "content": "on the mat"})},
     {"parameters": {"result_format": "message", "tools": [CHAT_TOOL]}},
     {"parameters": {"tools": [CHAT_TOOL], "tool_choice": "none"}},
+    {"parameters": AS_JSON},
     stream={},
     stream_headers={"X-DashScope-SSE": "enable"},
 )
@@ -218,6 +229,245 @@ def test_a_forbidden_tool_is_not_called(client: Client, asking: Format, streamed
     assert "said: " in answer
 
 
+@each_format
+@plain_and_streamed
+def test_json_that_fits_is_answered_where_it_is_asked_for_and_billed(
+    client: Client, asking: Format, streamed: bool
+) -> None:
+    answer = client.ask(asking, {**asking.asked, **asking.as_json}, streamed=streamed)
+    assert all(json.dumps(piece)[1:-1] in answer for piece in PIECES)
+    assert '"find"' not in answer
+    assert client.gateway.usage() == {None: Usage(1, 4, 4)}
+
+
+@pytest.mark.parametrize(
+    ("asking", "more"),
+    [
+        (CHAT, {"response_format": {"type": "json_schema", "schema": SCHEMA}}),  # Together
+        (CHAT, {"response_format": {"type": "json_object", "value": SCHEMA}}),  # Hugging Face
+        (COHERE, {"response_format": {"type": "json_object", "schema": SCHEMA}}),
+        (ANTHROPIC, {"output_format": {"type": "json_schema", "schema": SCHEMA}}),
+        (GOOGLE, {"generationConfig": {"responseSchema": {**SCHEMA, "type": "OBJECT"}}}),
+        (GOOGLE, {"generationConfig": {"response_json_schema": SCHEMA}}),
+        (Format("/api/generate", {"prompt": TEXT, "stream": False}, {}, {}, {}, {}), {"format": SCHEMA}),
+    ],
+)
+def test_a_schema_is_found_by_its_other_names(client: Client, asking: Format, more: Document) -> None:
+    assert json.dumps(json.dumps(ARGUMENTS)) in client.ask(asking, {**asking.asked, **more})
+
+
+@pytest.mark.parametrize(
+    ("asking", "more"),
+    [
+        (CHAT, {"response_format": {"type": "json_object"}}),
+        (CHAT, {"response_format": {"type": "json_object", "json_schema": None}}),
+        (RESPONSES, {"text": {"format": {"type": "json_object"}}}),
+        (GOOGLE, {"generationConfig": {"responseMimeType": "application/json"}}),
+        (OLLAMA, {"format": "json"}),
+        (COHERE, {"response_format": {"type": "json_object"}}),
+        (DASHSCOPE, {"parameters": {"response_format": {"type": "json_object"}}}),
+    ],
+)
+def test_any_json_is_an_empty_object(client: Client, asking: Format, more: Document) -> None:
+    assert '"{}"' in client.ask(asking, {**asking.asked, **more})
+    assert client.gateway.usage() == {None: Usage(1, 4, 1)}
+
+
+@pytest.mark.parametrize(
+    ("asking", "more"),
+    [
+        (CHAT, {"response_format": {"type": "text"}}),
+        (RESPONSES, {"text": {"format": {"type": "text"}, "verbosity": "low"}}),
+        (RESPONSES, {"text": {"verbosity": "low"}}),
+        (GOOGLE, {"generationConfig": {"responseMimeType": "text/plain"}}),
+        (OLLAMA, {"format": ""}),
+    ],
+)
+def test_text_is_answered_where_no_json_is_asked_for(client: Client, asking: Format, more: Document) -> None:
+    assert "You said: " in client.ask(asking, {**asking.asked, **more})
+
+
+def test_json_is_answered_once_no_tool_is_to_be_called(client: Client) -> None:
+    answers = [client.ask(CHAT, {**body, **CHAT.tools, **AS_JSON}) for body in (CHAT.asked, CHAT.answered)]
+    assert ["tool_calls" in answer for answer in answers] == [True, False]
+    assert json.loads(json.loads(answers[1])["choices"][0]["message"]["content"]) == ARGUMENTS
+
+
+LEAF = {"type": "object", "properties": {"name": {"type": "string"}, "size": {"type": "number"}}, "required": ["name"]}
+LEAF_VALUE = {"name": TEXT}
+NODE = {"$ref": "#/$defs/Node"}
+
+
+def required(**properties: Any) -> Document:
+    """Return the schema of an object that must have these *properties*."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({}, None),
+        (True, None),
+        ({"type": "null"}, None),
+        ({"type": "string"}, TEXT),
+        ({"type": "STRING"}, TEXT),
+        ({"type": "string", "format": "date-time"}, "2000-01-01T00:00:00Z"),
+        ({"type": "string", "format": "color"}, TEXT),
+        ({"type": "integer"}, 0),
+        ({"type": "integer", "minimum": 3}, 3),
+        ({"type": "integer", "minimum": -3}, 0),
+        ({"type": "integer", "exclusiveMinimum": 0}, 1),
+        ({"type": "boolean"}, False),
+        ({"const": 0}, 0),
+        ({"const": None}, None),
+        ({"enum": ["km", "mi"], "type": "string"}, "km"),
+        ({"type": ["string", "null"]}, TEXT),
+        ({"type": "string", "nullable": True}, TEXT),
+        ({"type": "object"}, {}),
+        ({"type": "object", "required": ["a"]}, {"a": None}),
+        (LEAF, LEAF_VALUE),
+        ({"properties": LEAF["properties"], "required": ["size"]}, {"size": 0}),
+        (required(leaf=LEAF), {"leaf": LEAF_VALUE}),
+        ({"type": "array", "items": LEAF}, []),
+        ({"type": "array", "items": LEAF, "minItems": 2}, [LEAF_VALUE, LEAF_VALUE]),
+        ({"type": "ARRAY", "items": LEAF, "minItems": "1"}, [LEAF_VALUE]),
+        ({"type": 5, "items": {"type": 1}, "min_items": 1}, [TEXT]),
+        ({"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}], "minItems": 2}, [0, TEXT]),
+        ({"$ref": "#/$defs/Leaf"}, LEAF_VALUE),
+        ({"$ref": "#/$defs/Leaf", "description": "a leaf"}, LEAF_VALUE),
+        (
+            required(first={"$ref": "#/$defs/Leaf"}, second={"$ref": "#/$defs/Leaf"}),
+            {"first": LEAF_VALUE, "second": LEAF_VALUE},
+        ),
+        ({"anyOf": [LEAF, {"type": "null"}]}, LEAF_VALUE),
+        ({"any_of": [{"type": 1}, {"type": 2}]}, TEXT),
+        ({"oneOf": [{"type": "integer"}, LEAF]}, 0),
+        ({"anyOf": [{"required": ["size"]}, {"required": ["name"]}], **LEAF, "required": []}, {"size": 0}),
+        ({"allOf": [{"$ref": "#/$defs/Leaf"}]}, LEAF_VALUE),
+        ({"allOf": [LEAF, required(a={"type": "integer"})]}, {**LEAF_VALUE, "a": 0}),
+        ({**required(a={"type": "integer"}), "allOf": [LEAF]}, {"a": 0, **LEAF_VALUE}),
+        ({"allOf": [{"minLength": 1}, {"type": "integer"}]}, 0),
+        ({"allOf": [{"minLength": 1}]}, None),
+        (NODE, {"next": None, "children": []}),
+        ({"$ref": "#/$defs/Chain"}, {"next": None}),
+        ({"$ref": "#/$defs/Nullable"}, {"next": None}),
+        (required(a=NODE, b=NODE), {"a": {"next": None, "children": []}, "b": {"next": None, "children": []}}),
+    ],
+)
+def test_a_value_fits_its_schema(client: Client, schema: Any, value: Any) -> None:
+    defs = {
+        "Leaf": LEAF,
+        "Node": required(next={"anyOf": [NODE, {"type": "null"}]}, children={"type": "array", "items": NODE}),
+        "Chain": required(next={"oneOf": [{"$ref": "#/$defs/Link"}, {"type": "null"}]}),
+        "Link": required(back={"allOf": [{"$ref": "#/$defs/Chain"}]}),
+        "Nullable": required(next={"$ref": "#/$defs/Nullable", "nullable": True}),
+    }
+    asked = {"name": "Any", "schema": {**required(it=schema), "$defs": defs}}
+    (choice,) = client.plain(CHAT, response_format={"type": "json_schema", "json_schema": asked})["choices"]
+    # As text, which tells False from 0, and a list of one from another.
+    assert choice["message"]["content"] == json.dumps({"it": value})
+
+
+def test_a_schema_may_be_other_than_an_object_or_refer_to_its_root(client: Client) -> None:
+    def said(schema: Document) -> Any:
+        (candidate,) = client.plain(GOOGLE, generationConfig={"responseSchema": schema})["candidates"]
+        return json.loads(candidate["content"]["parts"][0]["text"])
+
+    assert said({"type": "ARRAY", "items": LEAF, "minItems": "1"}) == [LEAF_VALUE]
+    assert said({"anyOf": [{"type": "STRING"}]}) == TEXT
+    assert said(required(next={"anyOf": [{"$ref": "#"}, {"type": "null"}]})) == {"next": {"next": None}}
+    assert said({**NODE, "$defs": {"Node": LEAF}}) == LEAF_VALUE
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {**NODE, "$defs": {"Node": required(next=NODE)}},
+        {**NODE, "$defs": {"Node": required(next={"anyOf": [NODE, required(again=NODE)]})}},
+        {**NODE, "$defs": {"Node": NODE}},
+    ],
+)
+def test_a_schema_without_end_is_refused(client: Client, schema: Document) -> None:
+    response = client.post(OLLAMA.path, {**OLLAMA.asked, "format": schema})
+    assert response.status_code == 400
+    assert "refers to itself without end" in response.json()["error"]
+
+
+def test_a_schema_too_deep_is_refused(client: Client) -> None:
+    schema: Document = {"type": "string"}
+    for _ in range(400):
+        schema = {"type": "array", "minItems": 1, "items": schema}
+    response = client.post(OLLAMA.path, {**OLLAMA.asked, "format": schema})
+    assert response.status_code == 400
+    assert "malformed: RecursionError" in response.json()["error"]
+
+
+def with_another(asking: Format) -> Document:
+    """Return the tools of *asking*, and before them the same by the name of other."""
+    other = json.loads(json.dumps(asking.tools).replace('"find"', '"other"'))
+    return {"tools": [*other["tools"], *asking.tools["tools"]]}
+
+
+def called(answer: str) -> list[str]:
+    """Return the names of the tools that are called."""
+    return re.findall(r'"name": "(\w+)", "(?:arguments|args|input)"', answer)
+
+
+@pytest.mark.parametrize(
+    ("asking", "choice"),
+    [
+        (CHAT, {"tool_choice": {"type": "function", "function": {"name": "find"}}}),
+        (RESPONSES, {"tool_choice": {"type": "function", "name": "find"}}),
+        (ANTHROPIC, {"tool_choice": {"type": "tool", "name": "find"}}),
+        (GOOGLE, {"toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["find"]}}}),
+        (OLD_GOOGLE, {"tool_config": {"function_calling_config": {"mode": 2, "allowed_function_names": ["find"]}}}),
+    ],
+)
+def test_the_tool_that_is_named_is_called_whatever_was_said(client: Client, asking: Format, choice: Document) -> None:
+    for body in (asking.asked, asking.answered):
+        assert called(client.ask(asking, {**body, **with_another(asking), **choice})) == ["find"]
+
+
+@pytest.mark.parametrize(
+    ("asking", "choice"),
+    [
+        (CHAT, {"tool_choice": "required"}),
+        (CHAT, {"tool_choice": "any"}),  # Mistral
+        (RESPONSES, {"tool_choice": "required"}),
+        (ANTHROPIC, {"tool_choice": {"type": "any"}}),
+        (GOOGLE, {"toolConfig": {"functionCallingConfig": {"mode": "ANY"}}}),
+        (OLD_GOOGLE, {"tool_config": {"function_calling_config": {"mode": 2}}}),
+        (COHERE, {"tool_choice": "REQUIRED"}),
+    ],
+)
+def test_where_a_call_is_required_the_tools_are_called_in_turn(
+    client: Client, asking: Format, choice: Document
+) -> None:
+    """As an agent expects whose run ends with the call of a certain one."""
+    for body, name in ((asking.asked, "other"), (asking.answered, "find")):
+        assert called(client.ask(asking, {**body, **with_another(asking), **choice})) == [name]
+
+
+def test_a_required_call_has_tools_to_choose_from(client: Client) -> None:
+    result = {"role": "tool", "content": "on the mat"}
+    body = {**messages(result, result), **with_another(CHAT)}
+    assert called(client.ask(CHAT, {**body, "tool_choice": "required"})) == ["other"]
+    assert called(client.ask(CHAT, {**body, "tool_choice": "auto"})) == []
+    assert called(client.ask(CHAT, {**CHAT.asked, "tool_choice": "required"})) == []
+    unknown = {"type": "function", "function": {"name": "unknown"}}
+    assert called(client.ask(CHAT, {**CHAT.asked, **CHAT.tools, "tool_choice": unknown})) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"), [("/v1/fim/completions", {"prompt": TEXT}), ("/v1/agents/completions", messages())]
+)
+@plain_and_streamed
+def test_mistrals_other_completions_are_chats(client: Client, path: str, asked: Document, streamed: bool) -> None:
+    answer = client.ask(Format(path, asked, {}, {}, {}, {}), asked, streamed=streamed)
+    assert ('"delta"' if streamed else '"message"') in answer
+    assert client.gateway.usage() == {None: Usage(1, 4, 6)}
+
+
 @pytest.mark.parametrize(
     ("path", "body", "problem"),
     [
@@ -225,13 +475,14 @@ def test_a_forbidden_tool_is_not_called(client: Client, asking: Format, streamed
         *((asking.path, {}, "list, and not an empty one|malformed: KeyError") for asking in FORMATS),
         *((path, {"messages": []}, "messages must be a list") for path in ("/v1/messages", "/api/chat", "/v2/chat")),
         ("/v1/messages", {"messages": [{"role": "user"}]}, "malformed: KeyError..content"),
-        ("/v1/messages", {**messages(), "tool_choice": "none"}, "malformed: AttributeError"),
+        ("/v1/messages", {**messages(), "output_config": "json"}, "malformed: AttributeError"),
         ("/v1/messages", {"messages": [{"role": "user", "content": [{"text": 5}]}]}, "malformed: TypeError"),
         ("/v1/messages/count_tokens", {}, "messages must be a list"),
         ("/v1/responses", {"input": []}, "input must be a list"),
         ("/v1/responses", {"input": [5]}, "malformed: AttributeError"),
         ("/v1/responses", {"input": TEXT, "tools": [{}]}, "malformed: KeyError..type"),
-        ("/v1/completions", {}, "malformed: KeyError..prompt"),
+        ("/v1/completions", {}, "prompt must be a text"),
+        ("/v1/completions", {"prompt": []}, "prompt must be a text"),
         ("/v1/completions", {"prompt": 5}, "malformed: TypeError"),
         ("/serving-endpoints/x/invocations", {"inputs": [1]}, "messages must be a list"),
         (GOOGLE.path, {"contents": TEXT}, "contents must be a list"),
@@ -257,9 +508,27 @@ def test_what_is_malformed_is_refused(client: Client, path: str, body: Any, prob
     response = client.post(path, body)
     assert response.status_code == 400
     refused = response.json()
-    assert re.search(problem, refused["error"]["message"])
-    assert (refused["type"], refused["message"]) == ("error", refused["error"]["message"])
+    assert re.search(problem, refused["message"])
+    error = error_for(path, 400, refused["message"])
+    assert refused == {"type": "error", "error": error, "message": refused["message"]}
     assert client.gateway.usage() == {}
+
+
+def error_for(path: str, status: int, message: str) -> Any:
+    if path.startswith("/api/") and path != GENERATION:
+        return message
+    error: Document = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+    if path.startswith(GEMINI):
+        error.update(code=status, status={400: "INVALID_ARGUMENT", 404: "NOT_FOUND"}[status])
+    return error
+
+
+@pytest.mark.parametrize("path", ["/v1/other", "/api/other", f"{GEMINI}:other"])
+def test_what_is_unmarked_or_unknown_is_refused_in_the_providers_shape(client: Client, path: str) -> None:
+    for status, marker in ((404, {}), (400, {"X-Cagent-Forward": ""})):
+        response = client.post(path, {}, marker)
+        assert response.status_code == status
+        assert response.json()["error"] == error_for(path, status, response.json()["message"])
 
 
 @each_format
@@ -289,22 +558,49 @@ def test_azure_and_databricks_answer_as_openai_does(client: Client, path: str, s
 
 
 def test_a_completion_has_openais_shape(client: Client) -> None:
-    completing = Format("/v1/completions", {"prompt": TEXT, "model": "m"}, {}, {}, {})
-    head = {"id": "chatcmpl-ID", "object": "text_completion", "created": 0, "model": "m"}
+    completing = Format("/v1/completions", {"prompt": TEXT, "model": "m"}, {}, {}, {}, {})
+    head = {"id": "cmpl-ID", "object": "text_completion", "created": 0, "model": "m"}
+    head.update(service_tier="default", system_fingerprint="fp_0")
     usage = {"prompt_tokens": 4, "completion_tokens": 6, "total_tokens": 10}
     choice = {"index": 0, "text": SAID, "logprobs": None, "finish_reason": "stop"}
     assert client.plain(completing) == {**head, "choices": [choice], "usage": usage}
-    assert (
-        client.plain(completing, prompt=["Where is", "the cat?"])["choices"][0]["text"] == "You said: Where is the cat?"
-    )
     *chunks, done, end = client.ask(completing, completing.asked, streamed=True).split("\n\n")
     assert (done, end) == ("data: [DONE]", "")
     choices = [json.loads(chunk.removeprefix("data: "))["choices"][0] for chunk in chunks]
     assert [choice["text"] for choice in choices] == [*WORDS, ""]
     assert [choice["finish_reason"] for choice in choices] == [None] * 6 + ["stop"]
-    assert client.gateway.usage() == {None: Usage(3, 12, 18)}
+    assert client.gateway.usage() == {None: Usage(2, 8, 12)}
     client.post("/serving-endpoints/x/invocations", {"prompt": TEXT})
-    assert client.gateway.usage() == {None: Usage(4, 16, 24)}
+    assert client.gateway.usage() == {None: Usage(3, 12, 18)}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "texts", "tokens"),
+    [
+        (["Where is", "the cat?"], ["You said: Where is", "You said: the cat?"], 4),
+        ([1, 2, 3], ["You said: 1 2 3"], 3),
+        ([[1, 2], [3]], ["You said: 1 2", "You said: 3"], 3),
+    ],
+)
+def test_a_completion_has_a_choice_for_each_prompt(
+    client: Client, prompt: list[Any], texts: list[str], tokens: int
+) -> None:
+    completing = Format("/v1/completions", {"prompt": prompt}, {}, {}, {}, {})
+    answer = client.plain(completing)
+    assert [choice["text"] for choice in answer["choices"]] == texts
+    assert [choice["index"] for choice in answer["choices"]] == list(range(len(texts)))
+    completion_tokens = sum(len(text.split()) for text in texts)
+    assert answer["usage"]["total_tokens"] == tokens + completion_tokens
+    for options in ({}, {"include_usage": True}):
+        answered = client.ask(completing, {"prompt": prompt, "stream_options": options}, streamed=True)
+        chunks = [json.loads(data) for data in re.findall("data: ({.+)", answered)]
+        assert [chunk["usage"] for chunk in chunks if chunk.get("usage")] == [answer["usage"]]
+        assert chunks[-1]["usage"]
+        choices = [choice for chunk in chunks for choice in chunk["choices"]]
+        said = ["".join(choice["text"] for choice in choices if choice["index"] == n) for n in range(len(texts))]
+        assert said == texts
+        assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["stop"] * len(texts)
+    assert client.gateway.usage() == {None: Usage(3, 3 * tokens, 3 * completion_tokens)}
 
 
 def response_of(item: Document, **more: Any) -> Document:
@@ -318,7 +614,7 @@ def response_of(item: Document, **more: Any) -> Document:
         "output_tokens_details": {"reasoning_tokens": 0},
     }
     head = {"id": "resp_ID", "object": "response", "created_at": 0, "status": "completed", "model": "m"}
-    settings = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
+    settings: Document = {"parallel_tool_calls": True, "previous_response_id": None, "tool_choice": "auto", "tools": []}
     return {**head, "output": [item], **settings, "usage": usage, **more}
 
 
@@ -337,6 +633,10 @@ CALL_ITEM = {
 def test_a_response_has_openais_shape(client: Client) -> None:
     assert client.plain(RESPONSES, model="m") == response_of(MESSAGE_ITEM)
     assert client.plain(RESPONSES, model="m", **RESPONSES.tools) == response_of(CALL_ITEM, **RESPONSES.tools)
+
+
+def test_a_response_says_which_one_it_follows(client: Client) -> None:
+    assert client.plain(RESPONSES, previous_response_id="resp_1")["previous_response_id"] == "resp_1"
 
 
 def test_a_streamed_response_has_openais_events(client: Client) -> None:
@@ -546,6 +846,14 @@ def test_content_embeddings_have_geminis_shape(client: Client) -> None:
     assert answer == {"embeddings": [same, other], "usageMetadata": usage}
 
 
+def test_geminis_tokens_are_counted_and_not_billed(client: Client) -> None:
+    system = {"systemInstruction": {"parts": [{"text": "Be brief."}]}}
+    assert client.post(f"{GEMINI}:countTokens", contents()).json() == {"totalTokens": 4}
+    asked = {"generateContentRequest": {**contents(), **system}}
+    assert client.post(f"{GEMINI}:countTokens", asked).json() == {"totalTokens": 6}
+    assert client.gateway.usage() == {None: Usage(2, 0, 0)}
+
+
 OLLAMA_HEAD = {"model": "m", "created_at": 0}
 OLLAMA_END = {"done": True, "done_reason": "stop", "prompt_eval_count": 4, "eval_count": 6}
 OLLAMA_CALL = {
@@ -583,7 +891,7 @@ def test_a_chat_with_ollama_is_streamed_unless_told_otherwise(client: Client) ->
 
 
 def test_a_text_generated_has_ollamas_shape(client: Client) -> None:
-    generating = Format("/api/generate", {"model": "m", "prompt": TEXT}, {}, {}, {})
+    generating = Format("/api/generate", {"model": "m", "prompt": TEXT}, {}, {}, {}, {})
     assert client.plain(generating, stream=False) == {**OLLAMA_HEAD, "response": SAID, **OLLAMA_END}
     *pieces, last = map(json.loads, client.ask(generating, generating.asked).splitlines())
     assert pieces == [{**OLLAMA_HEAD, "response": word, "done": False} for word in WORDS]
@@ -664,7 +972,7 @@ def test_a_generation_has_dashscopes_shape(client: Client, asked: Document) -> N
 
 @pytest.mark.parametrize("headers", [{"X-DashScope-SSE": "enable"}, {"Accept": "text/event-stream"}])
 def test_a_streamed_generation_tells_all_so_far_or_what_is_new(client: Client, headers: dict[str, str]) -> None:
-    asking = Format(GENERATION, DASHSCOPE.asked, {}, {}, {}, stream={}, stream_headers=headers)
+    asking = Format(GENERATION, DASHSCOPE.asked, {}, {}, {}, {}, stream={}, stream_headers=headers)
 
     def events(**parameters: Any) -> list[Document]:
         named = client.events(asking, parameters=parameters)
