@@ -73,6 +73,7 @@ def sdks_latest(session: nox.Session, transport: str) -> None:
     unpinned = [newest.get(module, pin.partition("==")[0]) for module, pin in pins.items()]
     install_for_sdks(session, unpinned)
     session.run("pip", "list")
+    session.run("pip", "list", "--outdated")  # newer ones, which some requirement rules out
     session.run("pytest", *SDK_WARNINGS, str(SDKS / transport), *session.posargs, success_codes=range(256))
 
 
