@@ -19,9 +19,9 @@ def main(gateway: str, headers: dict[str, str], model: str) -> None:
     for question in ("How are you?", "And you?"):
         with session_scope(new_session_id()) as session_id:
             messages = [{"role": "user", "content": question}]
-            answer = litellm.completion(f"anthropic/{model}", messages, api_base=gateway, client=handler)
+            answer = litellm.completion(model, messages, api_base=gateway, client=handler)
             print(session_id, answer.choices[0].message.content)
 
 
 if __name__ == "__main__":
-    run(main, forward="https://api.anthropic.com", model="claude-sonnet-5-5", key="ANTHROPIC_API_KEY")
+    run(main, forward="https://api.anthropic.com", model="anthropic/claude-sonnet-5-5", key="ANTHROPIC_API_KEY")

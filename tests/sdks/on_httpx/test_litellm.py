@@ -60,8 +60,9 @@ class TestLiteLLM(Attributed):
 
     def ask_plain_by_itself(self, gateway: str, prompt: str) -> Any:
         messages = [{"role": "user", "content": prompt}]
+        model = "anthropic/claude"
         handler = HTTPHandler(client=litellm.client_session)
-        answer = litellm.completion("anthropic/claude", messages, api_base=gateway, client=handler)
+        answer = litellm.completion(model, messages, api_base=gateway, client=handler)
         return answer.choices[0].message.content
 
     def ask_streamed_by_itself(self, gateway: str, prompt: str) -> Any:
