@@ -237,7 +237,7 @@ def session_factory(
         raise TypeError(f"session_factory() takes a callable that makes sessions, got {type(make).__name__}")
     if make is not requests.Session and http_adapter_kwargs:
         raise TypeError(f"mount adapters with {', '.join(http_adapter_kwargs)} where sessions are made, in {make!r}")
-    HTTPAdapter(**http_adapter_kwargs)
+    HTTPAdapter(**http_adapter_kwargs)  # what it refuses fails here, not when an SDK makes its first session
     if headers is not None:
         require_sendable(headers)
     return functools.partial(_make_mounted, make, gateway, missing, dict(headers or {}), http_adapter_kwargs)

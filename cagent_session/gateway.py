@@ -189,12 +189,18 @@ def parse_gateway_url(url: str) -> Origin:
 
 
 def require_sendable(headers: Mapping[str, Any]) -> None:
-    """Raise :class:`ValueError`, without the value, for a header that could not go on the wire as it is."""
+    """Refuse headers that could not go on the wire as they are.
+
+    :param headers: names of letters, digits, hyphens and underscores, and values of visible ASCII characters, with
+        spaces only inside.
+    :raises ValueError: for another header; the message does not repeat its value.
+    :raises TypeError: if *headers* is no mapping.
+    """
     if not isinstance(headers, Mapping):
         raise TypeError(f"headers must be a mapping of names to values, got {type(headers).__name__}")
     for name, value in headers.items():
         if not isinstance(name, str) or not _HEADER_NAME(name):
-            raise ValueError(f"a header's name must be letters, digits and hyphens, got {name!r}")
+            raise ValueError(f"a header's name must be letters, digits, hyphens and underscores, got {name!r}")
         if not isinstance(value, str) or not _HEADER_TEXT(value):
             raise ValueError(f"the value of {name} must be visible ASCII characters, with spaces only inside")
 
