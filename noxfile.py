@@ -14,11 +14,13 @@ nox.needs_version = ">=2024.4.15"
 nox.options.error_on_external_run = True
 
 SDKS = Path("tests", "sdks")
+WORKERS = Path("tests", "workers")
 TRANSPORTS = sorted(path.name for path in SDKS.glob("on_*"))  # whose SDKs install side by side
 
 CHECKED = ["cagent_session", "tests", "examples", "noxfile.py"]
+ENGINES = ["celery[redis]", "distributed", "gevent", "joblib", "ray"]
 # Several SDKs need 3.11. Where there is none, pip fails; a missing interpreter might pass for a skipped session.
-SDK_PYTHON = "3.11" if sys.version_info < (3, 11) and shutil.which("python3.11") else None
+RECENT_PYTHON = "3.11" if sys.version_info < (3, 11) and shutil.which("python3.11") else None
 SDK_WARNINGS = ["-W", "default", "--disable-warnings"]  # theirs, not ours
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 
@@ -54,29 +56,36 @@ def tests(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """Run the tests with the lowest releases that are declared of what a user runs the library with."""
     declared = dict(re.findall(r'"([a-z0-9-]+)>=([0-9.]+)"', Path("pyproject.toml").read_text(encoding="utf-8")))
-    names = ["requests", "pytest-httpserver", "httpx", "httpx2"]
+    names = ["requests", "celery", "opentelemetry-sdk", "pytest-httpserver", "httpx", "httpx2"]
     session.install("-e", ".[dev]", *(f"{name}=={declared[name]}" for name in names))
     session.run("pytest", *session.posargs)
 
 
-@nox.session(python=SDK_PYTHON)
+@nox.session(python=RECENT_PYTHON)
 @nox.parametrize("transport", TRANSPORTS, ids=TRANSPORTS)
 def sdks(session: nox.Session, transport: str) -> None:
     """Run the provider SDKs' tests, each against the version that its module names."""
-    install_for_sdks(session, pins_in(transport, "SDK").values(), "-c", str(SDKS / transport / "constraints.txt"))
+    install_beside(session, pins_in(transport, "SDK").values(), "-c", str(SDKS / transport / "constraints.txt"))
     session.run("pytest", *SDK_WARNINGS, str(SDKS / transport), *session.posargs)
 
 
-@nox.session(name="sdks-latest", python=SDK_PYTHON, default=False)
+@nox.session(name="sdks-latest", python=RECENT_PYTHON, default=False)
 @nox.parametrize("transport", TRANSPORTS, ids=TRANSPORTS)
 def sdks_latest(session: nox.Session, transport: str) -> None:
     """Show what the provider SDKs' newest releases do: tests that fail are reported, and fail nothing."""
     pins, newest = pins_in(transport, "SDK"), pins_in(transport, "NEWEST")
     unpinned = [newest.get(module, pin.partition("==")[0]) for module, pin in pins.items()]
-    install_for_sdks(session, unpinned)
+    install_beside(session, unpinned)
     session.run("pip", "list")
     session.run("pip", "list", "--outdated")  # newer ones, which some requirement rules out
     session.run("pytest", *SDK_WARNINGS, str(SDKS / transport), *session.posargs, success_codes=range(256))
+
+
+@nox.session(python=RECENT_PYTHON)
+def workers(session: nox.Session) -> None:
+    """Run what needs a broker, a cluster or another engine: Celery on Redis, Dask, Ray, joblib and gevent."""
+    install_beside(session, ENGINES, "-c", str(WORKERS / "constraints.txt"))
+    session.run("pytest", str(WORKERS), *session.posargs)
 
 
 def pins_in(transport: str, name: str) -> dict[str, str]:
@@ -86,7 +95,7 @@ def pins_in(transport: str, name: str) -> dict[str, str]:
     return {module: values[0] for module, values in found.items() if values}
 
 
-def install_for_sdks(session: nox.Session, requirements: Iterable[str], *arguments: str) -> None:
+def install_beside(session: nox.Session, requirements: Iterable[str], *arguments: str) -> None:
     session.install("-e", ".[testing]", "hypothesis", "pytest", *requirements, *arguments)
 
 

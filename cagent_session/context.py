@@ -219,8 +219,12 @@ def _argument(fn: Callable[..., Any], path: str) -> SessionIdOf:
     return find
 
 
-class _Steps:
-    """The scopes of one generator: in place while a step of it runs, kept aside while its consumer does."""
+class OwnScopes:
+    """Scopes of one's own: in place while it is entered, and kept aside while it is not.
+
+    A generator's are in place while a step of it runs, and aside while its consumer does. None is left to whoever runs
+    next, not even one that was entered and never left.
+    """
 
     def __init__(self, session_id: str | uuid.UUID | None) -> None:
         self._scopes: Scopes | None = (session_scope(session_id), None)
@@ -259,7 +263,7 @@ def _scoped(fn: Callable[..., Any], session_id_of: SessionIdOf) -> Callable[...,
     if is_kind(inspect.isasyncgenfunction):
 
         async def asyncgen_wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            steps = _Steps(session_id_of(*args, **kwargs))
+            steps = OwnScopes(session_id_of(*args, **kwargs))
             agen = fn(*args, **kwargs)
             step = _first_step(agen)
             while True:
@@ -280,7 +284,7 @@ def _scoped(fn: Callable[..., Any], session_id_of: SessionIdOf) -> Callable[...,
     if is_kind(inspect.isgeneratorfunction):
 
         def generator_wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            steps = _Steps(session_id_of(*args, **kwargs))
+            steps = OwnScopes(session_id_of(*args, **kwargs))
             gen = fn(*args, **kwargs)
             resume, argument = gen.send, None
             while True:

@@ -16,6 +16,10 @@ import cagent_session
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.rst"
+ROOMS = [
+    *("context", "session_id", "gateway", "adapter", "hooks", "testing"),
+    *("integrations.celery", "integrations.logging", "integrations.opentelemetry"),
+]
 
 
 def test_the_readmes_python_blocks_run() -> None:
@@ -48,7 +52,7 @@ def test_the_readme_or_the_changelog_names_every_public_name(name: str) -> None:
     assert name in text or (isinstance(value, str) and value in text)
 
 
-@pytest.mark.parametrize("room", ["context", "session_id", "gateway", "adapter", "hooks", "testing"])
+@pytest.mark.parametrize("room", ROOMS)
 def test_the_docstrings_examples_run(room: str) -> None:
     assert doctest.testmod(importlib.import_module(f"cagent_session.{room}")).failed == 0
 

@@ -1,0 +1,52 @@
+"""What do the tests of the engines share? A gateway, and a broker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cagent_session.testing import ModelsGateway
+
+os.environ["NO_PROXY"] = "127.0.0.1"
+
+
+@pytest.fixture
+def gateway() -> Iterator[ModelsGateway]:
+    with ModelsGateway() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis of our own on loopback, which keeps nothing on disk. Without one CI fails, and others skip."""
+    server = shutil.which("redis-server")
+    if server is None:
+        reason = "there is no redis-server: apt-get install redis-server"
+        raise RuntimeError(reason) if "CI" in os.environ else pytest.skip.Exception(reason)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [server, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
+    folder: Path = tmp_path_factory.mktemp("redis")
+    with subprocess.Popen([*command, "--dir", str(folder)], stdout=subprocess.DEVNULL) as process:
+        try:
+            wait_until_it_listens(process, port)
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            process.terminate()
+
+
+def wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
+    """A connection that is refused is the only sign that Redis is still starting."""
+    deadline = time.monotonic() + 30
+    with socket.socket() as client:
+        while client.connect_ex(("127.0.0.1", port)):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("redis-server does not listen")
+            time.sleep(0.01)
