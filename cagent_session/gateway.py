@@ -33,7 +33,7 @@ _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]").search  # what one URL parser stri
 _HEADER_NAME = re.compile("[A-Za-z0-9_-]+").fullmatch
 _HEADER_TEXT = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?").fullmatch
 _GO_MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "i386": "386", "i686": "386", "x86": "386", "armv7l": "arm"}
-_TRANSPORTS = {"cagent_session", "requests", "httpx", "httpx2"}
+_TRANSPORTS = {"cagent_session", "requests", "httpx", "httpx2", "opentelemetry"}  # the last wraps the others
 
 _redirects: Any = SessionRedirectMixin()  # untyped in the stubs of requests before 2.34
 

@@ -10,9 +10,9 @@ from cagent_session.context import current_session_id
 class SessionIdFilter(logging.Filter):
     """A logging filter that lets every record pass, with the current session's ID as its ``session_id``.
 
-    A record that has a ``session_id`` keeps it: one given as ``extra``, or one that an earlier filter wrote, as before
-    a :class:`logging.handlers.QueueHandler` whose listener's thread is in no session. On a logger a filter sees only
-    what is logged to that very logger; on a handler, all that the handler gets.
+    On a handler it sees all that the handler gets; on a logger, only what is logged to that very logger. Where records
+    go to a thread, which is in no session, put it on the :class:`logging.handlers.QueueHandler` that takes them there: a
+    record that has a ``session_id`` keeps it, like one that is given as ``extra``.
 
     :param default: a :class:`str`, or ``None``, for records of no session.
 
@@ -40,7 +40,7 @@ class SessionIdFilter(logging.Filter):
     none: waiting
     """
 
-    def __init__(self, default: str | None = "-") -> None:
+    def __init__(self, *, default: str | None = "-") -> None:
         super().__init__()
         self.default = default
 

@@ -19,7 +19,8 @@ class SessionIdSpanProcessor(SpanProcessor):
     in the header, the session in scope replaces a value that the span was started with; what is set later stays. A
     span that is started in no session keeps what it has.
 
-    Add it to the provider beside those that export: the order does not matter.
+    Add it to the provider itself, before or after those that export, and not inside a ``ConcurrentMultiSpanProcessor``,
+    whose threads are in no session.
 
     >>> from cagent_session import session_scope
     >>> from opentelemetry.sdk.trace import TracerProvider
@@ -35,3 +36,7 @@ class SessionIdSpanProcessor(SpanProcessor):
         session_id = current_session_id()
         if session_id is not None:
             span.set_attributes({"session.id": session_id, "gen_ai.conversation.id": session_id})
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 - the base class's
+        """Return ``True``: there is nothing to flush, and SDKs before 1.42 stop at a processor that says less."""
+        return True

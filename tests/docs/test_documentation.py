@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import logging
 import re
+import weakref
 from pathlib import Path
 
 import docutils.core
@@ -20,6 +22,13 @@ ROOMS = [
     *("context", "session_id", "gateway", "adapter", "hooks", "testing"),
     *("integrations.celery", "integrations.logging", "integrations.opentelemetry"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def own_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide pytest's handlers from dictConfig, which closes every handler there is: --log-file would end."""
+    monkeypatch.setattr(logging, "_handlers", weakref.WeakValueDictionary())
+    monkeypatch.setattr(logging, "_handlerList", [])
 
 
 def test_the_readmes_python_blocks_run() -> None:

@@ -1,0 +1,197 @@
+"""Does every log record say whose session it was logged in?"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import logging.config
+import pickle
+import queue
+import threading
+import weakref
+from logging.handlers import MemoryHandler, QueueHandler, QueueListener, SocketHandler
+from typing import Any
+
+import pytest
+import requests
+
+from cagent_session import carry_session, gateway_headers, in_session, mount, session_scope
+from cagent_session.integrations.logging import SessionIdFilter
+from cagent_session.testing import ModelsGateway
+
+
+class Records(logging.Handler):
+    """Keeps what it handles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    @property
+    def session_ids(self) -> list[Any]:
+        return [getattr(record, "session_id", "no attribute") for record in self.records]
+
+
+def filtered(handler: Any, **options: Any) -> Any:
+    handler.addFilter(SessionIdFilter(**options))
+    return handler
+
+
+@pytest.fixture
+def logger(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
+    """Return a logger apart from the process's own, and from their handlers: dictConfig closes all there are."""
+    monkeypatch.setattr(logging, "_handlers", weakref.WeakValueDictionary())
+    monkeypatch.setattr(logging, "_handlerList", [])
+    monkeypatch.setattr(logging.Logger, "manager", logging.Manager(logging.RootLogger(logging.DEBUG)))
+    return logging.getLogger("agent")
+
+
+@pytest.fixture
+def records(logger: logging.Logger) -> Records:
+    """Return what the logger logs, filtered with no options."""
+    records: Records = filtered(Records())
+    logger.addHandler(records)
+    return records
+
+
+@pytest.mark.parametrize(
+    ("options", "in_none"), [({}, "-"), ({"default": "none"}, "none"), ({"default": ""}, ""), ({"default": None}, None)]
+)
+def test_every_record_says_the_session_it_was_logged_in(logger: logging.Logger, options: Any, in_none: Any) -> None:
+    records = filtered(Records(), **options)
+    logger.addHandler(records)
+    logger.debug("before")
+    with session_scope("outer"):
+        logger.info("outside")
+        with session_scope("inner"):
+            logger.warning("inside")
+        with session_scope(None):
+            logger.error("in none")
+        logger.critical("outside again")
+    logger.info("after")
+    assert records.session_ids == [in_none, "outer", "inner", in_none, "outer", in_none]
+
+
+def test_a_thread_logs_in_the_session_that_was_carried_there(logger: logging.Logger, records: Records) -> None:
+    with session_scope("sess-1"):
+        for job in (logger.info, carry_session(logger.info)):
+            thread = threading.Thread(target=job, args=["in a thread"])
+            thread.start()
+            thread.join()
+    assert records.session_ids == ["-", "sess-1"]
+
+
+def test_each_of_many_tasks_logs_in_its_own_session(logger: logging.Logger, records: Records) -> None:
+    @in_session("session_id")
+    async def work(session_id: str) -> None:
+        for _ in range(3):
+            logger.info(session_id)
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        await asyncio.gather(*(work(f"sess-{number}") for number in range(8)))
+
+    asyncio.run(main())
+    assert len(set(records.session_ids)) == 8
+    assert records.session_ids == [record.getMessage() for record in records.records]
+
+
+@pytest.mark.usefixtures("logger")
+@pytest.mark.parametrize(
+    ("options", "in_none"), [({}, "-"), ({"default": "no session"}, "no session"), ({"default": None}, "None")]
+)
+@pytest.mark.parametrize("factory", ["cagent_session.integrations.logging.SessionIdFilter", SessionIdFilter])
+def test_dict_config_makes_it(factory: Any, options: dict[str, Any], in_none: str) -> None:
+    written = io.StringIO()
+    handler = {"class": "logging.StreamHandler", "stream": written, "filters": ["session"], "formatter": "short"}
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "filters": {"session": {"()": factory, **options}},
+            "formatters": {"short": {"format": "%(session_id)s|%(name)s|%(message)s"}},
+            "handlers": {"out": handler},
+            "loggers": {"agent": {"handlers": ["out"], "level": "INFO"}},
+        }
+    )
+    with session_scope("sess-1"):
+        logging.getLogger("agent").info("one")
+    logging.getLogger("agent.tools").info("two")
+    assert written.getvalue() == f"sess-1|agent|one\n{in_none}|agent.tools|two\n"
+
+
+@pytest.mark.parametrize("given", ["given", None])
+def test_a_session_id_given_as_extra_stays(logger: logging.Logger, records: Records, given: str | None) -> None:
+    with session_scope("sess-1"):
+        logger.info("about another session", extra={"session_id": given})
+    logger.info("from none", extra={"session_id": given})
+    assert records.session_ids == [given, given]
+
+
+def test_of_several_filters_the_first_one_counts(logger: logging.Logger, records: Records) -> None:
+    logger.addHandler(second := filtered(Records(), default="second"))
+    logger.info("in none")
+    assert (records.session_ids, second.session_ids) == (["-"], ["-"])
+
+
+def test_a_record_read_from_a_queue_in_another_thread_keeps_its_session(logger: logging.Logger) -> None:
+    passed_on: queue.Queue[Any] = queue.Queue()
+    logger.addHandler(filtered(QueueHandler(passed_on)))
+    listener = QueueListener(passed_on, read := filtered(Records(), default="the listener's"))
+    listener.start()
+    with session_scope("sess-1"):
+        logger.info("in a session")
+    logger.info("in none")
+    listener.stop()
+    assert read.session_ids == ["sess-1", "-"]
+
+
+def test_a_record_written_later_in_another_session_keeps_its_own(logger: logging.Logger) -> None:
+    written = filtered(Records(), default="the writer's")
+    logger.addHandler(filtered(MemoryHandler(capacity=9, flushLevel=logging.ERROR, target=written)))
+    logger.info("in none")
+    with session_scope("sess-1"):
+        logger.info("in a session")
+    with session_scope("sess-2"):
+        logger.error("now write")
+    assert written.session_ids == ["-", "sess-1", "sess-2"]
+
+
+def test_on_a_handler_it_sees_the_records_of_child_loggers(records: Records) -> None:
+    with session_scope("sess-1"):
+        logging.getLogger("agent.tools").info("in a session")
+    assert records.session_ids == ["sess-1"]
+
+
+def test_on_a_logger_it_sees_no_records_of_child_loggers(logger: logging.Logger) -> None:
+    filtered(logger).addHandler(records := Records())
+    with session_scope("sess-1"):
+        logger.info("by itself")
+        logging.getLogger("agent.tools").info("by a child")
+    assert records.session_ids == ["sess-1", "no attribute"]
+
+
+@pytest.mark.parametrize(("session_id", "arrives"), [("sess-1", "sess-1"), (None, "-")])
+def test_a_record_that_goes_over_a_socket_keeps_its_session(
+    logger: logging.Logger, records: Records, session_id: str | None, arrives: str
+) -> None:
+    with session_scope(session_id):
+        logger.info("to be sent")
+    sent = SocketHandler("127.0.0.1", 0).makePickle(records.records[0])  # connects only when it emits
+    with session_scope("receiver"):
+        logger.handle(logging.makeLogRecord(pickle.loads(sent[4:])))  # after the length
+    assert records.session_ids == [arrives, arrives]
+
+
+def test_what_urllib3_logs_of_a_call_says_the_calls_session(caplog: pytest.LogCaptureFixture) -> None:
+    """The gateway's threads are in none."""
+    with ModelsGateway() as gateway, mount(requests.Session(), gateway.url) as http:
+        http.trust_env = False
+        with caplog.at_level(logging.DEBUG), caplog.filtering(SessionIdFilter()), session_scope("sess-1"):
+            http.get(f"{gateway.url}/v1/models", headers=gateway_headers("https://api.openai.com/v1"), timeout=10)
+    logged = [(record.name, vars(record)["session_id"]) for record in caplog.records]
+    assert [session_id for name, session_id in logged if name.startswith("urllib3")] == ["sess-1"] * 2
+    assert ("werkzeug", "-") in logged

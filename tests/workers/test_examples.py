@@ -1,0 +1,103 @@
+"""Does the batch job cost the same on Celery and on Dask, and the same as in a loop?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cagent_session.testing import ModelsGateway
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "workers"
+BILL = ["session", "calls", "tokens", "sess-1", "3", "48", "sess-2", "4", "78", "sess-3", "2", "26"]
+SUMMARY = "You said: Summarize: You said: Which invoices are open?"
+
+everywhere = pytest.mark.parametrize("program", ["on_celery.py", "on_dask.py"])
+
+
+def run(program: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.endswith("MODELS_GATEWAY")}
+    command = [sys.executable, str(EXAMPLES / program), *arguments]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env={**kept, "NO_PROXY": "127.0.0.1", **variables},
+    )
+
+
+@everywhere
+def test_the_embedded_gateway_shows_the_bill_of_each_session(program: str) -> None:
+    result = run(program)
+    assert result.returncode == 0, result.stderr
+    summaries, _, bill = result.stdout.partition("\n\n")
+    assert summaries.splitlines()[-1] == f"sess-3: {SUMMARY}"
+    assert bill.split() == BILL
+
+
+def test_your_broker_takes_the_tasks(redis_url: str) -> None:
+    result = run("on_celery.py", CELERY_BROKER_URL=redis_url, CELERY_RESULT_BACKEND=redis_url)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.partition("\n\n")[2].split() == BILL
+
+
+@everywhere
+def test_your_gateway_gets_the_calls(program: str, gateway: ModelsGateway) -> None:
+    result = run(program, "--model", "llama", CAGENT_MODELS_GATEWAY=f"{gateway.url}/", OPENAI_API_KEY="sk-secret")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == f"sess-3: {SUMMARY}"
+    assert {session_id: usage.calls for session_id, usage in gateway.usage().items()} == {
+        "sess-1": 3,
+        "sess-2": 4,
+        "sess-3": 2,
+    }
+    assert {(call.json["model"], call.headers["Authorization"]) for call in gateway.calls} == {
+        ("llama", "Bearer sk-secret")
+    }
+
+
+@everywhere
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--models-gateway", "gateway.example"], "gateway URL must be absolute"),
+        (["--models-gateway", "https://me:sk-secret@gateway.example"], "must not contain a user or a password"),
+        (["--forward", "provider"], "forward must be an absolute http or https URL"),
+    ],
+)
+def test_bad_arguments_are_refused_in_a_line(program: str, arguments: list[str], problem: str) -> None:
+    result = run(program, *arguments)
+    assert result.returncode == 2
+    assert problem in result.stderr
+    assert "sk-secret" not in result.stderr
+
+
+@everywhere
+def test_a_gateway_that_refuses_ends_it_in_a_line(program: str, gateway: ModelsGateway) -> None:
+    gateway.expect_request("/v1/chat/completions").respond_with_data("no", status=403)
+    result = run(program, "--models-gateway", gateway.url)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "the batch failed: HTTPError"
+
+
+def test_a_broker_that_can_not_be_reached_ends_it_in_a_line() -> None:
+    result = run("on_celery.py", CELERY_BROKER_URL="redis://:sk-secret@127.0.0.1:1/0")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "the batch failed: OperationalError"
+    assert "sk-secret" not in result.stderr
+
+
+def test_a_call_that_is_lost_is_told(tmp_path: Path) -> None:
+    """The program looks at the bill, not only shows it."""
+    lose = "import sys, runpy, cagent_session; cagent_session.carry_session = lambda fn: fn; sys.argv = sys.argv[1:]; "
+    start = "sys.path.insert(0, sys.argv[0].rpartition('/')[0]); runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", lose + start, str(EXAMPLES / "on_dask.py")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert result.returncode == 1
+    assert "none" in result.stdout
+    assert result.stderr.splitlines()[-1] == "a loop would have been billed otherwise"
