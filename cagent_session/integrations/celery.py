@@ -54,8 +54,8 @@ def instrument(app: Celery) -> Celery:
     'sess-1'
     """
     app = _checked(app, "instrument")
-    if app not in _instrumented:
-        _instrumented.add(app)
+    _instrumented.add(app)
+    if not isinstance(vars(app).get("send_task"), _SendTask):
         vars(app)["send_task"] = _SendTask(app)
     return app
 
@@ -95,12 +95,12 @@ class _SendTask:
 
 
 def _stamp(headers: dict[str, Any], body: Any, **_: Any) -> None:
-    """Write the current session's ID into the headers of a message, which a retry has from the task."""
+    """Write the session's ID into the headers of a message: a retry's is the task's, any other's is the current one."""
     if _publisher.get() not in _instrumented:
         return
     fields = body if isinstance(body, dict) else headers  # protocol 1, protocol 2
     is_retry = fields["retries"] and current_task and current_task.request.id == fields["id"]
-    session_id = None if is_retry else current_session_id()
+    session_id = _given_in(current_task.request) if is_retry else current_session_id()
     if session_id is not None:
         headers[SESSION_ID_HEADER] = session_id
 
@@ -121,10 +121,21 @@ def _scopes_of(request: Context) -> OwnScopes:
     """Return the scopes in which the task of *request* is to run: its session's, or that of no session."""
     session_id = current_session_id() if request.is_eager else None
     try:
-        return OwnScopes(session_id or (request.headers or {}).get(SESSION_ID_HEADER))
+        return OwnScopes(_given_in(request) if session_id is None else session_id)
     except InvalidSessionId as error:
         _logger.warning("%s of the message is malformed, so the task runs in no session: %s", SESSION_ID_HEADER, error)
         return OwnScopes(None)
+
+
+def _given_in(request: Context) -> Any:
+    """Return the session ID that the message of *request* gives, in whatever form, or ``None``.
+
+    Tracers send a header named ``headers``, too, which is then all that Celery takes for the message's headers.
+    """
+    for headers in (vars(request), request.headers):
+        if isinstance(headers, dict) and SESSION_ID_HEADER in headers:
+            return headers[SESSION_ID_HEADER]
+    return None
 
 
 def _checked(app: Celery, call: str) -> Celery:

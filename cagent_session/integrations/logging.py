@@ -10,8 +10,8 @@ from cagent_session.context import current_session_id
 class SessionIdFilter(logging.Filter):
     """A logging filter that lets every record pass, with the current session's ID as its ``session_id``.
 
-    On a handler it sees all that the handler gets; on a logger, only what is logged to that very logger. Where records
-    go to a thread, which is in no session, put it on the :class:`logging.handlers.QueueHandler` that takes them there: a
+    On a handler it sees all that the handler gets; on a logger, only what is logged to that very logger. Where a
+    :class:`logging.handlers.QueueHandler` hands records to a thread, which is in no session, put it on that handler: a
     record that has a ``session_id`` keeps it, like one that is given as ``extra``.
 
     :param default: a :class:`str`, or ``None``, for records of no session.

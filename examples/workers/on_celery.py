@@ -1,7 +1,8 @@
-"""How does the batch job run on Celery? With a worker of its own, and a broker in a folder, or yours.
+"""How does the batch job run on Celery? With a broker and a worker in this process, or with a worker process on yours.
 
 python examples/workers/on_celery.py
-CELERY_BROKER_URL=redis://127.0.0.1:6379/0 python examples/workers/on_celery.py
+export CELERY_BROKER_URL=redis://127.0.0.1:6379/0 CELERY_RESULT_BACKEND=redis://127.0.0.1:6379/0
+python examples/workers/on_celery.py
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 from batch import Agent, Batch, run
 from celery import chord
+from celery.contrib.testing.worker import start_worker
+from tasks import answer, app, summarize
 
 from cagent_session import session_scope
 
 
 @contextmanager
-def a_worker() -> Iterator[None]:
+def worker_process() -> Iterator[None]:
     command = [sys.executable, "-m", "celery", "--app=tasks", "--quiet", "worker", "--pool=threads", "--loglevel=ERROR"]
     with subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.DEVNULL) as process:
         try:
@@ -31,22 +34,22 @@ def a_worker() -> Iterator[None]:
             process.terminate()
 
 
-def on_celery(agent: Agent, batch: Batch) -> dict[str, str]:
-    with TemporaryDirectory() as folder:
-        if "CELERY_BROKER_URL" not in os.environ:
-            os.environ.update(CELERY_BROKER_URL="filesystem://", BATCH_FOLDER=folder)
-        os.environ.setdefault("CELERY_RESULT_BACKEND", Path(folder).as_uri())
-        from tasks import answer, summarize  # noqa: PLC0415 - it looks at the environment
+def worker_thread() -> AbstractContextManager[Any]:
+    app.conf.update(broker_url="memory://", broker_transport_options={"polling_interval": 0.02})
+    app.conf.result_backend = "cache+memory://"
+    worker: AbstractContextManager[Any] = start_worker(app, concurrency=4, pool="threads", perform_ping_check=False)
+    return worker
 
-        given = {"agent": asdict(agent)}
-        summaries = {}
-        with a_worker():
-            for session_id, questions in batch.items():
-                with session_scope(session_id):
-                    summaries[session_id] = chord(answer.s(question, **given) for question in questions)(
-                        summarize.s(**given)
-                    )
-            return {session_id: summary.get(timeout=120) for session_id, summary in summaries.items()}
+
+def on_celery(agent: Agent, batch: Batch) -> dict[str, str]:
+    given = {"agent": asdict(agent)}
+    summaries = {}
+    with worker_process() if "CELERY_BROKER_URL" in os.environ else worker_thread():
+        for session_id, questions in batch.items():
+            with session_scope(session_id):
+                answers = [answer.s(question, **given) for question in questions]
+                summaries[session_id] = chord(answers)(summarize.s(**given))
+        return {session_id: summary.get(timeout=120) for session_id, summary in summaries.items()}
 
 
 if __name__ == "__main__":

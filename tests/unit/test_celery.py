@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 from celery import Celery, chain, chord, current_app, group
@@ -202,6 +202,20 @@ def test_a_malformed_id_is_told_in_a_warning_and_the_task_runs_in_no_session(
     assert str(value or "no value") not in warning.getMessage()
 
 
+@pytest.mark.parametrize("nested", [{"trace": "1"}, {}, "odd", 5])
+def test_headers_within_the_headers_as_tracers_send_them_hide_no_session(app: Celery, nested: Any) -> None:
+    headers = {"headers": nested}
+    for session_id in ("sess-1", None):
+        with session_scope(session_id):
+            assert run(app, "whose", headers=headers) == session_id
+
+
+def test_headers_within_the_headers_lose_no_session_to_a_retry(app: Celery) -> None:
+    for session_id in ("sess-1", None):
+        with session_scope(session_id):
+            assert run(app, "again", "sub-session", headers={"headers": {"trace": "1"}}) == [session_id, "retried"]
+
+
 def test_other_headers_of_a_message_stay(other: Celery) -> None:
     instrument(other)
     headers = {"tenant": "t-1"}
@@ -282,6 +296,14 @@ def test_a_wrapper_of_another_stays_below_and_above(other: Celery) -> None:
         uninstrument(other)
         assert SESSION_ID_HEADER not in message_of(other, publish)
     assert seen == ["above", "below"] * 2
+
+
+def test_instrumented_again_it_is_even_if_what_took_its_place_is_gone(other: Celery) -> None:
+    with patch.object(other, "send_task"):
+        instrument(other)
+    instrument(other)
+    with session_scope("sess-1"):
+        assert message_of(other, other.tasks["whose"].delay)[SESSION_ID_HEADER] == "sess-1"
 
 
 def test_what_replaces_send_task_in_the_class_later_is_called(other: Celery, monkeypatch: pytest.MonkeyPatch) -> None:

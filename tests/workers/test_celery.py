@@ -1,0 +1,329 @@
+"""Does a Celery task run in its publisher's session? On real workers, each with its broker, and eagerly."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from celery import Celery, chain, chord, group, signature
+from celery_app import (
+    CONFIG,
+    ask,
+    ask_hooked,
+    ask_unheard,
+    die_once,
+    envelope,
+    fail,
+    leave_a_scope_open,
+    make_app,
+    new_errback,
+    old_errback,
+    publish,
+    replaced,
+    retried,
+    retried_on_errors,
+    run_out_of_time,
+    whose,
+)
+
+from cagent_session import current_session_id, session_scope
+from cagent_session.gateway import SESSION_ID_HEADER
+from cagent_session.integrations.celery import instrument, uninstrument
+from cagent_session.testing import ModelsGateway
+
+SECONDS = 60  # before a test gives up
+PREFORK = ["redis-prefork", "filesystem-prefork"]
+WORKERS = [*PREFORK, "redis-threads", "redis-gevent", "redis-solo"]
+QUICK = {"result_chord_retry_interval": 0.05, "worker_lost_wait": 0.1, "broker_connection_retry_on_startup": True}
+
+
+class Engine(NamedTuple):
+    """An app and, unless its tasks are eager, what its worker is started with and logs to."""
+
+    app: Celery
+    config: dict[str, Any]
+    log: Path
+
+
+def on(*engines: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("engine", engines, indirect=True, scope="module")
+
+
+on_prefork, on_workers, everywhere = on(*PREFORK), on(*WORKERS), on(*WORKERS, "eager")
+
+
+@pytest.fixture(scope="module")
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    broker, _, pool = request.param.partition("-")
+    folder = tmp_path_factory.mktemp(request.param)
+    if broker == "redis":  # each worker has a database of its own
+        url = f"{request.getfixturevalue('redis_url').rpartition('/')[0]}/{WORKERS.index(request.param)}"
+        where: dict[str, Any] = {"broker_url": url, "result_backend": url}
+    elif broker == "filesystem":
+        (folder / "processed").mkdir()
+        options: dict[str, Any] = dict.fromkeys(["data_folder_in", "data_folder_out", "control_folder"], str(folder))
+        options.update(store_processed=True, processed_folder=str(folder / "processed"), polling_interval=0.01)
+        where = {"broker_url": "filesystem://", "result_backend": folder.as_uri()}
+        where["broker_transport_options"] = options
+    else:
+        where = {"broker_url": "memory://", "task_always_eager": True}
+    config = QUICK | where
+    with make_app(**config) as app:
+        app.set_current()
+        engine = Engine(app, config, folder / "log")
+        if not pool:
+            yield engine
+            return
+        alone = ("--without-gossip", "--without-heartbeat", "--without-mingle")
+        with running("worker", f"--pool={pool}", "--concurrency=2", "--loglevel=WARNING", *alone, engine=engine):
+            result_of(whose.delay())
+            yield engine
+            gc.collect()  # results tell the backend when they go
+            if broker == "redis":
+                app.backend.result_consumer.stop()
+                app.backend.client.close()
+
+
+@contextmanager
+def running(*command: str, engine: Engine) -> Iterator[None]:
+    """Run Celery's *command*; it must end when it is told to."""
+    told = {"PYTHONPATH": str(Path(__file__).parent), CONFIG: json.dumps(engine.config)}
+    celery = [sys.executable, "-m", "celery", "--app=celery_app", *command]
+    with (
+        engine.log.open("ab") as log,
+        subprocess.Popen(celery, env={**os.environ, **told}, stdout=log, stderr=log) as process,
+    ):
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    assert process.returncode == 0, engine.log.read_text()
+
+
+def result_of(published: Any) -> Any:
+    return published.get(timeout=SECONDS, interval=0.01)
+
+
+def whose_calls(gateway: ModelsGateway, count: int) -> Counter[str | None]:
+    """Wait until *count* calls are answered; return whose there are."""
+    deadline = time.monotonic() + SECONDS
+    while sum(call.status == 200 for call in gateway.calls) < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return Counter(call.session_id for call in gateway.calls)
+
+
+def soon() -> datetime:
+    return datetime.now(timezone.utc) + timedelta(seconds=0.1)
+
+
+def asks(url: str, count: int = 3) -> list[Any]:
+    return [ask.si(url, str(number)) for number in range(count)]
+
+
+CANVASES: dict[str, tuple[int, Callable[[str], Any]]] = {  # and the calls that each makes
+    "a task": (1, lambda url: ask.si(url, "?")),
+    "a task of the app's own": (1, lambda url: signature("own", (url, "?"))),
+    "ignored results": (2, lambda url: group(ask_unheard.si(url, "?"), ask.si(url, "?").set(ignore_result=True))),
+    "a task with hooks": (4, lambda url: ask_hooked.si(url, "?")),
+    "a countdown": (1, lambda url: ask.si(url, "?").set(countdown=0.1)),
+    "an ETA": (1, lambda url: ask.si(url, "?").set(eta=soon())),
+    "tasks published by tasks": (1, lambda url: publish.si(publish.si(publish.si(ask.si(url, "?"))))),
+    "a group published by a task": (3, lambda url: publish.si(group(asks(url)))),
+    "a retry": (3, lambda url: retried.si(gateway=url)),
+    "a retry on errors": (3, lambda url: retried_on_errors.si(gateway=url)),
+    "a chain": (3, lambda url: chain(asks(url))),
+    "a chain with a retry": (5, lambda url: chain(ask.si(url, "?"), retried.si(url), ask.si(url, "?"))),
+    "a group": (3, lambda url: group(asks(url))),
+    "a chord": (4, lambda url: chord(asks(url), ask.si(url, "body"))),
+    "a chord with a retry": (5, lambda url: chord([retried.si(url), ask.si(url, "?")], ask.si(url, "body"))),
+    "a chain of groups": (5, lambda url: chain(group(asks(url, 2)), group(asks(url, 2)), ask.si(url, "?"))),
+    "map": (3, lambda url: publish.map(asks(url))),
+    "starmap": (3, lambda url: ask.starmap([(url, "?")] * 3)),
+    "chunks": (4, lambda url: ask.chunks([(url, "?")] * 4, 2)),
+    "callbacks": (3, lambda url: ask.si(url, "?").set(link=asks(url, 2))),
+    "an old errback": (1, lambda url: fail.si("!").on_error(old_errback.s(gateway=url))),
+    "a new errback": (1, lambda url: fail.si("!").on_error(new_errback.s(url))),
+    "a replaced task": (1, lambda url: replaced.si(ask.si(url, "?"))),
+    "a task replaced by a chain, in a chain": (4, lambda url: chain(replaced.si(chain(asks(url))), ask.si(url, "?"))),
+}
+
+
+@everywhere
+@pytest.mark.parametrize(("calls", "canvas"), CANVASES.values(), ids=CANVASES)
+def test_what_a_canvas_calls_is_in_the_session_in_which_it_was_published(
+    engine: Engine, gateway: ModelsGateway, calls: int, canvas: Callable[[str], Any]
+) -> None:
+    for session_id in ("sess-1", None, "sess-2"):
+        with session_scope("maker"):
+            made = canvas(gateway.url)
+        with session_scope(session_id):
+            made.apply_async()
+    assert whose_calls(gateway, 3 * calls) == {"sess-1": calls, None: calls, "sess-2": calls}
+
+
+@everywhere
+def test_a_worker_that_serves_many_sessions_mixes_none_of_them_up(engine: Engine, gateway: ModelsGateway) -> None:
+    sessions = [*(f"sess-{number}" for number in range(20)), None] * 15
+    random.Random(0).shuffle(sessions)
+    for session_id in sessions:
+        with session_scope(session_id):
+            ask_unheard.delay(gateway.url, str(session_id))
+    assert whose_calls(gateway, len(sessions)) == Counter(sessions)
+    assert all(call.json["messages"][0]["content"] == str(call.session_id) for call in gateway.calls)
+
+
+@everywhere
+def test_a_scope_that_a_task_leaves_open_ends_with_the_task(engine: Engine) -> None:
+    with session_scope("sess-1"):
+        assert [result_of(leave_a_scope_open.delay()) for _ in range(8)] == ["sess-1"] * 8
+    assert current_session_id() is None
+    assert [result_of(whose.delay()) for _ in range(8)] == [None] * 8
+    with session_scope("sess-2"):
+        assert [result_of(whose.delay()) for _ in range(8)] == ["sess-2"] * 8
+
+
+@everywhere
+def test_an_error_is_told_as_it_is_and_the_next_task_is_in_no_session(engine: Engine) -> None:
+    with session_scope("sess-1"), pytest.raises(LookupError, match="no such model"):
+        result_of(fail.delay("no such model"))
+    assert [result_of(whose.delay()) for _ in range(4)] == [None] * 4
+
+
+@everywhere
+def test_a_uuid_is_a_session_id(engine: Engine) -> None:
+    session_id = uuid.uuid4()
+    with session_scope(session_id):
+        assert result_of(whose.delay()) == str(session_id)
+
+
+@everywhere
+def test_a_header_given_to_apply_async_counts_outside_a_session_only(engine: Engine) -> None:
+    given = {SESSION_ID_HEADER: "given", "trace": "t-1"}
+    session_id, headers = result_of(envelope.apply_async(headers=given))
+    assert (session_id, headers["trace"]) == ("given", "t-1")
+    with session_scope("sess-1"):
+        session_id, headers = result_of(envelope.apply_async(headers=given))
+    assert (session_id, headers["trace"]) == ("sess-1", "t-1")
+    assert given == {SESSION_ID_HEADER: "given", "trace": "t-1"}
+
+
+@everywhere
+def test_headers_within_the_headers_as_tracers_send_them_hide_no_session(
+    engine: Engine, gateway: ModelsGateway
+) -> None:
+    traced: dict[str, Any] = {"headers": {"headers": {"trace": "t-1"}, "trace": "t-1"}}
+    for session_id in ("sess-1", None):
+        with session_scope(session_id):
+            seen, headers = result_of(envelope.apply_async(**traced))
+            retried.apply_async([gateway.url], **traced)
+        assert (seen, headers["trace"]) == (session_id, "t-1")
+    assert whose_calls(gateway, 6) == {"sess-1": 3, None: 3}
+
+
+@on_workers
+def test_a_malformed_id_is_warned_of_and_the_task_runs_in_none(engine: Engine) -> None:
+    malformed = ["s3cret id", "s3cret\n", "s3cret" * 50, "", 53, ["s3cret"], {"s3cret": 1}]
+    warned = len(engine.log.read_text())
+    published = [whose.apply_async(headers={SESSION_ID_HEADER: value}) for value in malformed]
+    assert [result_of(result) for result in published] == [None] * len(malformed)
+    log = engine.log.read_text()[warned:]
+    lines = [line for line in log.splitlines() if "WARNING" in line and SESSION_ID_HEADER in line]
+    assert [f"celery_app.whose[{result.id}]" in "".join(lines) for result in published] == [True] * len(malformed)
+    assert len(lines) == len(malformed)
+    assert "s3cret" not in log
+
+
+@on("eager")
+def test_an_eager_task_with_a_malformed_id_runs_in_none_too(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    assert result_of(whose.apply_async(headers={SESSION_ID_HEADER: "s3cret id"})) is None
+    (record,) = caplog.records
+    assert (record.levelname, "s3cret" in record.getMessage()) == ("WARNING", False)
+
+
+@on_workers
+@pytest.mark.parametrize("protocol", [1, 2])
+def test_either_protocol_and_a_task_published_by_its_name_are_in_the_session(
+    engine: Engine, gateway: ModelsGateway, protocol: int
+) -> None:
+    with make_app(**engine.config, task_protocol=protocol) as producer:
+        for session_id in ("sess-1", None):
+            with session_scope(session_id):
+                seen, headers = result_of(producer.send_task("celery_app.envelope", headers={"trace": "t-1"}))
+                producer.send_task("celery_app.retried", [gateway.url])
+            assert (seen, headers["trace"]) == (session_id, "t-1")
+        assert whose_calls(gateway, 6) == {"sess-1": 3, None: 3}
+
+
+@on_workers
+@pytest.mark.parametrize("make", [Celery, lambda _: uninstrument(make_app())], ids=["another app", "uninstrumented"])
+def test_an_app_that_is_not_instrumented_publishes_in_none(engine: Engine, make: Callable[[str], Celery]) -> None:
+    with session_scope("sess-1"), make("other") as other:
+        other.conf.update(engine.config)
+        assert result_of(other.send_task("celery_app.envelope")) == [None, {}]
+        assert result_of(engine.app.send_task("celery_app.envelope"))[0] == "sess-1"
+        assert result_of(instrument(other).send_task("celery_app.envelope"))[0] == "sess-1"
+
+
+@on_prefork
+def test_the_tasks_of_a_chord_may_differ_in_session_and_who_publishes_the_body_decides_on_its(
+    engine: Engine, gateway: ModelsGateway
+) -> None:
+    header = [ask.si(gateway.url, "header").set(headers={SESSION_ID_HEADER: given}) for given in ("sess-1", "sess-2")]
+    chord(header, ask.si(gateway.url, "body")).delay()
+    whose_calls(gateway, 3)
+    *first, body = [(call.json["messages"][0]["content"], call.session_id) for call in gateway.calls]
+    assert sorted(first) == [("header", "sess-1"), ("header", "sess-2")]
+    if engine.app.backend.supports_native_join:  # the last of the tasks does, and otherwise celery.chord_unlock
+        assert body in [("body", "sess-1"), ("body", "sess-2")]
+    else:
+        assert body == ("body", None)
+
+
+@on_prefork
+def test_a_task_whose_process_is_killed_is_delivered_again_into_its_session(
+    engine: Engine, gateway: ModelsGateway, tmp_path: Path
+) -> None:
+    with session_scope("sess-1"):
+        assert result_of(die_once.delay(gateway.url, str(tmp_path / "died"))) == "sess-1"
+    assert whose_calls(gateway, 2) == {"sess-1": 2}
+    assert [result_of(whose.delay()) for _ in range(4)] == [None] * 4
+
+
+@on_prefork
+def test_a_task_that_runs_out_of_time_in_another_scope_is_back_in_its_session(
+    engine: Engine, gateway: ModelsGateway
+) -> None:
+    with session_scope("sess-1"):
+        assert result_of(run_out_of_time.apply_async([gateway.url], soft_time_limit=1)) == "sess-1"
+    assert whose_calls(gateway, 1) == {"sess-1": 1}
+    assert [result_of(whose.delay()) for _ in range(4)] == [None] * 4
+
+
+@on_prefork
+def test_what_beat_publishes_is_in_none_unless_the_schedule_says_so(
+    engine: Engine, gateway: ModelsGateway, tmp_path: Path
+) -> None:
+    entry = {"task": "jobs.ask", "schedule": 0.2, "args": [gateway.url, "beat"]}
+    nightly = {**entry, "options": {"headers": {SESSION_ID_HEADER: "nightly"}}}
+    beats = engine._replace(config={**engine.config, "beat_schedule": {"unsaid": entry, "said": nightly}})
+    with session_scope("sess-1"), running("beat", "--scheduler=celery.beat:Scheduler", engine=beats):
+        result_of(leave_a_scope_open.delay())
+        assert whose_calls(gateway, 6).keys() == {None, "nightly"}
+    engine.app.control.purge()
