@@ -116,7 +116,8 @@ def carry_session(fn: Callable[P, R]) -> Callable[P, R]:
     """Return a callable that runs *fn* in the session that is current now, or in none if none is.
 
     For threads, timers, callbacks, processes and cluster jobs: the result pickles wherever *fn* does. Coroutine
-    functions and generator functions are carried as :func:`in_session` decorates them.
+    functions and generator functions are carried as :func:`in_session` decorates them; to
+    :func:`inspect.iscoroutinefunction` a carried coroutine function is one from Python 3.12 on.
 
     :param fn: any callable.
     :returns: a callable with the same parameters, result and name.

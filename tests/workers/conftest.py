@@ -14,7 +14,13 @@ import pytest
 
 from cagent_session.testing import ModelsGateway
 
-os.environ["NO_PROXY"] = "127.0.0.1"
+# Here, not in a fixture: Ray looks at them when it is imported.
+os.environ.update(
+    NO_PROXY="127.0.0.1",
+    RAY_AUTH_MODE="disabled",  # no token in the home folder
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # as there: listens on loopback, not on every interface
+    RAY_USAGE_STATS_ENABLED="0",
+)
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_the_embedded_gateway_shows_the_bill_of_each_session(program: str) -> No
 
 
 def test_your_broker_takes_the_tasks(redis_url: str) -> None:
-    result = run("on_celery.py", CELERY_BROKER_URL=redis_url, CELERY_RESULT_BACKEND=redis_url)
+    result = run("on_celery.py", CELERY_BROKER_URL=redis_url)
     assert result.returncode == 0, result.stderr
     assert result.stdout.partition("\n\n")[2].split() == BILL
 
@@ -77,22 +77,23 @@ def test_bad_arguments_are_refused_in_a_line(program: str, arguments: list[str],
     assert "sk-secret" not in result.stderr
 
 
-@everywhere
-def test_a_gateway_that_refuses_ends_it_in_a_line(program: str, gateway: ModelsGateway) -> None:
+@pytest.mark.parametrize(("program", "error"), [("on_celery.py", "ChordError"), ("on_dask.py", "HTTPError")])
+def test_a_gateway_that_refuses_ends_it_in_a_line(program: str, error: str, gateway: ModelsGateway) -> None:
     gateway.expect_request("/v1/chat/completions").respond_with_data("no", status=403)
     result = run(program, "--models-gateway", gateway.url)
     assert result.returncode == 1
-    assert result.stderr.splitlines()[-1] == "the batch failed: HTTPError"
+    assert result.stderr.splitlines()[-1] == f"the batch failed: {error}"
 
 
-def test_a_broker_that_can_not_be_reached_ends_it_in_a_line() -> None:
-    result = run("on_celery.py", CELERY_BROKER_URL="redis://:sk-secret@127.0.0.1:1/0")
+def test_a_broker_that_can_not_be_reached_ends_it_in_a_line(tmp_path: Path) -> None:
+    broker = {"CELERY_BROKER_URL": "redis://:sk-secret@127.0.0.1:1/0", "CELERY_RESULT_BACKEND": tmp_path.as_uri()}
+    result = run("on_celery.py", **broker)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == "the batch failed: OperationalError"
     assert "sk-secret" not in result.stderr
 
 
-def test_a_call_that_is_lost_is_told(tmp_path: Path) -> None:
+def test_a_call_that_is_lost_is_told() -> None:
     """The program looks at the bill, not only shows it."""
     lose = "import sys, runpy, cagent_session; cagent_session.carry_session = lambda fn: fn; sys.argv = sys.argv[1:]; "
     start = "sys.path.insert(0, sys.argv[0].rpartition('/')[0]); runpy.run_path(sys.argv[0], run_name='__main__')"

@@ -1,0 +1,142 @@
+"""Does the README's table move a function by one line, at the same bill? Each line is run as it stands there."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import functools
+import inspect
+import multiprocessing
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gevent.pool
+import pytest
+import ray
+from celery import Celery, group
+from celery.contrib.testing.worker import start_worker
+from distributed import Client, LocalCluster
+from joblib import Parallel, delayed
+from jobs import ask
+from ray.util.multiprocessing import Pool
+from test_ray import running_ray
+
+from cagent_session import SessionExecutor, carry_session, session_scope
+from cagent_session.integrations.celery import instrument
+from cagent_session.testing import ModelsGateway, Usage
+
+README = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
+TABLE = README.partition("From a loop to a cluster\n")[2].partition("``nox -s workers``")[0]
+LINES: dict[str, str] = dict(re.findall(r"\* - (.+)\n     - ``(.+)``", TABLE))
+ASKED = {"sess-1": ["Plan my day", "Plan my day", "And the next one"], "sess-2": ["Plan my day"], "sess-3": []}
+
+NAMES = {
+    "asyncio": asyncio,
+    "carry_session": carry_session,
+    "delayed": delayed,
+    "group": group,
+    "Parallel": Parallel,
+    "Pool": Pool,
+    "ray": ray,
+    "SessionExecutor": SessionExecutor,
+}
+
+Ask = Callable[[str], Any]
+Names = Iterator[dict[str, Any]]  # what a line takes beside those, ask and questions
+
+
+def a_loop(_ask: Ask, _folder: Path) -> Names:
+    yield {}
+
+
+def threads(_ask: Ask, _folder: Path) -> Names:
+    with ThreadPoolExecutor(4) as pool:
+        yield {"pool": pool}
+
+
+def processes(start_method: str, _ask: Ask, _folder: Path) -> Names:
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(start_method)) as pool:
+        yield {"pool": pool}
+
+
+def process_pool(start_method: str, _ask: Ask, _folder: Path) -> Names:
+    with multiprocessing.get_context(start_method).Pool(2) as pool:
+        yield {"pool": pool}
+        pool.close()
+        pool.join()
+
+
+def greenlets(_ask: Ask, _folder: Path) -> Names:
+    yield {"pool": gevent.pool.Pool(4)}
+
+
+def dask(_ask: Ask, _folder: Path) -> Names:
+    with LocalCluster(n_workers=2, dashboard_address=":0") as cluster, Client(cluster) as client:
+        yield {"client": client}
+
+
+def on_ray(_ask: Ask, folder: Path) -> Names:
+    with running_ray(folder):
+        yield {"call": ray.remote(lambda job, *args: job(*args))}
+
+
+def celery(ask: Ask, _folder: Path) -> Names:
+    app = instrument(Celery("lines", broker="memory://", backend="cache+memory://", set_as_current=False))
+    app.conf.update(task_default_queue=str(uuid.uuid4()), broker_transport_options={"polling_interval": 0.01})
+
+    def task(question: str) -> Any:
+        return ask(question)
+
+    published = app.task(task, name="ask", shared=False)
+    with start_worker(app, pool="threads", concurrency=4, perform_ping_check=False):
+        yield {"ask": published}
+
+
+WHERE = [
+    ("A loop", a_loop),
+    ("``concurrent.futures``", threads),
+    *(("``concurrent.futures``", functools.partial(processes, method)) for method in ("spawn", "forkserver")),
+    *(("``multiprocessing``", functools.partial(process_pool, method)) for method in ("spawn", "forkserver")),
+    ("``asyncio``", a_loop),
+    ("gevent", greenlets),
+    ("joblib", a_loop),
+    ("Dask", dask),
+    ("Dask's executor", dask),
+    ("Ray", on_ray),
+    ("Ray's pool", on_ray),
+    ("Celery", celery),
+]
+
+
+def test_each_line_is_run() -> None:
+    assert LINES.keys() == {name for name, _ in WHERE}
+
+
+@pytest.mark.parametrize(("name", "where"), WHERE)
+def test_a_line_is_billed_as_the_loop_is(
+    name: str,
+    where: Callable[[Ask, Path], Names],
+    gateway: ModelsGateway,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    ask_gateway = functools.partial(ask, gateway.url)
+    with contextmanager(where)(ask_gateway, tmp_path_factory.mktemp("lines")) as names:
+        for session_id, questions in ASKED.items():
+            with session_scope(session_id):
+                answers = run(LINES[name], {"ask": ask_gateway, "questions": questions, **names})
+            assert list(answers) == [session_id] * len(questions)
+    assert gateway.usage() == {"sess-1": Usage(3, 10, 16), "sess-2": Usage(1, 3, 5)}
+
+
+def run(line: str, names: dict[str, Any]) -> Any:
+    """Run *line* as in a function, which may be asynchronous; return its ``answers``."""
+    namespace = {**NAMES, **names}
+    coroutine = eval(compile(line, "README.rst", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), namespace)
+    if inspect.iscoroutine(coroutine):
+        asyncio.run(coroutine)
+    return namespace["answers"]
