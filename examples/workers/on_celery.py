@@ -1,8 +1,9 @@
 """How does the batch job run on Celery? With a broker and a worker in this process, or with a worker process on yours.
 
 python examples/workers/on_celery.py
-export CELERY_BROKER_URL=redis://127.0.0.1:6379/0 CELERY_RESULT_BACKEND=redis://127.0.0.1:6379/0
-python examples/workers/on_celery.py
+CELERY_BROKER_URL=redis://127.0.0.1:6379/0 python examples/workers/on_celery.py
+
+Results go where $CELERY_RESULT_BACKEND says, or to the broker.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from cagent_session import session_scope
 
 @contextmanager
 def worker_process() -> Iterator[None]:
+    os.environ.setdefault("CELERY_RESULT_BACKEND", os.environ["CELERY_BROKER_URL"])
     command = [sys.executable, "-m", "celery", "--app=tasks", "--quiet", "worker", "--pool=threads", "--loglevel=ERROR"]
     with subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.DEVNULL) as process:
         try:
