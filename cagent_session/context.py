@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import inspect
 import os
 import sys
@@ -78,12 +79,24 @@ class session_scope:  # noqa: N801 - reads as a verb where it is used, like cont
             _scopes.set(functools.reduce(lambda outer, scope: (scope, outer), reversed(inner), scopes[1]))
 
 
+_no_session = session_scope(None)
+
+
+def _collect_in_no_session(phase: str, _info: object) -> None:
+    """Keep what the garbage collector finalizes out of the session of whoever happens to set it off."""
+    _no_session.__enter__() if phase == "start" else _no_session.__exit__()
+
+
+gc.callbacks.append(_collect_in_no_session)
+
+
 def in_session(of: str | SessionIdOf) -> Callable[[F], F]:
     """Decorate a function so that each call of it runs in its own session.
 
     Functions, generator functions, coroutine functions and asynchronous generator functions stay what they are. A
     generator's session is fixed when it starts; each ``next``, ``send``, ``throw`` and ``close`` runs in the scope,
-    and nothing in between does. Put it below decorators that hide what kind of function they decorate.
+    and nothing in between does. Close a generator that you abandon: the garbage collector, which finalizes in no
+    session, may end its body before it. Put it below decorators that hide what kind of function they decorate.
 
     :param of: where a call's session ID is found: the name of a parameter (``"session_id"``), a dotted path that
         starts at one (``"sess.id"``), or a callable that is given the call's arguments and returns the ID. ``None``
