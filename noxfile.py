@@ -38,6 +38,7 @@ def types(session: nox.Session) -> None:
     """Check the types: strictly, and the package also against the stubs that older releases of requests need."""
     session.install("-e", ".[dev]", "mypy", "pyright[nodejs]", "types-docutils")
     session.run("mypy", *CHECKED)
+    session.run("mypy", str(WORKERS / "conftest.py"))
     session.run("pyright", *CHECKED)
     session.install("requests<2.32", "types-requests")
     session.run("mypy", "cagent_session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import inspect
 import os
 import sys
@@ -79,24 +78,13 @@ class session_scope:  # noqa: N801 - reads as a verb where it is used, like cont
             _scopes.set(functools.reduce(lambda outer, scope: (scope, outer), reversed(inner), scopes[1]))
 
 
-_no_session = session_scope(None)
-
-
-def _collect_in_no_session(phase: str, _info: object) -> None:
-    """Keep what the garbage collector finalizes out of the session of whoever happens to set it off."""
-    _no_session.__enter__() if phase == "start" else _no_session.__exit__()
-
-
-gc.callbacks.append(_collect_in_no_session)
-
-
 def in_session(of: str | SessionIdOf) -> Callable[[F], F]:
     """Decorate a function so that each call of it runs in its own session.
 
     Functions, generator functions, coroutine functions and asynchronous generator functions stay what they are. A
     generator's session is fixed when it starts; each ``next``, ``send``, ``throw`` and ``close`` runs in the scope,
-    and nothing in between does. Close a generator that you abandon: the garbage collector, which finalizes in no
-    session, may end its body before it. Put it below decorators that hide what kind of function they decorate.
+    and nothing in between does. Close a generator that you abandon: in a reference cycle, the garbage collector may
+    end its body in whatever session it runs in. Put it below decorators that hide what kind of function they decorate.
 
     :param of: where a call's session ID is found: the name of a parameter (``"session_id"``), a dotted path that
         starts at one (``"sess.id"``), or a callable that is given the call's arguments and returns the ID. ``None``
@@ -237,7 +225,10 @@ class OwnScopes:
     """Scopes of one's own: in place while it is entered, and kept aside while it is not.
 
     A generator's are in place while a step of it runs, and aside while its consumer does. None is left to whoever runs
-    next, not even one that was entered and never left.
+    next, not even one that was entered and never left. They may be entered again, but not while they are.
+
+    :param session_id: as :class:`session_scope` takes it, of the outermost scope.
+    :raises InvalidSessionId: as that does.
     """
 
     def __init__(self, session_id: str | uuid.UUID | None) -> None:

@@ -22,7 +22,7 @@ except ImportError as error:
 
 _logger = get_task_logger(__name__)
 _instrumented: WeakSet[Celery] = WeakSet()
-_running: WeakKeyDictionary[Context, OwnScopes] = WeakKeyDictionary()
+_running: WeakKeyDictionary[Context, OwnScopes] = WeakKeyDictionary()  # weak for tasks that lose their request
 _publisher: ContextVar[Celery | None] = ContextVar("cagent_session_publisher", default=None)
 
 
@@ -37,9 +37,13 @@ def instrument(app: Celery) -> Celery:
 
     Where a message has a malformed ID the task runs in no session, and the worker logs a warning.
 
-    The session begins with this module's receiver of the signal ``task_prerun``: import it before what starts a span
-    there, for that span to know it. What Celery does in a worker's main process, where a child was lost or ran into its
-    hard time limit, is in no session, such as to publish a ``link_error``.
+    The session is there for every receiver of ``task_prerun``, ``task_success``, ``task_failure`` and ``task_retry``,
+    but not for those of ``task_postrun`` that are connected after this module is imported. Nor is it for what Celery
+    does before or after a task: in the worker's main process, where a child was lost or ran into its hard time limit;
+    for a task that is delivered again after it had succeeded; where the result can't be stored. Callbacks that are
+    published or called then are in no session.
+
+    A copy of an app, and an app that was pickled, is to be instrumented by itself.
 
     :param app: a :class:`celery.Celery`; one that is instrumented already is left as it is.
     :raises TypeError: for anything else.
@@ -148,4 +152,5 @@ def _checked(app: Celery, call: str) -> Celery:
 # For good, and for every app: what is no instrumented app's is passed over.
 before_task_publish.connect(_stamp)
 task_prerun.connect(_enter)
+task_prerun.receivers.insert(0, task_prerun.receivers.pop())  # first: what others start there is in the session
 task_postrun.connect(_leave)

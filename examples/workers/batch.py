@@ -91,6 +91,8 @@ def run(work: Work) -> None:
 def show(work: Work, agent: Agent) -> None:
     try:
         summaries = work(agent, BATCH)
+    except ImportError as error:
+        sys.exit(f"the batch failed: {error}")
     except Exception as error:  # noqa: BLE001 - a broker's or a call's message may hold a password, its type says enough
         sys.exit(f"the batch failed: {type(error).__name__}")
     for session_id, summary in summaries.items():

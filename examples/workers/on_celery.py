@@ -3,7 +3,7 @@
 python examples/workers/on_celery.py
 CELERY_BROKER_URL=redis://127.0.0.1:6379/0 python examples/workers/on_celery.py
 
-Results go where $CELERY_RESULT_BACKEND says, or to the broker.
+For Redis, pip install "celery[redis]". Results go where $CELERY_RESULT_BACKEND says, or to the broker.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def worker_thread() -> AbstractContextManager[Any]:
 def on_celery(agent: Agent, batch: Batch) -> dict[str, str]:
     given = {"agent": asdict(agent)}
     summaries = {}
-    with worker_process() if "CELERY_BROKER_URL" in os.environ else worker_thread():
+    with worker_process() if os.environ.get("CELERY_BROKER_URL") else worker_thread():
         for session_id, questions in batch.items():
             with session_scope(session_id):
                 answers = [answer.s(question, **given) for question in questions]

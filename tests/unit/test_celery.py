@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import functools
+import gc
+import inspect
 import logging
 import pickle
+import subprocess
+import sys
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -41,6 +46,17 @@ def again(self: Any, scope: str | None) -> list[str | None]:
         raise self.retry(countdown=0)
 
 
+def publishes_its_like(self: Any) -> str:
+    """Publish another task, which is told to be a retry but is none, in another session; tell its ID."""
+    with session_scope("sub-session"):
+        return self.app.tasks["whose"].apply_async(retries=1).id  # type: ignore[no-any-return]
+
+
+def is_replaced(self: Any) -> None:
+    with session_scope("sub-session"):
+        self.replace(self.app.tasks["whose"].s())
+
+
 def fails() -> None:
     raise LookupError
 
@@ -58,6 +74,7 @@ def errback(_request: Any, _exc: Any, _traceback: Any) -> None:
     called.append(current_session_id())
 
 
+TASKS = [whose, collect, relay, again, publishes_its_like, is_replaced, fails, leaves_open, uninstruments, errback]
 called: list[str | None] = []  # where error callbacks were called, of which Celery keeps no results
 
 
@@ -65,7 +82,7 @@ def make_app() -> Celery:
     app = Celery(str(uuid.uuid4()), broker="memory://", backend="cache+memory://", set_as_current=False)
     # The memory broker is one for the process, so each app has a queue of its own.
     app.conf.update(task_default_queue=str(uuid.uuid4()), broker_transport_options={"polling_interval": 0.01})
-    for function in (whose, collect, relay, again, fails, leaves_open, uninstruments, errback):
+    for function in TASKS:
         app.task(function, name=function.__name__, shared=False, bind="self" in function.__annotations__)
     return app
 
@@ -152,6 +169,16 @@ def test_a_retry_is_in_the_session_that_the_task_started_in(
         assert run(app, "again", scope) == [session_id, "retried"]
 
 
+def test_what_a_task_publishes_in_another_session_is_no_retry_of_it(app: Celery) -> None:
+    with session_scope("sess-1"):
+        assert result_of(app.AsyncResult(run(app, "publishes_its_like"))) == "sub-session"
+
+
+def test_what_replaces_a_task_is_in_the_session_in_which_that_was_said(worker: Celery) -> None:
+    with session_scope("sess-1"):
+        assert run(worker, "is_replaced") == "sub-session"
+
+
 def test_a_canvas_is_in_its_publishers_session(worker: Celery) -> None:
     whose, collect = worker.tasks["whose"], worker.tasks["collect"]
     in_a_scope = [
@@ -202,12 +229,12 @@ def test_a_malformed_id_is_told_in_a_warning_and_the_task_runs_in_no_session(
     assert str(value or "no value") not in warning.getMessage()
 
 
-@pytest.mark.parametrize("nested", [{"trace": "1"}, {}, "odd", 5])
+@pytest.mark.parametrize("nested", [{"trace": "1"}, {SESSION_ID_HEADER: "callers"}, {}, "odd", 5])
 def test_headers_within_the_headers_as_tracers_send_them_hide_no_session(app: Celery, nested: Any) -> None:
-    headers = {"headers": nested}
+    callers = nested.get(SESSION_ID_HEADER) if isinstance(nested, dict) else None
     for session_id in ("sess-1", None):
         with session_scope(session_id):
-            assert run(app, "whose", headers=headers) == session_id
+            assert run(app, "whose", headers={"headers": nested}) == (session_id or callers)
 
 
 def test_headers_within_the_headers_lose_no_session_to_a_retry(app: Celery) -> None:
@@ -261,8 +288,10 @@ def test_an_app_that_is_not_instrumented_runs_its_tasks_where_it_does(other: Cel
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_uninstrument_undoes_instrument_however_often(other: Celery, times: int) -> None:
+    signature = inspect.signature(other.send_task)
     for _ in range(times):
         assert instrument(other) is other
+    assert inspect.signature(other.send_task) == signature
     with session_scope("sess-1"):
         assert SESSION_ID_HEADER in message_of(other, other.tasks["whose"].delay)
         for _ in range(times):
@@ -345,8 +374,56 @@ def test_an_eager_task_heeds_the_header_that_its_message_would_have(other: Celer
         assert whose.apply_async(headers={SESSION_ID_HEADER: "callers"}).get() == "sess-1"
 
 
-def test_an_app_survives_pickling(other: Celery) -> None:
-    assert isinstance(pickle.loads(pickle.dumps(instrument(other))), Celery)
+def test_a_pickled_app_is_an_app_to_be_instrumented_by_itself(other: Celery) -> None:
+    pickled = pickle.loads(pickle.dumps(instrument(other)))
+    with session_scope("sess-1"):
+        assert SESSION_ID_HEADER not in message_of(pickled, lambda: pickled.send_task("whose"))
+        assert SESSION_ID_HEADER in message_of(instrument(pickled), lambda: pickled.send_task("whose"))
+
+
+def test_an_instrumented_app_is_collected_like_any_other() -> None:
+    app = weakref.ref(instrument(Celery("short-lived", set_as_current=False)))
+    gc.collect()
+    assert app() is None
+
+
+def test_an_apps_own_send_task_is_called() -> None:
+    class Own(Celery):  # type: ignore[misc] # Celery has no types
+        def send_task(self, name: str) -> Any:
+            return super().send_task(name, headers={"own": "1"})
+
+    app = instrument(Own("own", broker="memory://", set_as_current=False))
+    app.conf.task_default_queue = str(uuid.uuid4())
+    with session_scope("sess-1"):
+        message = message_of(app, lambda: app.send_task("whose"))
+    assert (message["own"], message[SESSION_ID_HEADER]) == ("1", "sess-1")
+
+
+EARLIER_RECEIVER = """
+from celery import Celery
+from celery.signals import task_prerun
+from cagent_session import SESSION_ID_HEADER, current_session_id
+
+@task_prerun.connect
+def earlier(**_):
+    print(current_session_id())
+
+from cagent_session.integrations.celery import instrument
+
+app = instrument(Celery("app"))
+
+@app.task
+def nothing():
+    pass
+
+nothing.apply(headers={SESSION_ID_HEADER: "sess-1"})
+"""
+
+
+def test_a_receiver_that_was_connected_before_is_in_the_session() -> None:
+    """As that of a tracer which starts a span there."""
+    ran = subprocess.run([sys.executable, "-c", EARLIER_RECEIVER], capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.stderr) == ("sess-1\n", "")
 
 
 def test_the_current_app_stands_for_an_app() -> None:

@@ -9,7 +9,6 @@ import gc
 import inspect
 import sys
 import threading
-import types
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextvars import Context, ContextVar, copy_context
@@ -421,58 +420,6 @@ def test_a_dropped_generator_cleans_up_in_its_session(in_cycle: bool) -> None:
         gc.collect()
         seen.append(current_session_id())
     assert seen == ["sess-1", "consumer"]
-
-
-@pytest.mark.parametrize("kind", ["generator", "coroutine"])
-def test_a_body_that_the_garbage_collector_ends_before_its_wrapper_is_in_no_others_session(kind: str) -> None:
-    """It finalizes a younger generation before an older one, and the wrapper may have grown older than the body."""
-    seen: list[str | None] = []
-
-    @in_session("session_id")
-    def generator(session_id: str) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            seen.append(current_session_id())
-
-    @types.coroutine
-    def suspended() -> Iterator[None]:
-        yield
-
-    @in_session("session_id")
-    async def coroutine(session_id: str) -> None:
-        try:
-            await suspended()
-        finally:
-            seen.append(current_session_id())
-
-    abandoned: Any = generator("sess-1") if kind == "generator" else coroutine("sess-1")
-    gc.collect(0)
-    abandoned.send(None)
-    cycle: list[Any] = [abandoned]
-    cycle.append(cycle)
-    with session_scope("other"):
-        del abandoned, cycle
-        gc.collect()
-        seen.append(current_session_id())
-    assert seen == [None, "other"]
-
-
-def test_what_the_garbage_collector_finalizes_is_in_no_session() -> None:
-    seen: list[str | None] = []
-
-    class Client:
-        def __init__(self) -> None:
-            self.itself = self
-
-        def __del__(self) -> None:
-            seen.append(current_session_id())
-
-    with session_scope("sess-1"):
-        Client()
-        gc.collect()
-        assert current_session_id() == "sess-1"
-    assert seen == [None]
 
 
 class Interruption(Exception):  # noqa: N818 - what a consumer throws need be no error

@@ -49,10 +49,14 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
-    """A connection that is refused is the only sign that Redis is still starting."""
+    """Connect until the connection is no longer refused: the only sign that Redis has started."""
     deadline = time.monotonic() + 30
+    while is_refused(port):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError("redis-server does not listen")
+        time.sleep(0.01)
+
+
+def is_refused(port: int) -> bool:
     with socket.socket() as client:
-        while client.connect_ex(("127.0.0.1", port)):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("redis-server does not listen")
-            time.sleep(0.01)
+        return client.connect_ex(("127.0.0.1", port)) != 0

@@ -22,7 +22,7 @@ from cagent_session.testing import ModelsGateway
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     with session_scope("starter"):
-        cluster = LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address=":0")
+        cluster = LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address="127.0.0.1:0")
         client = Client(cluster)
     with cluster, client:
         yield client

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from celery import Celery
 
 from cagent_session.testing import ModelsGateway
 
@@ -40,10 +41,13 @@ def test_the_embedded_gateway_shows_the_bill_of_each_session(program: str) -> No
     assert bill.split() == BILL
 
 
-def test_your_broker_takes_the_tasks(redis_url: str) -> None:
-    result = run("on_celery.py", CELERY_BROKER_URL=redis_url)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.partition("\n\n")[2].split() == BILL
+def test_your_broker_takes_the_tasks_beside_those_of_others(redis_url: str) -> None:
+    with Celery("other", broker=redis_url) as other:
+        other.send_task("charge")
+        result = run("on_celery.py", CELERY_BROKER_URL=redis_url)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.partition("\n\n")[2].split() == BILL
+        assert other.control.purge() == 1
 
 
 @everywhere

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -20,17 +21,19 @@ from cagent_session.testing import ModelsGateway
 
 
 @contextmanager
-def running_ray(folder: Path) -> Iterator[None]:
-    """Run Ray on this machine, with its files in *folder*."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where the workers find jobs.py
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error", _temp_dir=str(folder))
-    yield
-    ray.shutdown()
+def running_ray() -> Iterator[None]:
+    """Run Ray on this machine. Its sockets are in its folder, of whose path they leave 41 characters."""
+    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    with TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where the workers find jobs.py
+            ray.init(num_cpus=4, _temp_dir=folder, **options)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
-def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def call() -> Iterator[Any]:
     """Start Ray in a session; return the remote function that runs any job."""
 
     def call(job: Job, *args: Any, **kwargs: Any) -> Any:
@@ -38,7 +41,7 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     with ExitStack() as stack:
         with session_scope("starter"):
-            stack.enter_context(running_ray(tmp_path_factory.mktemp("ray")))
+            stack.enter_context(running_ray())
         yield ray.remote(call)
 
 

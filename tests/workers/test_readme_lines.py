@@ -50,42 +50,42 @@ Ask = Callable[[str], Any]
 Names = Iterator[dict[str, Any]]  # what a line takes beside those, ask and questions
 
 
-def a_loop(_ask: Ask, _folder: Path) -> Names:
+def a_loop(_ask: Ask) -> Names:
     yield {}
 
 
-def threads(_ask: Ask, _folder: Path) -> Names:
+def threads(_ask: Ask) -> Names:
     with ThreadPoolExecutor(4) as pool:
         yield {"pool": pool}
 
 
-def processes(start_method: str, _ask: Ask, _folder: Path) -> Names:
+def processes(start_method: str, _ask: Ask) -> Names:
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(start_method)) as pool:
         yield {"pool": pool}
 
 
-def process_pool(start_method: str, _ask: Ask, _folder: Path) -> Names:
+def process_pool(start_method: str, _ask: Ask) -> Names:
     with multiprocessing.get_context(start_method).Pool(2) as pool:
         yield {"pool": pool}
         pool.close()
         pool.join()
 
 
-def greenlets(_ask: Ask, _folder: Path) -> Names:
+def greenlets(_ask: Ask) -> Names:
     yield {"pool": gevent.pool.Pool(4)}
 
 
-def dask(_ask: Ask, _folder: Path) -> Names:
-    with LocalCluster(n_workers=2, dashboard_address=":0") as cluster, Client(cluster) as client:
+def dask(_ask: Ask) -> Names:
+    with LocalCluster(n_workers=2, dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
         yield {"client": client}
 
 
-def on_ray(_ask: Ask, folder: Path) -> Names:
-    with running_ray(folder):
+def on_ray(_ask: Ask) -> Names:
+    with running_ray():
         yield {"call": ray.remote(lambda job, *args: job(*args))}
 
 
-def celery(ask: Ask, _folder: Path) -> Names:
+def celery(ask: Ask) -> Names:
     app = instrument(Celery("lines", broker="memory://", backend="cache+memory://", set_as_current=False))
     app.conf.update(task_default_queue=str(uuid.uuid4()), broker_transport_options={"polling_interval": 0.01})
 
@@ -118,14 +118,9 @@ def test_each_line_is_run() -> None:
 
 
 @pytest.mark.parametrize(("name", "where"), WHERE)
-def test_a_line_is_billed_as_the_loop_is(
-    name: str,
-    where: Callable[[Ask, Path], Names],
-    gateway: ModelsGateway,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_a_line_is_billed_as_the_loop_is(name: str, where: Callable[[Ask], Names], gateway: ModelsGateway) -> None:
     ask_gateway = functools.partial(ask, gateway.url)
-    with contextmanager(where)(ask_gateway, tmp_path_factory.mktemp("lines")) as names:
+    with contextmanager(where)(ask_gateway) as names:
         for session_id, questions in ASKED.items():
             with session_scope(session_id):
                 answers = run(LINES[name], {"ask": ask_gateway, "questions": questions, **names})
