@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import httpx2
 import requests
+from opentelemetry.sdk.trace import TracerProvider
 from requests.adapters import BaseAdapter, HTTPAdapter
 
 from cagent_session import (
@@ -37,6 +39,8 @@ from cagent_session import (
     session_scope,
     unmount,
 )
+from cagent_session.integrations.logging import SessionIdFilter
+from cagent_session.integrations.opentelemetry import SessionIdSpanProcessor
 
 if sys.version_info >= (3, 11):
     from typing import assert_type
@@ -262,3 +266,12 @@ by_hand: dict[str, str] = {FORWARD_HEADER: "https://api.openai.com/v1", SESSION_
 value_errors: list[type[ValueError]] = [InvalidSessionId, InvalidGatewayURL]
 runtime_error: type[RuntimeError] = MissingSessionId
 warning: type[UserWarning] = MissingSessionIdWarning
+
+
+# The integrations: what logging and OpenTelemetry take
+
+logging.StreamHandler().addFilter(SessionIdFilter())
+SessionIdFilter(default="none")
+SessionIdFilter(default=None)
+SessionIdFilter("agent")  # type: ignore[call-arg] # no logger's name, which logging.Filter takes
+TracerProvider().add_span_processor(SessionIdSpanProcessor())
