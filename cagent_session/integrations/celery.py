@@ -74,7 +74,8 @@ def uninstrument(app: Celery) -> Celery:
     _instrumented.discard(app)
     send_task = vars(app).get("send_task")
     if isinstance(send_task, _SendTask):  # under another's wrapper it stays, and does nothing more
-        vars(app).update(send_task=send_task.before) if send_task.before else vars(app).pop("send_task")
+        del vars(app)["send_task"]
+        vars(app).update(send_task.before)
     return app
 
 
@@ -87,10 +88,10 @@ class _SendTask:
     def __init__(self, app: Celery) -> None:
         functools.update_wrapper(self, app.send_task)
         self._app = app
-        self.before = vars(app).get("send_task")
+        self.before = {name: value for name, value in vars(app).items() if name == "send_task"}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        send_task = self.before or functools.partial(type(self._app).send_task, self._app)
+        send_task = self.before.get("send_task") or functools.partial(type(self._app).send_task, self._app)
         token = _publisher.set(self._app)
         try:
             return send_task(*args, **kwargs)
