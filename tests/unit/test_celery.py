@@ -223,7 +223,7 @@ def test_a_malformed_id_is_told_in_a_warning_and_the_task_runs_in_no_session(
     monkeypatch.setattr(logger, "handlers", [caplog.handler])
     monkeypatch.setattr(logger, "propagate", False)
     assert run(app, "whose", headers={SESSION_ID_HEADER: value}) is None
-    (warning,) = caplog.records
+    (warning,) = (record for record in caplog.records if record.name == logger.name)
     assert warning.levelname == "WARNING"
     assert warning.getMessage().startswith("X-Cagent-Session-Id of the message is malformed, so the task runs in no ")
     assert str(value or "no value") not in warning.getMessage()
