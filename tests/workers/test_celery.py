@@ -17,8 +17,10 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import kombu.pools
 import pytest
 from celery import Celery, chain, chord, group, signature
+from celery.backends.redis import RedisBackend
 from celery_app import (
     CONFIG,
     ask,
@@ -81,7 +83,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     else:
         where = {"broker_url": "memory://", "task_always_eager": True}
     config = QUICK | where
-    with make_app(**config) as app:
+    with closing(make_app(**config)) as app:
         app.set_current()
         engine = Engine(app, config, folder / "log")
         if not pool:
@@ -91,10 +93,18 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         with running("worker", f"--pool={pool}", "--concurrency=2", "--loglevel=WARNING", *alone, engine=engine):
             result_of(whose.delay())
             yield engine
-            gc.collect()  # results tell the backend when they go
-            if broker == "redis":
-                app.backend.result_consumer.stop()
-                app.backend.client.close()
+    kombu.pools.reset()  # type: ignore[no-untyped-call]  # the connections to the broker, which all apps share
+
+
+@contextmanager
+def closing(app: Celery) -> Iterator[Celery]:
+    """Close *app* with the connections of its backend, which it leaves to whom collects the garbage."""
+    with app:
+        yield app
+    gc.collect()  # results tell the backend when they go
+    if isinstance(app.backend, RedisBackend):
+        app.backend.result_consumer.stop()
+        app.backend.client.connection_pool.disconnect()
 
 
 @contextmanager
@@ -262,7 +272,7 @@ def test_an_eager_task_with_a_malformed_id_runs_in_none_too(engine: Engine, capl
 def test_either_protocol_and_a_task_published_by_its_name_are_in_the_session(
     engine: Engine, gateway: ModelsGateway, protocol: int
 ) -> None:
-    with make_app(**engine.config, task_protocol=protocol) as producer:
+    with closing(make_app(**engine.config, task_protocol=protocol)) as producer:
         for session_id in ("sess-1", None):
             with session_scope(session_id):
                 seen, headers = result_of(producer.send_task("celery_app.envelope", headers={"trace": "t-1"}))
@@ -274,7 +284,7 @@ def test_either_protocol_and_a_task_published_by_its_name_are_in_the_session(
 @on_workers
 @pytest.mark.parametrize("make", [Celery, lambda _: uninstrument(make_app())], ids=["another app", "uninstrumented"])
 def test_an_app_that_is_not_instrumented_publishes_in_none(engine: Engine, make: Callable[[str], Celery]) -> None:
-    with session_scope("sess-1"), make("other") as other:
+    with session_scope("sess-1"), closing(make("other")) as other:
         other.conf.update(engine.config)
         assert result_of(other.send_task("celery_app.envelope")) == [None, {}]
         assert result_of(engine.app.send_task("celery_app.envelope"))[0] == "sess-1"
