@@ -48,6 +48,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests with the newest dependencies; every branch of the package must be taken."""
     session.install("-e", ".[dev]")
+    # Not pytest-cov, which starts when pytest has imported our plugin, and with it the core.
     session.env["COVERAGE_FILE"] = str(Path(session.create_tmp()) / "coverage")
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     session.run("coverage", "report")
@@ -57,7 +58,7 @@ def tests(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """Run the tests with the lowest releases that are declared of what a user runs the library with."""
     declared = dict(re.findall(r'"([a-z0-9-]+)>=([0-9.]+)"', Path("pyproject.toml").read_text(encoding="utf-8")))
-    names = ["requests", "celery", "opentelemetry-sdk", "pytest-httpserver", "httpx", "httpx2"]
+    names = ["requests", "celery", "opentelemetry-sdk", "pytest-httpserver", "pytest", "anyio", "httpx", "httpx2"]
     session.install("-e", ".[dev]", *(f"{name}=={declared[name]}" for name in names))
     session.run("pytest", *session.posargs)
 

@@ -39,6 +39,15 @@ def current_session_id() -> str | None:
     return scopes[0].session_id if scopes else None
 
 
+def open_scopes() -> list[session_scope]:
+    """Return the scopes that are open in the current :class:`contextvars.Context`, the innermost first."""
+    found, scopes = [], _scopes.get()
+    while scopes:
+        found.append(scopes[0])
+        scopes = scopes[1]
+    return found
+
+
 class session_scope:  # noqa: N801 - reads as a verb where it is used, like contextlib.suppress
     """Context manager: everything inside belongs to this session.
 

@@ -112,9 +112,7 @@ class Rule:
         return None if session_id == present else (session_id, callers)
 
     def _report_missing(self, request: Any) -> None:
-        url = urlsplit(str(request.url)) if origin_of(str(request.url)) else None
-        # Neither user info nor query: they may hold a key.
-        target = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}" if url else "to a URL that can't be read"
+        target = without_secrets(str(request.url)) or "to a URL that can't be read"
         message = (
             f"{request.method} {target} is bound for the models gateway but in no session: "
             "make the call inside session_scope()"
@@ -137,6 +135,14 @@ def origin_of(url: str) -> Origin | None:
     if parsed.scheme not in _DEFAULT_PORTS or not host or _AMBIGUOUS(url) or "%" in netloc.rpartition("@")[2]:
         return None
     return parsed.scheme, host, _DEFAULT_PORTS[parsed.scheme] if parsed.port is None else parsed.port
+
+
+def without_secrets(url: str) -> str | None:
+    """Return *url* without user info and query, which may hold a key; ``None`` where it can't be read."""
+    if origin_of(url) is None:
+        return None
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def leaves_origin(old_url: str, new_url: str) -> bool:

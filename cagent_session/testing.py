@@ -9,21 +9,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from ssl import SSLContext
 from typing import Any
+from urllib.parse import quote
 
 from requests.structures import CaseInsensitiveDict
 
-from cagent_session.gateway import FORWARD_HEADER, SESSION_ID_HEADER
+from cagent_session.gateway import FORWARD_HEADER, SESSION_ID_HEADER, without_secrets
+from cagent_session.session_id import validate_session_id
 
 try:
     from pytest_httpserver import HTTPServer
     from werkzeug import Request, Response
     from werkzeug.exceptions import HTTPException
+    from werkzeug.serving import WSGIRequestHandler
 
     from cagent_session.answers import EVENT_STREAM, NDJSON, default_answer, parsed, refusal
 except ImportError as error:
     raise ImportError(f'{error}: cagent_session.testing needs pip install "cagent-session[testing]"') from None
 
-_POLL_SECONDS = 0.02  # what stopping costs; socketserver's default is half a second
+_POLL_SECONDS = 0.005  # what stopping costs; socketserver's default is half a second
 _FIGURES = {  # where an answer, or an event of one, tells its tokens; the last place that does counts
     "usage.total_tokens": "prompt_tokens",  # of Voyage's embeddings, which have no other
     "usage.prompt_tokens": "prompt_tokens",
@@ -47,6 +50,13 @@ _UNMARKED = (
     f"the request has no {FORWARD_HEADER} marker, so it is not for a models gateway: "
     'send it with headers=cagent_session.gateway_headers("https://api.openai.com/v1"), or your provider\'s URL'
 )
+
+_NO_SESSION = (
+    f"the request has no {SESSION_ID_HEADER}, and this gateway requires a session: "
+    "send it in cagent_session.session_scope(session_id)"
+)
+_LISTED = 20  # calls, in the message of a failure
+_PATH = "/:@"  # what a path may show as it is
 
 
 @dataclass(frozen=True)
@@ -137,6 +147,8 @@ class ModelsGateway(HTTPServer):
         self.no_handler_status_code = 404
         self._lock = threading.Lock()
         self._calls: dict[Request, Call] = {}
+        self._session_required = False
+        self._refused: list[Call] = []  # for want of a session
 
     @property
     def url(self) -> str:
@@ -171,16 +183,76 @@ class ModelsGateway(HTTPServer):
                 )
         return bill
 
+    def require_session(self, required: bool = True) -> None:
+        """Refuse the calls in no session from now on: answer them 400, before any handler is asked.
+
+        :meth:`check_sessions` fails for each, also where the code under test has swallowed the error. The fixture
+        ``models_gateway`` does so at the end of the test.
+
+        :param required: ``False`` takes it back; what was refused stays refused.
+        """
+        self._session_required = required
+
+    def check_sessions(self) -> None:
+        """Fail if calls were refused for want of a session, since the last check or :meth:`clear`.
+
+        :raises AssertionError: with a list of them: method, path and forward.
+        """
+        __tracebackhide__ = True
+        with self._lock:
+            refused, self._refused = self._refused, []
+        if refused:
+            raise AssertionError(
+                f"{_number(len(refused))} reached the models gateway in no session:"
+                f"{_table([_described(call) for call in refused])}\n"
+                'Make them in session_scope() or under in_session(); mount(..., missing="raise") shows where'
+            )
+
+    def check_assertions(self) -> None:
+        """Fail as :meth:`check_sessions` does, or for what else a :class:`pytest_httpserver.HTTPServer` has noted."""
+        self.check_sessions()
+        super().check_assertions()
+
+    def assert_attributed(self, session_id: str | uuid.UUID, calls: int | None = None) -> None:
+        """Assert that the session has made *calls* calls, and that none was made in no session.
+
+        :param session_id: as :func:`cagent_session.session_scope` takes it.
+        :param calls: how many calls the session has made, refused ones included; other sessions may have made others.
+            ``None``: all calls are the session's, and there is one at least.
+        :raises AssertionError: with a list of all calls, a mark before those that are not the session's.
+        :raises InvalidSessionId: for what is no session ID.
+        :raises ValueError: for a negative number.
+        """
+        __tracebackhide__ = True
+        wanted = validate_session_id(session_id)
+        if calls is not None and calls < 0:
+            raise ValueError(f"calls must be 0 or more, got {calls}")
+        made = self.calls
+        own = sum(call.session_id == wanted for call in made)
+        if calls is None:
+            expected, met = "every call", 0 < own == len(made)
+        else:
+            expected, met = _number(calls), own == calls and all(call.session_id for call in made)
+        if not met:
+            rows = [(" " if call.session_id == wanted else ">", _whose(call), *_described(call)) for call in made]
+            if len(rows) > _LISTED:
+                rows.sort(key=lambda row: row[0], reverse=True)  # what is marked, first
+            raise AssertionError(f"expected {expected} in session {wanted}, got {own} of {len(made)}{_table(rows)}")
+
     def clear(self) -> None:
-        """Forget the calls, and all that a :class:`pytest_httpserver.HTTPServer` forgets."""
+        """Forget the calls, and all that a :class:`pytest_httpserver.HTTPServer` forgets.
+
+        A session stays required, if it is.
+        """
         super().clear()
         self.no_handler_status_code = 404
         with self._lock:
-            self._calls = {}
+            self._calls, self._refused = {}, []
 
     def thread_target(self) -> None:
         """Serve until stopped."""
         server: Any = self.server
+        server.RequestHandlerClass = _QuietHandler
         server.serve_forever(_POLL_SECONDS)
 
     def application(self, request: Request) -> Response:
@@ -196,10 +268,17 @@ class ModelsGateway(HTTPServer):
         headers = CaseInsensitiveDict(request.headers.items())
         session_id, forward = headers.get(SESSION_ID_HEADER) or None, headers.get(FORWARD_HEADER)
         call = Call(request.method, request.path, headers, session_id, forward, request.get_data())
+        refused = self._session_required and session_id is None
         with self._lock:
             self._calls[request] = call
+            self._refused += [call] * refused
         try:
-            response = super().dispatch(request) if forward and forward.strip() else refusal(request, 400, _UNMARKED)
+            if not (forward and forward.strip()):
+                response = refusal(request, 400, _UNMARKED)
+            elif refused:
+                response = refusal(request, 400, _NO_SESSION)
+            else:
+                response = super().dispatch(request)
         except Exception as error:
             self._update(request, status=(isinstance(error, HTTPException) and error.code) or 500)
             raise
@@ -238,6 +317,38 @@ class ModelsGateway(HTTPServer):
         with self._lock:
             if request in self._calls:  # not if it was cleared meanwhile
                 self._calls[request] = replace(self._calls[request], **changes)
+
+
+class _QuietHandler(WSGIRequestHandler):
+    """Logs no requests, which are recorded: their queries, which may hold a key, would be in every failing test."""
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        pass
+
+
+def _number(calls: int) -> str:
+    return "1 call" if calls == 1 else f"{calls} calls"
+
+
+def _whose(call: Call) -> str:
+    return f"in {call.session_id}" if call.session_id else "in no session"
+
+
+def _described(call: Call) -> tuple[str, ...]:
+    forward = call.forward and call.forward.strip()
+    if not forward:
+        return call.method, quote(call.path, _PATH), "without a forward, so not gateway-bound"
+    return call.method, quote(call.path, _PATH), "forward " + (without_secrets(forward) or "that can't be read")
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    """Align *rows*, the first of them if they are many."""
+    shown = rows[:_LISTED]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in shown]
+    if len(rows) > len(shown):
+        lines.append(f"and {len(rows) - len(shown)} more")
+    return "".join(f"\n  {line}" for line in lines)
 
 
 def _usage_in(document: bytes) -> dict[str, int]:

@@ -6,6 +6,7 @@ import doctest
 import importlib
 import logging
 import re
+import textwrap
 import weakref
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import cagent_session
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.rst"
+FILE = re.compile(r"# (\w+\.py)\n").match
 ROOMS = [
     *("context", "session_id", "gateway", "adapter", "hooks", "testing"),
     *("integrations.celery", "integrations.logging", "integrations.opentelemetry"),
@@ -35,8 +37,20 @@ def test_the_readmes_python_blocks_run() -> None:
     """In their order, in one namespace, as a reader pastes them."""
     examples = list(Document.parse(str(README), PythonCodeBlockParser()).examples())
     for example in examples:
-        example.evaluate()
+        if not FILE(example.parsed):
+            example.evaluate()
     assert len(examples) == README.read_text(encoding="utf-8").count(".. code-block:: python")
+
+
+def test_the_readmes_tests_run_and_find_the_forgotten_session(pytester: pytest.Pytester) -> None:
+    """Those of its blocks that begin with the name of a file."""
+    for example in Document.parse(str(README), PythonCodeBlockParser()).examples():
+        if name := FILE(example.parsed):
+            pytester.path.joinpath(name[1]).write_text(example.parsed, encoding="utf-8")
+    result = pytester.runpytest_inprocess("-p", "no:asyncio")
+    result.assert_outcomes(passed=2, failed=1)
+    told = re.findall(r"It fails with::\n\n((?:    .+\n)+)", README.read_text(encoding="utf-8"))
+    result.stdout.fnmatch_lines(["*_ test_a_title _*", *textwrap.dedent(told[0]).splitlines()], consecutive=True)
 
 
 def test_the_readme_has_one_command_to_try_it_and_one_to_test_it() -> None:

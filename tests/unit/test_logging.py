@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import requests
+from werkzeug import Request, Response
 
 from cagent_session import carry_session, gateway_headers, in_session, mount, session_scope
 from cagent_session.integrations.logging import SessionIdFilter
@@ -188,10 +189,16 @@ def test_a_record_that_goes_over_a_socket_keeps_its_session(
 
 def test_what_urllib3_logs_of_a_call_says_the_calls_session(caplog: pytest.LogCaptureFixture) -> None:
     """The gateway's threads are in none."""
+
+    def answer(_: Request) -> Response:
+        logging.getLogger("gateway").info("answering")
+        return Response()
+
     with ModelsGateway() as gateway, mount(requests.Session(), gateway.url) as http:
         http.trust_env = False
+        gateway.expect_request("/v1/models").respond_with_handler(answer)
         with caplog.at_level(logging.DEBUG), caplog.filtering(SessionIdFilter()), session_scope("sess-1"):
             http.get(f"{gateway.url}/v1/models", headers=gateway_headers("https://api.openai.com/v1"), timeout=10)
     logged = [(record.name, vars(record).get("session_id")) for record in caplog.records]
     assert [session_id for name, session_id in logged if name.startswith("urllib3")] == ["sess-1"] * 2
-    assert ("werkzeug", "-") in logged
+    assert ("gateway", "-") in logged

@@ -22,7 +22,14 @@ import trustme
 from werkzeug import Request, Response
 from werkzeug.exceptions import TooManyRequests
 
-from cagent_session import FORWARD_HEADER, SESSION_ID_HEADER, gateway_headers, mount, session_scope
+from cagent_session import (
+    FORWARD_HEADER,
+    SESSION_ID_HEADER,
+    InvalidSessionId,
+    gateway_headers,
+    mount,
+    session_scope,
+)
 from cagent_session.testing import Call, ModelsGateway, Usage
 
 FORWARD = "https://api.openai.com/v1"
@@ -560,6 +567,150 @@ def test_it_stops_at_once_while_clients_hold_connections(gateway: ModelsGateway,
             seconds.append(time.perf_counter() - begin)
         gateway.start()
     assert min(seconds) < 0.25
+
+
+def test_a_required_session_is_asked_of_every_call_from_then_on(gateway: ModelsGateway, http: requests.Session) -> None:
+    gateway.expect_request("/v1/models").respond_with_data("handled")
+    assert http.get(f"{gateway.url}/v1/models", timeout=10).text == "handled"
+    gateway.require_session()
+    for path in ("/v1/models", "/v1/chat/completions"):
+        refused = http.post(f"{gateway.url}{path}", json=QUESTION, timeout=10)
+        assert refused.status_code == 400
+        assert error_of(refused).startswith(
+            "the request has no X-Cagent-Session-Id, and this gateway requires a session"
+        )
+    with session_scope("sess-1"):
+        assert ask(http, gateway).status_code == 200
+    assert gateway.usage()[None].calls == 1
+    gateway.require_session(False)
+    assert ask(http, gateway).status_code == 200
+
+
+def test_each_refused_call_is_told_once(gateway: ModelsGateway, http: requests.Session) -> None:
+    gateway.require_session()
+    http.headers[FORWARD_HEADER] = "https://user:s3cret@api.example/v1?key=s3cret"
+    http.get(f"{gateway.url}/v1/two words?key=s3cret", timeout=10)
+    http.headers[FORWARD_HEADER] = "s3cret"
+    ask(http, gateway)
+    http.headers[FORWARD_HEADER] = ""
+    ask(http, gateway)
+    with pytest.raises(AssertionError) as told:
+        gateway.check_sessions()
+    assert str(told.value) == (
+        "3 calls reached the models gateway in no session:\n"
+        "  GET   /v1/two%20words       forward https://api.example/v1\n"
+        "  POST  /v1/chat/completions  forward that can't be read\n"
+        "  POST  /v1/chat/completions  without a forward, so not gateway-bound\n"
+        'Make them in session_scope() or under in_session(); mount(..., missing="raise") shows where'
+    )
+    gateway.check_sessions()
+    ask(http, gateway)
+    with pytest.raises(AssertionError, match=r"^1 call reached the models gateway in no session:\n  POST  /v1/chat"):
+        gateway.check_assertions()
+    gateway.check_assertions()
+    ask(http, gateway)
+    gateway.clear()
+    gateway.check_sessions()
+    assert ask(http, gateway).status_code == 400
+
+
+def test_of_many_refused_calls_the_first_are_told(gateway: ModelsGateway, http: requests.Session) -> None:
+    gateway.require_session()
+    for number in range(23):
+        http.get(f"{gateway.url}/{number}", timeout=10)
+    with pytest.raises(AssertionError, match=r"^23 calls") as told:
+        gateway.check_sessions()
+    _, *rows, _ = str(told.value).splitlines()
+    assert [row.split()[:2] for row in rows] == [*(["GET", f"/{number}"] for number in range(20)), ["and", "3"]]
+
+
+def test_what_other_tests_note_fails_the_check_of_assertions_too(gateway: ModelsGateway) -> None:
+    gateway.add_assertion("noted")
+    gateway.check_sessions()
+    with pytest.raises(AssertionError, match=r"^noted$"):
+        gateway.check_assertions()
+
+
+@pytest.mark.parametrize(
+    ("made", "calls"),
+    [
+        (["sess-1"], None),
+        (["sess-1"] * 3, None),
+        (["sess-1"] * 3, 3),
+        (["sess-2", "sess-1"], 1),
+        (["sess-2"], 0),
+        ([], 0),
+    ],
+)
+def test_attributed_calls_are(
+    gateway: ModelsGateway, http: requests.Session, made: list[str], calls: int | None
+) -> None:
+    for session_id in made:
+        with session_scope(session_id):
+            ask(http, gateway)
+    gateway.assert_attributed("sess-1", calls=calls)
+
+
+@pytest.mark.parametrize(
+    ("made", "calls", "difference"),
+    [
+        ([], None, "expected every call in session sess-1, got 0 of 0"),
+        ([], 1, "expected 1 call in session sess-1, got 0 of 0"),
+        (["sess-1", "sess-2"], None, "expected every call in session sess-1, got 1 of 2"),
+        (["sess-1", None], None, "expected every call in session sess-1, got 1 of 2"),
+        (["sess-1", None], 1, "expected 1 call in session sess-1, got 1 of 2"),
+        (["sess-1", "sess-2"], 2, "expected 2 calls in session sess-1, got 1 of 2"),
+        (["sess-1", "sess-1"], 1, "expected 1 call in session sess-1, got 2 of 2"),
+        (["sess-1", "sess-1"], 0, "expected 0 calls in session sess-1, got 2 of 2"),
+    ],
+)
+def test_calls_that_are_not_attributed_are_told(
+    gateway: ModelsGateway, http: requests.Session, made: list[str | None], calls: int | None, difference: str
+) -> None:
+    for session_id in made:
+        with session_scope(session_id):
+            ask(http, gateway)
+    with pytest.raises(AssertionError) as told:
+        gateway.assert_attributed("sess-1", calls=calls)
+    first, *rows = str(told.value).splitlines()
+    assert first == difference
+    whose = {"sess-1": "     in sess-1", "sess-2": "  >  in sess-2", None: "  >  in no session"}
+    width = max((len(whose[session_id]) for session_id in made), default=0)
+    call = f"POST  /v1/chat/completions  forward {FORWARD}"
+    assert rows == [f"{whose[session_id]:{width}}  {call}" for session_id in made]
+
+
+def test_of_many_calls_those_of_others_are_told_first(gateway: ModelsGateway, http: requests.Session) -> None:
+    for number in range(30):
+        with session_scope(None if number == 25 else "sess-1"):
+            http.get(f"{gateway.url}/{number}", timeout=10)
+    with pytest.raises(AssertionError, match=r"^expected 30 calls in session sess-1, got 29 of 30\n") as told:
+        gateway.assert_attributed("sess-1", calls=30)
+    _, first, second, *_, last = str(told.value).splitlines()
+    assert first.split()[:6] == [">", "in", "no", "session", "GET", "/25"]
+    assert second.split()[:4] == ["in", "sess-1", "GET", "/0"]
+    assert last == "  and 10 more"
+
+
+def test_a_uuid_can_be_asserted_and_what_is_no_session_can_not(gateway: ModelsGateway, http: requests.Session) -> None:
+    session_id = uuid.uuid4()
+    with session_scope(session_id):
+        ask(http, gateway)
+    gateway.assert_attributed(session_id)
+    with pytest.raises(InvalidSessionId, match="a space at position 2"):
+        gateway.assert_attributed("no session")
+    with pytest.raises(ValueError, match=r"^calls must be 0 or more, got -1$"):
+        gateway.assert_attributed(session_id, calls=-1)
+
+
+def test_neither_key_nor_query_is_logged(
+    gateway: ModelsGateway, http: requests.Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    http.post(
+        f"{gateway.url}/v1beta/models/m:generateContent?key=s3cret", headers={"x-goog-api-key": "s3cret"}, timeout=10
+    )
+    assert gateway.calls[0].status == 400
+    assert "s3cret" not in "".join(record.getMessage() for record in caplog.records if record.name == "werkzeug")
 
 
 def test_after_the_with_statement_nobody_listens() -> None:
