@@ -1,4 +1,7 @@
-"""Tell a models gateway which agent session each outbound LLM call belongs to."""
+"""Tell a models gateway which agent session each outbound LLM call belongs to.
+
+PYTEST_DONT_REWRITE: there are no assertions here, and who imports it before pytest starts is not to be warned.
+"""
 
 from __future__ import annotations
 

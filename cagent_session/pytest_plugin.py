@@ -50,7 +50,7 @@ def models_gateway(request: pytest.FixtureRequest) -> Iterator[ModelsGateway]:
     try:
         from cagent_session.testing import ModelsGateway  # noqa: PLC0415 - spares who does not use it a web server
     except ImportError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise _failure(error) from None
     with ModelsGateway() as gateway:
         gateway.require_session(request.config.getini("cagent_require_session"))
         request.node.stash[_gateway] = gateway
@@ -58,7 +58,7 @@ def models_gateway(request: pytest.FixtureRequest) -> Iterator[ModelsGateway]:
     try:
         gateway.check_sessions()  # of what other fixtures called after the test
     except AssertionError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise _failure(error) from None
 
 
 @pytest.fixture
@@ -147,10 +147,15 @@ def _marked(marker: pytest.Mark) -> str:
     pytest.fail(f"@pytest.mark.session_id {problem}", pytrace=False)
 
 
+def _failure(problem: Exception) -> BaseException:
+    """Return a failure that shows what *problem* says, and no traceback."""
+    return pytest.fail.Exception(str(problem), pytrace=False)
+
+
 def _fail(outcome: pluggy.Result[Any], item: pytest.Item, phase: str, problem: Exception) -> None:
     """Fail the test, in a phase of its run, for *problem*; where it has failed already, show that beside."""
     if outcome.excinfo is None:
-        outcome.force_exception(pytest.fail.Exception(str(problem), pytrace=False))
+        outcome.force_exception(_failure(problem))
     else:
         item.add_report_section(phase, "cagent_session", str(problem))
 

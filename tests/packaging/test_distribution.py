@@ -36,6 +36,7 @@ def test_the_wheel_holds_the_package_and_its_licence(built: tuple[Path, Path]) -
         "METADATA",
         "RECORD",
         "WHEEL",
+        "entry_points.txt",
         "licenses/LICENSE",
     }
     assert "Requires-Python: >=3.10\n" in metadata
@@ -57,31 +58,36 @@ def test_the_sdist_holds_what_the_tests_need_too(built: tuple[Path, Path]) -> No
     assert not any("__pycache__" in name for name in names)
 
 
-def test_the_unit_tests_pass_against_the_wheel(built: tuple[Path, Path], tmp_path: Path) -> None:
-    wheel, _ = built
-    site = tmp_path / "site"
-    install: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-index",
-        "--target",
-        site,
-        wheel,
-    ]
-    subprocess.run(install, check=True)
-    # Of the checkout only the tests are in reach, and the wheel comes before an installed checkout.
+@pytest.fixture(scope="module")
+def environment(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Install the wheel where it comes before an installed checkout; return the environment in which it does."""
+    site = tmp_path_factory.mktemp("site")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--target", str(site), str(built[0])], check=True)
+    return {**os.environ, "PYTHONPATH": str(site)}
+
+
+def run(*command: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    python = [sys.executable, *command]
+    return subprocess.run(python, check=False, capture_output=True, text=True, cwd=folder, env=environment)
+
+
+def test_the_unit_tests_pass_against_the_wheel(environment: dict[str, str], tmp_path: Path) -> None:
+    # Of the checkout only the tests are in reach.
     for name in ("tests", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    where = "import cagent_session; print(cagent_session.__file__)"
-    found = subprocess.run(
-        [sys.executable, "-c", where], check=True, capture_output=True, text=True, cwd=tmp_path, env=environment
-    )
-    assert Path(found.stdout.strip()).is_relative_to(site)
-    run_tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit"]
-    tested = subprocess.run(run_tests, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    found = run("-c", "import cagent_session; print(cagent_session.__file__)", folder=tmp_path, environment=environment)
+    assert Path(found.stdout.strip()).is_relative_to(environment["PYTHONPATH"])
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit")
+    tested = run(*command, folder=tmp_path, environment=environment)
     assert tested.returncode == 0, tested.stdout
+
+
+def test_who_imports_the_installed_package_before_pytest_is_not_warned(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Of a module that it can't rewrite any more, as it would those of any installed plugin."""
+    (tmp_path / "test_it.py").write_text("def test_it(session_id): pass")
+    program = "import cagent_session, pytest; pytest.main(['-p', 'no:asyncio'])"
+    ran = run("-c", program, folder=tmp_path, environment=environment)
+    assert re.search(r"^=+ 1 passed in .*=$", ran.stdout, re.MULTILINE), ran.stdout

@@ -24,7 +24,8 @@ def test_logging_and_the_package_load_no_integrated_library() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "libraries"), [("celery", "celery.signals, requests"), ("opentelemetry", "opentelemetry.sdk.trace")]
+    ("name", "libraries"),
+    [("celery", "celery.signals, kombu.compression, requests"), ("opentelemetry", "opentelemetry.sdk.trace")],
 )
 def test_an_integration_loads_its_own_library_and_no_other(name: str, libraries: str) -> None:
     beyond = packages_after(f"import cagent_session.integrations.{name}") - packages_after(f"import {libraries}")
