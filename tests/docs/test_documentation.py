@@ -43,14 +43,22 @@ def test_the_readmes_python_blocks_run() -> None:
 
 
 def test_the_readmes_tests_run_and_find_the_forgotten_session(pytester: pytest.Pytester) -> None:
-    """Those of its blocks that begin with the name of a file."""
+    """Its blocks that begin with the name of a file, which may come in parts."""
     for example in Document.parse(str(README), PythonCodeBlockParser()).examples():
         if name := FILE(example.parsed):
-            pytester.path.joinpath(name[1]).write_text(example.parsed, encoding="utf-8")
+            with pytester.path.joinpath(name[1]).open("a", encoding="utf-8") as file:
+                file.write(example.parsed)
     result = pytester.runpytest_inprocess("-p", "no:asyncio")
     result.assert_outcomes(passed=2, failed=1)
     told = re.findall(r"It fails with::\n\n((?:    .+\n)+)", README.read_text(encoding="utf-8"))
     result.stdout.fnmatch_lines(["*_ test_a_title _*", *textwrap.dedent(told[0]).splitlines()], consecutive=True)
+
+    with pytester.path.joinpath("conftest.py").open("a", encoding="utf-8") as file:
+        file.write("def pytest_itemcollected(item):\n    item.add_marker('vcr')\n")
+    pytester.runpytest_inprocess("-p", "no:asyncio", "-k", "an_answer", "--record-mode=once").assert_outcomes(passed=1)
+    (cassette,) = pytester.path.rglob("*.yaml")
+    assert "Plan my day" in cassette.read_text(encoding="utf-8")
+    assert "sess-abc1" not in cassette.read_text(encoding="utf-8")
 
 
 def test_the_readme_has_one_command_to_try_it_and_one_to_test_it() -> None:

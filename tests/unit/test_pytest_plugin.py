@@ -155,7 +155,7 @@ def test_the_marker_sets_the_session(run: Run) -> None:
         ("session_id(None)", "got no session ID: session ID must be a str or a uuid.UUID, got NoneType"),
         ("session_id", 'takes one session ID, as in session_id("sess-abc1")'),
         ("session_id('a', 'b')", 'takes one session ID, as in session_id("sess-abc1")'),
-        ("session_id(id='a')", 'takes one session ID, as in session_id("sess-abc1")'),
+        ("session_id('a', id='b')", 'takes one session ID, as in session_id("sess-abc1")'),
     ],
 )
 def test_a_malformed_marker_is_told_in_a_line(run: Run, marker: str, told: str) -> None:
@@ -295,6 +295,7 @@ def test_with_hypothesis(run: Run, mark: str) -> None:
         @given(strategies.integers())
         {"async " * bool(mark)}def test_it(number):
             assert current_session_id() == "sess-abc1"
+            {'session_scope("leaked").__enter__()' if mark else ""}  # which would be the next example's
     """)
     result.assert_outcomes(passed=2 if "anyio" in mark else 1)
 
@@ -419,6 +420,15 @@ LEAKS = {
             session_scope("leaked").__enter__()
             raise AssertionError("failed")
     """,
+    "a test that then sets up a fixture of its module": """
+        @pytest.fixture(scope="module")
+        def wide():
+            pass
+
+        def test_leaks(request):
+            session_scope("leaked").__enter__()
+            request.getfixturevalue("wide")
+    """,
     "a fixture": """
         @pytest.fixture
         def leaking():
@@ -471,6 +481,22 @@ def test_a_scope_left_open_does_not_colour_the_next_test_and_is_told(run: Run, l
     result.stdout.fnmatch_lines(["*test_leaks", f"*SessionLeakWarning: {LEAK}"])
 
 
+def test_a_teardown_that_fails_keeps_no_scope_open(run: Run) -> None:
+    result = run("""
+        @pytest.fixture
+        def failing():
+            yield
+            raise AssertionError("failed")
+
+        def test_leaks(failing):
+            session_scope("leaked").__enter__()
+
+        def test_next():
+            assert current_session_id() is None
+    """)
+    result.assert_outcomes(passed=2, errors=1, warnings=1)
+
+
 def test_a_leak_fails_where_warnings_are_errors(run: Run) -> None:
     result = run(LEAKS["a test"], "-W", "error::cagent_session.pytest_plugin.SessionLeakWarning")
     result.assert_outcomes(passed=1, errors=1)
@@ -495,8 +521,18 @@ def test_an_asynchronous_leak_fails_where_warnings_are_errors(run: Run) -> None:
 
 def test_scopes_that_end_later_are_no_leaks(run: Run) -> None:
     result = run("""
+        whole_run = session_scope("run")
+        whole_run.__enter__()
+
+        def teardown_module():
+            whole_run.__exit__()
+
+        def test_before():
+            assert current_session_id() == "module"
+
         @pytest.fixture(scope="module", autouse=True)
         def whole_module():
+            assert current_session_id() == "run"
             with session_scope("module"):
                 yield
 
@@ -522,7 +558,7 @@ def test_scopes_that_end_later_are_no_leaks(run: Run) -> None:
         def test_it_still_is_the_modules():
             assert current_session_id() == "later"
     """)
-    result.assert_outcomes(passed=4)
+    result.assert_outcomes(passed=5, warnings=0)
 
 
 def test_the_fixtures_the_marker_and_the_option_are_documented(run: Run) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cagent_session import current_session_id, session_scope
+from cagent_session.context import open_scopes
 
 
 def test_empty_context_gives_none() -> None:
@@ -35,6 +36,13 @@ def test_scopes_nest_and_restore() -> None:
         with session_scope("inner"):
             assert current_session_id() == "inner"
         assert current_session_id() == "outer"
+
+
+def test_the_open_scopes_are_told_from_the_innermost() -> None:
+    outer, inner = session_scope("outer"), session_scope(None)
+    with outer, inner:
+        assert open_scopes() == [inner, outer]
+    assert open_scopes() == []
 
 
 def test_none_means_no_session_inside() -> None:

@@ -1,0 +1,265 @@
+"""Does the session show with the mocks that people use, and do our fixtures get along with them?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import responses
+import vcr  # type: ignore[import-untyped]  # it has none
+from pytest_httpserver import HTTPServer
+from requests_mock import Adapter, Mocker, NoMockAddress
+from responses.matchers import header_matcher
+
+from cagent_session import SESSION_ID_HEADER, MissingSessionId, SessionIdAdapter, gateway_headers, mount, session_scope
+from cagent_session.testing import ModelsGateway
+
+CHAT = "/v1/chat/completions"
+GATEWAY, PROVIDER = "https://gateway.example", "https://api.openai.com"
+QUESTION: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello!"}]}
+CREDENTIALS = {"X-Cagent-Id": "install-secret", "Authorization": "Bearer key-secret"}
+SECRETS = {SESSION_ID_HEADER: "sess-secret", **CREDENTIALS}
+
+
+@pytest.fixture
+def http() -> Iterator[requests.Session]:
+    """Return what the code under test has: a session that is mounted, for a gateway that is not there."""
+    with mount(requests.Session(), GATEWAY) as session:
+        session.headers.update(gateway_headers(f"{PROVIDER}/v1"))
+        yield session
+
+
+def ask(session: requests.Session, origin: str) -> requests.Response:
+    return session.post(origin + CHAT, json=QUESTION, timeout=10)
+
+
+@responses.activate
+@pytest.mark.session_id("sess-1")
+def test_responses_shows_the_session_of_each_call_to_the_gateway(http: requests.Session) -> None:
+    for origin in (GATEWAY, PROVIDER):
+        responses.post(origin + CHAT)
+        ask(http, origin)
+    with session_scope("sub-session"):
+        ask(http, GATEWAY)
+    shown = [call.request.headers.get(SESSION_ID_HEADER) for call in responses.calls]
+    assert shown == ["sess-1", None, "sub-session"]
+
+
+@pytest.mark.parametrize(("other", "shown"), [("sess-2", "{.*sess-2'?}"), (None, "{}")], ids=str)
+@responses.activate
+def test_a_request_in_another_session_does_not_match(http: requests.Session, other: str | None, shown: str) -> None:
+    responses.post(GATEWAY + CHAT, match=[header_matcher({SESSION_ID_HEADER: "sess-1"})])
+    with session_scope("sess-1"):
+        assert ask(http, GATEWAY).status_code == 200
+    told = f"Headers do not match: {shown} doesn't match {{.*sess-1'?}}"
+    with session_scope(other), pytest.raises(requests.ConnectionError, match=told):
+        ask(http, GATEWAY)
+
+
+@responses.activate
+def test_responses_lets_the_models_gateway_through(
+    models_gateway: ModelsGateway, gateway_session: requests.Session, session_id: str
+) -> None:
+    responses.add_passthru(models_gateway.url)
+    responses.get("https://tool.example/", json={"celsius": 20})
+    assert gateway_session.get("https://tool.example/").json() == {"celsius": 20}
+    assert ask(gateway_session, models_gateway.url).status_code == 200
+    models_gateway.assert_attributed(session_id, calls=1)
+    assert [call.request.headers.get(SESSION_ID_HEADER) for call in responses.calls] == [None]
+
+
+@pytest.mark.session_id("sess-1")
+def test_a_mocker_of_requests_mock_runs_no_adapter(http: requests.Session, requests_mock: Mocker) -> None:
+    """As the README says. Were it otherwise, the detours below would be for nothing."""
+    mockers = [requests_mock, Mocker(), Mocker(session=http)]
+    for mocker in mockers:
+        mocker.post(GATEWAY + CHAT)
+    ask(http, GATEWAY)
+    for mocker in mockers[1:]:
+        with mocker:
+            ask(http, GATEWAY)
+    shown = [[SESSION_ID_HEADER in request.headers for request in mocker.request_history] for mocker in mockers]
+    assert shown == [[False], [False], [False]]
+
+
+@contextmanager
+def mounted_below(http: requests.Session) -> Iterator[Adapter]:
+    http.mount("https://", adapter := Adapter())
+    mount(http, GATEWAY)
+    yield adapter
+
+
+def mocker_with_ours(_: requests.Session) -> Mocker:
+    """Return one that needs no way to the session. Its parameter is one that requests_mock does not document."""
+    return Mocker(adapter=SessionIdAdapter(GATEWAY, inner=Adapter()))
+
+
+@pytest.mark.parametrize("mocked", [mounted_below, mocker_with_ours])
+def test_requests_mock_below_our_adapter_matches_by_session(
+    http: requests.Session, mocked: Callable[[requests.Session], AbstractContextManager[Any]]
+) -> None:
+    with mocked(http) as mock:
+        mock.register_uri("POST", GATEWAY + CHAT, request_headers={SESSION_ID_HEADER: "sess-1"})
+        mock.register_uri("POST", PROVIDER + CHAT)
+        with session_scope("sess-1"):
+            assert ask(http, GATEWAY).status_code == 200
+            ask(http, PROVIDER)
+        for other in ("sess-2", None):
+            with session_scope(other), pytest.raises(NoMockAddress):
+                ask(http, GATEWAY)
+        shown = [request.headers.get(SESSION_ID_HEADER) for request in mock.request_history]
+    assert shown == ["sess-1", None, "sess-2", None]
+
+
+@pytest.mark.parametrize("filtered", [[], list(SECRETS)], ids=["unfiltered", "filtered"])
+def test_a_cassette_holds_the_session_and_the_key_unless_they_are_filtered(
+    models_gateway: ModelsGateway, gateway_session: requests.Session, tmp_path: Path, filtered: list[str]
+) -> None:
+    recorder, cassette = vcr.VCR(filter_headers=filtered), tmp_path / "cassette.yaml"
+    gateway_session.headers.update(CREDENTIALS)
+    with recorder.use_cassette(str(cassette)), session_scope("sess-secret"):
+        recorded = ask(gateway_session, models_gateway.url)
+    models_gateway.stop()
+    with recorder.use_cassette(str(cassette), record_mode="none"), session_scope("sess-2"):
+        replayed = ask(gateway_session, models_gateway.url)
+
+    written = cassette.read_text(encoding="utf-8")
+    assert {name for name, value in SECRETS.items() if value in written} == SECRETS.keys() - filtered
+    assert all(kept in written for kept in ("X-Cagent-Forward", f"{PROVIDER}/v1", "Hello!"))
+    assert replayed.content == recorded.content
+    assert replayed.request.headers[SESSION_ID_HEADER] == "sess-2"
+    models_gateway.assert_attributed("sess-secret", calls=1)
+
+
+def test_what_is_replayed_in_no_session_is_refused_by_missing_not_by_the_gateway(
+    models_gateway: ModelsGateway, gateway_session: requests.Session, tmp_path: Path
+) -> None:
+    cassette = str(tmp_path / "cassette.yaml")
+    with vcr.use_cassette(cassette), session_scope("sess-1"):
+        ask(gateway_session, models_gateway.url)
+    models_gateway.require_session()
+    with vcr.use_cassette(cassette):
+        assert ask(gateway_session, models_gateway.url).status_code == 200
+        mount(gateway_session, models_gateway.url, missing="raise")
+        with pytest.raises(MissingSessionId):
+            ask(gateway_session, models_gateway.url)
+    models_gateway.assert_attributed("sess-1", calls=1)
+
+
+RECORDED_TEST = f"""
+import pytest
+
+@pytest.fixture(scope="module")
+def vcr_config():
+    return %s
+
+@pytest.mark.vcr
+@pytest.mark.session_id("sess-secret")
+def test_ask(models_gateway, gateway_session, session_id, record_mode):
+    response = gateway_session.post(models_gateway.url + "{CHAT}", json={QUESTION}, headers={CREDENTIALS})
+    assert response.json()["choices"][0]["message"]["content"] == "You said: Hello!"
+    assert response.request.headers["{SESSION_ID_HEADER}"] == session_id
+    assert len(models_gateway.calls) == (record_mode == "once")
+"""
+
+
+@pytest.mark.parametrize(
+    ("match_on", "outcome", "told"),
+    [
+        ({}, {"failed": 1}, "E *port *"),
+        ({"match_on": ["method", "path", "query", "body"]}, {"passed": 1}, "* 1 passed *"),
+    ],
+    ids=["by default", "at any port"],
+)
+def test_a_recording_is_replayed_at_the_next_tests_gateway_where_no_port_is_matched(
+    pytester: pytest.Pytester, match_on: dict[str, list[str]], outcome: dict[str, int], told: str
+) -> None:
+    pytester.makeini("[pytest]\naddopts = -pno:asyncio")
+    pytester.makepyfile(test_inner=RECORDED_TEST % {"filter_headers": list(SECRETS), **match_on})
+    pytester.runpytest_inprocess("--record-mode=once").assert_outcomes(passed=1)
+    cassette = pytester.path / "cassettes" / "test_inner" / "test_ask.yaml"
+    written, ports = re.subn(r"127\.0\.0\.1:\d+", "127.0.0.1:1", cassette.read_text(encoding="utf-8"))
+    assert (ports, "Hello!" in written, "secret" in written) == (1, True, False)
+    cassette.write_text(written, encoding="utf-8")  # the next gateway's port may be the same by chance, but not 1
+    replayed = pytester.runpytest_inprocess("--record-mode=none", "--block-network")
+    replayed.assert_outcomes(**outcome)
+    replayed.stdout.fnmatch_lines(told)
+
+
+@pytest.fixture(scope="session")
+def httpserver_listen_address() -> tuple[str, int]:
+    return "127.0.0.1", 0
+
+
+def test_httpserver_called_directly_sees_no_session_and_the_models_gateway_nothing(
+    models_gateway: ModelsGateway, gateway_session: requests.Session, httpserver: HTTPServer, session_id: str
+) -> None:
+    httpserver.expect_request("/v1/models").respond_with_json({"data": []})
+    assert gateway_session.get(httpserver.url_for("/v1/models"), timeout=10).json() == {"data": []}
+    assert ask(gateway_session, models_gateway.url).status_code == 200
+    log = [(request.path, request.headers.get(SESSION_ID_HEADER)) for request, _ in httpserver.log]
+    assert log == [("/v1/models", None)]
+    assert [(call.path, call.session_id) for call in models_gateway.calls] == [(CHAT, session_id)]
+
+
+@pytest.mark.session_id("sess-1")
+def test_a_redirect_from_the_models_gateway_to_httpserver_takes_nothing_along(
+    models_gateway: ModelsGateway, gateway_session: requests.Session, make_httpserver: HTTPServer
+) -> None:
+    make_httpserver.clear()
+    make_httpserver.expect_request("/new").respond_with_data("moved")
+    moved = {"Location": make_httpserver.url_for("/new")}
+    models_gateway.expect_request(CHAT).respond_with_data(status=307, headers=moved)
+    assert ask(gateway_session, models_gateway.url).text == "moved"
+    models_gateway.assert_attributed("sess-1", calls=1)
+    [(request, _)] = make_httpserver.log
+    assert request.json == QUESTION
+    assert [name for name, _ in request.headers if name.lower().startswith("x-cagent-")] == []
+
+
+XDIST_TESTS = f"""
+import pytest
+from cagent_session import current_session_id, mount, session_scope
+
+def ask(session, url, path="{CHAT}"):
+    return session.post(url + path, json={QUESTION}).status_code
+
+marked = [pytest.param(n, marks=pytest.mark.session_id(f"{{__name__}}-{{n}}")) for n in range(3)]
+
+@pytest.mark.parametrize("n", marked)
+def test_fixtures(models_gateway, gateway_session, session_id, n):
+    assert ask(gateway_session, models_gateway.url) == 200
+    models_gateway.assert_attributed(session_id, calls=1)
+    assert ask(mount(gateway_session, "%(shared)s"), "%(shared)s") == 200
+
+def test_swallows(models_gateway, gateway_session):
+    ask(gateway_session, models_gateway.url, "/v1/embeddings")
+
+def test_leaves_open():
+    session_scope(f"{{__name__}}-left").__enter__()
+
+def test_next():
+    assert current_session_id() is None
+"""
+
+
+def test_the_workers_of_xdist_keep_their_sessions_apart_and_report_what_is_amiss(
+    models_gateway: ModelsGateway, pytester: pytest.Pytester
+) -> None:
+    pytester.makeini("[pytest]\naddopts = -pno:asyncio\ncagent_require_session = true")
+    modules = ["test_one", "test_two"]
+    pytester.makepyfile(**dict.fromkeys(modules, XDIST_TESTS % {"shared": models_gateway.url}))
+    result = pytester.runpytest_subprocess("-v", "-n2", "--dist=loadfile")
+    result.assert_outcomes(passed=10, failed=2)
+    assert set(re.findall(r"\[gw\d\]", result.stdout.str())) == {"[gw0]", "[gw1]"}
+    billed = {session_id: bill.calls for session_id, bill in models_gateway.usage().items()}
+    assert billed == {f"{module}-{n}": 1 for module in modules for n in range(3)}
+    offenders = ["1 call reached the models gateway in no session:", f"  POST  /v1/embeddings  forward {PROVIDER}/v1"]
+    left_open = [f"*SessionLeakWarning: *session_scope('{module}-left')*" for module in modules]
+    result.stdout.fnmatch_lines(offenders * 2)
+    result.stdout.fnmatch_lines_random(left_open)
