@@ -154,7 +154,7 @@ def _failure(problem: Exception) -> BaseException:
 
 def _fail(outcome: pluggy.Result[Any], item: pytest.Item, phase: str, problem: Exception) -> None:
     """Fail the test, in a phase of its run, for *problem*; where it has failed already, show that beside."""
-    if outcome.excinfo is None:
+    if outcome.excinfo is None or issubclass(outcome.excinfo[0], pytest.skip.Exception):
         outcome.force_exception(_failure(problem))
     else:
         item.add_report_section(phase, "cagent_session", str(problem))

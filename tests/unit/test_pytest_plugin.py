@@ -330,6 +330,56 @@ def test_a_call_in_no_session_fails_its_test_though_the_error_is_swallowed(
     assert "s3cret" not in result.stdout.str().replace("?key=s3cret", "", 1)
 
 
+def test_two_lines_in_conftest_find_the_call_in_tests_of_any_kind(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("""
+        import pytest
+
+        @pytest.fixture(autouse=True)
+        def every_call_is_in_a_session(models_gateway, monkeypatch):
+            monkeypatch.setenv("GATEWAY", models_gateway.url)
+            models_gateway.require_session()
+    """)
+    result = run("""
+        import os
+
+        def forgetful():
+            requests.get(os.environ["GATEWAY"], headers=gateway_headers("https://api.openai.com/v1"), timeout=10)
+
+        def test_function():
+            forgetful()
+
+        @pytest.mark.asyncio
+        async def test_on_asyncio():
+            forgetful()
+
+        @pytest.mark.anyio
+        @pytest.mark.parametrize("anyio_backend", ["trio"])
+        async def test_on_anyio():
+            forgetful()
+
+        class TestOfUnittest(unittest.TestCase):
+            def test_sync(self):
+                forgetful()
+
+        class TestOfAsynchronousUnittest(unittest.IsolatedAsyncioTestCase):
+            async def test_async(self):
+                forgetful()
+
+        def test_that_is_skipped_too_late():
+            forgetful()
+            pytest.skip("late")
+
+        @pytest.mark.skip
+        def test_that_is_skipped():
+            forgetful()
+
+        def test_that_calls_nothing():
+            pass
+    """)
+    result.assert_outcomes(passed=1, failed=6, skipped=1)
+    assert result.stdout.str().count("1 call reached the models gateway in no session:\n  GET  /  forward") == 6
+
+
 def test_nobody_insists_by_default(run: Run) -> None:
     run(SWALLOWED.format(insist="pass")).assert_outcomes(passed=1)
 
