@@ -377,7 +377,7 @@ def test_two_lines_in_conftest_find_the_call_in_tests_of_any_kind(run: Run, pyte
             pass
     """)
     result.assert_outcomes(passed=1, failed=6, skipped=1)
-    assert result.stdout.str().count("1 call reached the models gateway in no session:\n  GET  /  forward") == 6
+    assert result.outlines.count("1 call reached the models gateway in no session:") == 6
 
 
 def test_nobody_insists_by_default(run: Run) -> None:
@@ -620,7 +620,8 @@ def test_the_fixtures_the_marker_and_the_option_are_documented(run: Run) -> None
     }.items():
         fixtures.fnmatch_lines([f"{name} -- *pytest_plugin.py:*", f"    {told}"])
     run("", "--markers").stdout.fnmatch_lines(["@pytest.mark.session_id(id): run the test in this session*"])
-    run("", "--help").stdout.fnmatch_lines(["  cagent_require_session (bool):", "*in no session*"])
+    option = "cagent_require_session (bool): models_gateway refuses a call in no session"
+    assert option in " ".join(run("", "--help").stdout.str().split())
 
 
 def test_it_is_found_by_its_entry_point_and_inert_without(run: Run) -> None:
