@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from cagent_session.testing import ModelsGateway
 
 _gateway = pytest.StashKey["ModelsGateway"]()
-_session_id = pytest.StashKey[str]()
+_scope = pytest.StashKey[session_scope]()
 _kept = pytest.StashKey[list[session_scope]]()  # the open scopes that are not for the running test to close
 
 
 class SessionLeakWarning(pytest.PytestWarning):
-    """A test has left a session scope open. It was closed, so that the next test is not in that session."""
+    """A test, or a fixture, has left a session scope open. It was closed, so that the next test is not in it."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Add the marker."""
+    """Add the marker, and the place for the open scopes."""
     config.addinivalue_line("markers", "session_id(id): run the test in this session; the fixture session_id tells it.")
     config.stash[_kept] = []
 
@@ -56,7 +57,7 @@ def models_gateway(request: pytest.FixtureRequest) -> Iterator[ModelsGateway]:
         request.node.stash[_gateway] = gateway
         yield gateway
     try:
-        gateway.check_sessions()  # of what other fixtures called after the test
+        gateway.check_sessions()  # of what a test that did not pass has called, and other fixtures after it
     except AssertionError as error:
         raise _failure(error) from None
 
@@ -78,8 +79,8 @@ def gateway_session(models_gateway: ModelsGateway) -> Iterator[requests.Session]
 def session_id(request: pytest.FixtureRequest) -> Iterator[str]:
     """The ID of the session in which the test runs: a new one, or that of @pytest.mark.session_id("sess-abc1")."""
     marker = request.node.get_closest_marker("session_id")
-    with session_scope(_marked(marker) if marker else new_session_id()) as session_id:
-        request.node.stash[_session_id] = session_id
+    scope = request.node.stash[_scope] = session_scope(_marked(marker) if marker else new_session_id())
+    with scope as session_id:
         if "anyio_backend" in request.fixturenames:
             request.getfixturevalue(_session_on_anyios_loop.__name__)
         yield session_id
@@ -88,7 +89,7 @@ def session_id(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 async def _session_on_anyios_loop(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     """Put the fixtures on anyio's loop in the session, too: it may be older than the test, and so is its context."""
-    with session_scope(request.node.stash[_session_id]):
+    with request.node.stash[_scope]:
         yield
 
 
@@ -97,43 +98,47 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Note which scopes are open before the test; let the marker be enough, without a word of the fixture."""
     item.config.stash[_kept] = open_scopes()
     if isinstance(item, pytest.Function) and item.get_closest_marker("session_id"):
-        item.fixturenames = [*item.fixturenames, "session_id"]  # a new list: the tests of one function share theirs
+        known, names = item._fixtureinfo.name2fixturedefs, item.fixturenames  # noqa: SLF001 - as pytest-asyncio does
+        wider = sum(name in known and known[name][-1].scope != "function" for name in names)  # they come first
+        item.fixturenames = [*names[:wider], "session_id", *names[wider:]]  # a new list: others may share this one
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Generator[None]:
-    """Note which scopes a fixture opens for more than one test."""
-    before = open_scopes()
+    """Note which scopes a fixture opens for more than one test, and close those that it leaves open at its end."""
+    if fixturedef.scope == "function":
+        yield
+        return
+    before, opened = open_scopes(), list[session_scope]()
+    fixturedef.addfinalizer(lambda: _close(opened, request.node, f"the fixture {fixturedef.argname}"))  # runs last
     yield
-    if fixturedef.scope != "function":
-        request.config.stash[_kept] += [scope for scope in open_scopes() if scope not in before]
+    opened += [scope for scope in open_scopes() if scope not in before]
+    request.config.stash[_kept] += opened
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, pluggy.Result[Any], None]:
     """Fail a test that made calls in no session; isolate an asynchronous one from the next on the same loop."""
     left: list[session_scope] = []
-    with pytest.MonkeyPatch.context() as patch:
-        target, name = _test_function(item)
-        if inspect.iscoroutinefunction(getattr(target, name, None)):
-            patch.setattr(target, name, _isolated(getattr(target, name), left))
-        outcome = yield
-    try:
-        if _gateway in item.stash:
+    patch = pytest.MonkeyPatch()
+    if isinstance(item, pytest.Function):
+        _isolate(item, patch, left)
+    outcome = yield
+    patch.undo()
+    passed = outcome.excinfo is None and not getattr(item, "_excinfo", None)  # where unittest's failures are
+    with _failing(outcome):
+        if passed and _gateway in item.stash:
             item.stash[_gateway].check_sessions()
-        _warn_of(left, item)
-    except (AssertionError, SessionLeakWarning) as error:
-        _fail(outcome, item, "call", error)
+        _warn_of(left, item, "the test")
 
 
-@pytest.hookimpl(hookwrapper=True)
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, pluggy.Result[Any], None]:
     """Close what the test has left open."""
     outcome = yield
-    try:
-        _warn_of(_close_all_but(item.config.stash[_kept]), item)
-    except SessionLeakWarning as error:
-        _fail(outcome, item, "teardown", error)
+    kept = item.config.stash[_kept]
+    with _failing(outcome):
+        _close([scope for scope in open_scopes() if scope not in kept], item, "the test")
 
 
 def _marked(marker: pytest.Mark) -> str:
@@ -152,53 +157,60 @@ def _failure(problem: Exception) -> BaseException:
     return pytest.fail.Exception(str(problem), pytrace=False)
 
 
-def _fail(outcome: pluggy.Result[Any], item: pytest.Item, phase: str, problem: Exception) -> None:
-    """Fail the test, in a phase of its run, for *problem*; where it has failed already, show that beside."""
-    if outcome.excinfo is None or issubclass(outcome.excinfo[0], pytest.skip.Exception):
-        outcome.force_exception(_failure(problem))
-    else:
-        item.add_report_section(phase, "cagent_session", str(problem))
+@contextlib.contextmanager
+def _failing(outcome: pluggy.Result[Any]) -> Iterator[None]:
+    """Fail what has come to *outcome* for a problem, unless it has failed by itself."""
+    try:
+        yield
+    except (AssertionError, SessionLeakWarning) as problem:
+        if outcome.excinfo is None:
+            outcome.force_exception(_failure(problem))
 
 
-def _test_function(item: pytest.Item) -> tuple[Any, str]:
-    """Return where the function stands that is called for *item*: an object, and the name of its attribute."""
-    function: Any = item
-    if hasattr(getattr(item, "obj", None), "hypothesis"):
-        return function.obj.hypothesis, "inner_test"
-    if getattr(item, "nofuncargs", False):  # a method of a unittest.TestCase
-        return function.instance, item.name
-    return item, "obj"
+def _isolate(item: pytest.Function, patch: pytest.MonkeyPatch, left: list[session_scope]) -> None:
+    """Let an asynchronous test leave no scope open in its loop's context, which may be the next test's, too.
 
-
-def _isolated(test: Callable[..., Any], left: list[session_scope]) -> Callable[..., Any]:
-    """Return *test* with nothing that it leaves open in its loop's context, which may be the next test's, too.
-
-    unittest's loop, and one that is older than the test, know nothing of the session: its own is that of here and now.
+    It begins in the session that is in scope here. A loop that is older than the fixtures, as anyio's may be, or that
+    has copied the context before them, as unittest's has, does not know that. But scopes of the loop's own count more.
     """
-    session_id = current_session_id()
+    target, name = item, "obj"
+    if hasattr(item.obj, "hypothesis"):
+        target, name = item.obj.hypothesis, "inner_test"
+    elif getattr(item, "nofuncargs", False):  # a method of a unittest.TestCase
+        target, name = item.instance, item.name
+    test = getattr(target, name)
+    if not inspect.iscoroutinefunction(test):
+        return
+    here, session_id = open_scopes(), current_session_id()
 
     @functools.wraps(test)
     async def isolated(*args: Any, **kwargs: Any) -> Any:
-        with session_scope(current_session_id() if open_scopes() else session_id):
+        own = any(scope not in here for scope in open_scopes())
+        with session_scope(current_session_id() if own else session_id):
             kept = open_scopes()
             try:
                 return await test(*args, **kwargs)
             finally:
-                left.extend(_close_all_but(kept))
+                left.extend(scope for scope in open_scopes() if scope not in kept)
+                _exit(left)
 
-    return isolated
+    patch.setattr(target, name, isolated)
 
 
-def _close_all_but(kept: list[session_scope]) -> list[session_scope]:
-    """Close the open scopes that are not among *kept*, and return them."""
-    left = [scope for scope in open_scopes() if scope not in kept]
+def _exit(scopes: list[session_scope]) -> list[session_scope]:
+    """Leave those of *scopes* that are open; return them."""
+    left = [scope for scope in open_scopes() if scope in scopes]
     for scope in left:
         scope.__exit__()
     return left
 
 
-def _warn_of(left: list[session_scope], item: pytest.Item) -> None:
-    """Warn of the scopes that *item* has left open."""
+def _close(scopes: list[session_scope], node: pytest.Item | pytest.Collector, whose: str) -> None:
+    _warn_of(_exit(scopes), node, whose)
+
+
+def _warn_of(left: list[session_scope], node: Any, whose: str) -> None:
+    """Warn of the scopes that were left open."""
     for scope in left:
-        told = f"the test left session_scope({scope.session_id!r}) open; it is closed now"
-        item.warn(SessionLeakWarning(f"{told}. Enter it in a with statement, or decorate with in_session()"))
+        told = f"{whose} left session_scope({scope.session_id!r}) open; it is closed now"
+        node.warn(SessionLeakWarning(f"{told}. Enter it in a with statement, or decorate with in_session()"))

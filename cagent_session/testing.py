@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import threading
 import uuid
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ _UNMARKED = (
 
 _NO_SESSION = (
     f"the request has no {SESSION_ID_HEADER}, and this gateway requires a session: "
-    "send it in cagent_session.session_scope(session_id)"
+    "send it in cagent_session.session_scope(session_id), through cagent_session.mount() or a hook"
 )
 _LISTED = 20  # calls, in the message of a failure
 _PATH = "/:@"  # what a path may show as it is
@@ -71,7 +72,7 @@ class Call:
     path: str
     headers: CaseInsensitiveDict[str] = field(repr=False)  # keys are in it
     session_id: str | None
-    forward: str | None
+    forward: str | None = field(repr=False)  # by hand, with a password
     body: bytes = field(repr=False)
     status: int = 0
     prompt_tokens: int = 0
@@ -205,7 +206,8 @@ class ModelsGateway(HTTPServer):
             raise AssertionError(
                 f"{_number(len(refused))} reached the models gateway in no session:"
                 f"{_table([_described(call) for call in refused])}\n"
-                'Make them in session_scope() or under in_session(); mount(..., missing="raise") shows where'
+                "Make each in session_scope() or under in_session(), through mount() or session_id_hook(); "
+                'missing="raise" shows where'
             )
 
     def check_assertions(self) -> None:
@@ -237,7 +239,9 @@ class ModelsGateway(HTTPServer):
             rows = [(" " if call.session_id == wanted else ">", _whose(call), *_described(call)) for call in made]
             if len(rows) > _LISTED:
                 rows.sort(key=lambda row: row[0], reverse=True)  # what is marked, first
-            raise AssertionError(f"expected {expected} in session {wanted}, got {own} of {len(made)}{_table(rows)}")
+            nobodys = sum(not call.session_id for call in made)
+            got = f"{own} of {len(made)}" + f", and {nobodys} in no session" * bool(nobodys)
+            raise AssertionError(f"expected {expected} in session {wanted}, got {got}{_table(rows)}")
 
     def clear(self) -> None:
         """Forget the calls, and all that a :class:`pytest_httpserver.HTTPServer` forgets.
@@ -297,7 +301,9 @@ class ModelsGateway(HTTPServer):
         answer = None if self.permanently_failed else default_answer(request)
         if answer:
             return answer
-        super().respond_nohandler(request, extra_message)
+        # Without the query, which may hold a key: the assertion that fails shows the request.
+        environ = {**request.environ, "QUERY_STRING": "", "wsgi.input": io.BytesIO(request.get_data())}
+        super().respond_nohandler(Request(environ), extra_message)
         message = f"the gateway has no handler for {request.method} {request.path}"
         return refusal(request, self.no_handler_status_code, message)
 
@@ -335,10 +341,10 @@ def _whose(call: Call) -> str:
 
 
 def _described(call: Call) -> tuple[str, ...]:
-    forward = call.forward and call.forward.strip()
-    if not forward:
-        return call.method, quote(call.path, _PATH), "without a forward, so not gateway-bound"
-    return call.method, quote(call.path, _PATH), "forward " + (without_secrets(forward) or "that can't be read")
+    forward = "without a forward, so not gateway-bound: see gateway_headers()"
+    if call.forward:
+        forward = "forward " + (without_secrets(call.forward) or "that can't be read")
+    return call.method, quote(call.path, _PATH), forward
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

@@ -593,15 +593,16 @@ def test_each_refused_call_is_told_once(gateway: ModelsGateway, http: requests.S
     http.headers[FORWARD_HEADER] = "s3cret"
     ask(http, gateway)
     http.headers[FORWARD_HEADER] = ""
-    ask(http, gateway)
+    http.get(f"{gateway.url}/two words", timeout=10)
     with pytest.raises(AssertionError) as told:
         gateway.check_sessions()
     assert str(told.value) == (
         "3 calls reached the models gateway in no session:\n"
         "  GET   /v1/two%20words       forward https://api.example/v1\n"
         "  POST  /v1/chat/completions  forward that can't be read\n"
-        "  POST  /v1/chat/completions  without a forward, so not gateway-bound\n"
-        'Make them in session_scope() or under in_session(); mount(..., missing="raise") shows where'
+        "  GET   /two%20words          without a forward, so not gateway-bound: see gateway_headers()\n"
+        "Make each in session_scope() or under in_session(), through mount() or session_id_hook(); "
+        'missing="raise" shows where'
     )
     gateway.check_sessions()
     ask(http, gateway)
@@ -657,8 +658,8 @@ def test_attributed_calls_are(
         ([], None, "expected every call in session sess-1, got 0 of 0"),
         ([], 1, "expected 1 call in session sess-1, got 0 of 0"),
         (["sess-1", "sess-2"], None, "expected every call in session sess-1, got 1 of 2"),
-        (["sess-1", None], None, "expected every call in session sess-1, got 1 of 2"),
-        (["sess-1", None], 1, "expected 1 call in session sess-1, got 1 of 2"),
+        (["sess-1", None], None, "expected every call in session sess-1, got 1 of 2, and 1 in no session"),
+        (["sess-1", None], 1, "expected 1 call in session sess-1, got 1 of 2, and 1 in no session"),
         (["sess-1", "sess-2"], 2, "expected 2 calls in session sess-1, got 1 of 2"),
         (["sess-1", "sess-1"], 1, "expected 1 call in session sess-1, got 2 of 2"),
         (["sess-1", "sess-1"], 0, "expected 0 calls in session sess-1, got 2 of 2"),
@@ -684,7 +685,9 @@ def test_of_many_calls_those_of_others_are_told_first(gateway: ModelsGateway, ht
     for number in range(30):
         with session_scope(None if number == 25 else "sess-1"):
             http.get(f"{gateway.url}/{number}", timeout=10)
-    with pytest.raises(AssertionError, match=r"^expected 30 calls in session sess-1, got 29 of 30\n") as told:
+    with pytest.raises(
+        AssertionError, match=r"^expected 30 calls in session sess-1, got 29 of 30, and 1 in no session\n"
+    ) as told:
         gateway.assert_attributed("sess-1", calls=30)
     _, first, second, *_, last = str(told.value).splitlines()
     assert first.split()[:6] == [">", "in", "no", "session", "GET", "/25"]
@@ -703,14 +706,17 @@ def test_a_uuid_can_be_asserted_and_what_is_no_session_can_not(gateway: ModelsGa
         gateway.assert_attributed(session_id, calls=-1)
 
 
-def test_neither_key_nor_query_is_logged(
+def test_neither_key_nor_query_is_logged_or_shown(
     gateway: ModelsGateway, http: requests.Session, caplog: pytest.LogCaptureFixture
 ) -> None:
-    http.post(
-        f"{gateway.url}/v1beta/models/m:generateContent?key=s3cret", headers={"x-goog-api-key": "s3cret"}, timeout=10
-    )
-    assert gateway.calls[0].status == 400
+    http.headers[FORWARD_HEADER] = "https://user:s3cret@api.example/v1?key=s3cret"
+    http.post(f"{gateway.url}/v1/unheard-of?key=s3cret", data="body", headers={"x-goog-api-key": "s3cret"}, timeout=10)
+    assert [call.status for call in gateway.calls] == [404]
+    assert "s3cret" not in repr(gateway.calls)
     assert "s3cret" not in "".join(record.getMessage() for record in caplog.records if record.name == "werkzeug")
+    with pytest.raises(AssertionError, match=r"No handler found for request .*/v1/unheard-of.*'body'") as told:
+        gateway.check_assertions()
+    assert "s3cret" not in str(told.value)
 
 
 def test_after_the_with_statement_nobody_listens() -> None:

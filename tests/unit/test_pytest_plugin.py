@@ -172,6 +172,31 @@ def test_a_malformed_marker_is_told_in_a_line(run: Run, marker: str, told: str) 
     assert "two words" not in result.stdout.str().replace("@pytest.mark.session_id('two words')", "")
 
 
+def test_the_marker_covers_the_tests_own_fixtures_and_no_wider_ones(run: Run) -> None:
+    result = run("""
+        seen = []
+
+        @pytest.fixture(params=[1])
+        def agent(request):
+            seen.append(current_session_id())
+            yield
+            seen.append(current_session_id())
+
+        @pytest.fixture(autouse=True, scope="module")
+        def wide():
+            assert current_session_id() is None
+
+        @pytest.mark.session_id("sess-abc1")
+        @pytest.mark.parametrize("number", [1])
+        def test_it(agent, number):
+            assert seen == [current_session_id()] == ["sess-abc1"]
+
+        def test_next():
+            assert seen == ["sess-abc1"] * 2
+    """)
+    result.assert_outcomes(passed=2)
+
+
 def test_a_fixture_and_a_parameter_of_that_name_come_first(run: Run) -> None:
     result = run("""
         class TestFixture:
@@ -207,6 +232,16 @@ ASYNC = """
             with session_scope("sub"):
                 yield
 
+        @pytest.fixture
+        def synchronous_sub_session(self, session_id):
+            with session_scope("synchronous-sub"):
+                yield
+
+        @pytest.fixture
+        async def no_session(self, session_id):
+            with session_scope(None):
+                yield
+
         async def test_before(self):
             assert current_session_id() is None
 
@@ -226,6 +261,12 @@ ASYNC = """
 
         async def test_a_scope_within(self, sub_session):
             assert current_session_id() == "sub"
+
+        async def test_a_synchronous_scope_within(self, synchronous_sub_session):
+            assert current_session_id() == "synchronous-sub"
+
+        async def test_none_within(self, no_session):
+            assert current_session_id() is None
 
         async def test_leaves_a_scope_open(self, session_id):
             session_scope("leaked").__enter__()
@@ -249,7 +290,7 @@ def test_on_pytest_asyncios_loops(run: Run, scope: str) -> None:
     mark, kept = f'@pytest.mark.asyncio(loop_scope="{scope}")', f'scope="{scope}", loop_scope="{scope}"'
     tests = ASYNC.format(mark=mark, scope=kept, backend="").replace("pytest.fixture", "pytest_asyncio.fixture")
     result = run("    import pytest_asyncio" + tests)
-    result.assert_outcomes(passed=9, warnings=1)
+    result.assert_outcomes(passed=11, warnings=1)
     result.stdout.fnmatch_lines([f"*SessionLeakWarning: {LEAK}"])
 
 
@@ -262,7 +303,7 @@ def test_on_anyios_loops(run: Run, scope: str) -> None:
     """
     tests = ASYNC.format(mark="@pytest.mark.anyio", scope=f'scope="{scope}"', backend="anyio_backend")
     result = run(backends + tests)
-    result.assert_outcomes(passed=18, warnings=2)
+    result.assert_outcomes(passed=22, warnings=2)
     result.stdout.fnmatch_lines([f"*SessionLeakWarning: {LEAK}"])
 
 
@@ -310,8 +351,8 @@ SWALLOWED = """
 OFFENDERS = [
     "2 calls reached the models gateway in no session:",
     "  POST  /v1/chat/completions  forward https://api.openai.com/v1",
-    "  GET   /v1/models            without a forward, so not gateway-bound",
-    'Make them in session_scope() or under in_session(); mount(..., missing="raise") shows where',
+    "  GET   /v1/models            without a forward, so not gateway-bound: see gateway_headers()",
+    "Make each in session_scope() or under in_session(), through mount() or session_id_hook(); *",
 ]
 
 
@@ -361,6 +402,14 @@ def test_two_lines_in_conftest_find_the_call_in_tests_of_any_kind(run: Run, pyte
             def test_sync(self):
                 forgetful()
 
+            def test_that_is_skipped_too_late(self):
+                forgetful()
+                self.skipTest("late")
+
+            def test_that_fails_by_itself(self):
+                forgetful()
+                self.fail("by itself")
+
         class TestOfAsynchronousUnittest(unittest.IsolatedAsyncioTestCase):
             async def test_async(self):
                 forgetful()
@@ -376,8 +425,8 @@ def test_two_lines_in_conftest_find_the_call_in_tests_of_any_kind(run: Run, pyte
         def test_that_calls_nothing():
             pass
     """)
-    result.assert_outcomes(passed=1, failed=6, skipped=1)
-    assert result.outlines.count("1 call reached the models gateway in no session:") == 6
+    result.assert_outcomes(passed=1, failed=6, skipped=3, errors=3)  # errors of those that did not pass
+    assert result.outlines.count("1 call reached the models gateway in no session:") == 8
 
 
 def test_nobody_insists_by_default(run: Run) -> None:
@@ -389,16 +438,15 @@ def test_one_test_may_be_let_off(run: Run) -> None:
     run(tests, "-o", "cagent_require_session=true").assert_outcomes(passed=1)
 
 
-def test_a_test_that_fails_by_itself_shows_the_calls_as_well(run: Run) -> None:
+def test_a_test_that_fails_by_itself_tells_the_calls_as_well(run: Run) -> None:
     result = run("""
         def test_it(models_gateway, gateway_session):
             models_gateway.require_session()
             assert ask(gateway_session, models_gateway).ok
     """)
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        ["E  *assert False*", "*- Captured cagent_session call -*", "1 call reached the models gateway in no session:"]
-    )
+    result.assert_outcomes(failed=1, errors=1)
+    told = ["*ERROR at teardown of test_it*", "1 call reached the models gateway in no session:", "*= FAILURES =*"]
+    result.stdout.fnmatch_lines([*told, "E  *assert False*"])
 
 
 def test_what_fixtures_call_is_told_where_they_do(run: Run) -> None:
@@ -431,7 +479,7 @@ def test_a_wrong_count_is_told_with_a_difference(run: Run) -> None:
     call = "POST  /v1/chat/completions  forward https://api.openai.com/v1"
     told = [
         '>       models_gateway.assert_attributed("sess-abc1", calls=3)',
-        "E       AssertionError: expected 3 calls in session sess-abc1, got 1 of 3",
+        "E       AssertionError: expected 3 calls in session sess-abc1, got 1 of 3, and 1 in no session",
         f"E            in sess-abc1   {call}",
         f"E         >  in sess-abc2   {call}",
         f"E         >  in no session  {call}",
@@ -531,6 +579,98 @@ def test_a_scope_left_open_does_not_colour_the_next_test_and_is_told(run: Run, l
     result.stdout.fnmatch_lines(["*test_leaks", f"*SessionLeakWarning: {LEAK}"])
 
 
+@pytest.mark.parametrize(("scope", "then"), [("class", None), ("module", None), ("session", "leaked")])
+def test_a_scope_that_a_wider_fixture_leaves_open_ends_with_it_and_is_told(
+    run: Run, pytester: pytest.Pytester, scope: str, then: str | None
+) -> None:
+    leak = f"""
+        @pytest.fixture(scope="{scope}", autouse=True)
+        def leaking(request):
+            session_scope("leaked").__enter__()
+
+        class TestClass:
+            def test_one(self):
+                assert current_session_id() == "leaked"
+
+            def test_two(self):
+                assert current_session_id() == "leaked"
+    """
+    next_test = f"""
+        def test_next():
+            assert current_session_id() == {then!r}
+    """
+    files = {"test_a": HEAD + textwrap.dedent(leak), "test_b": HEAD + textwrap.dedent(next_test)}
+    pytester.makepyfile(**files)
+    result = run("")
+    result.assert_outcomes(passed=3, warnings=1)
+    told = LEAK.replace("the test", "the fixture leaking")
+    result.stdout.fnmatch_lines([f"*SessionLeakWarning: {told}"])
+
+
+def test_each_of_several_leaks_is_told(run: Run) -> None:
+    result = run("""
+        def test_leaks():
+            session_scope("one").__enter__()
+            session_scope("two").__enter__()
+
+        def test_next():
+            assert current_session_id() is None
+    """)
+    result.assert_outcomes(passed=2, warnings=2)
+
+
+def test_what_a_hook_opens_it_may_close(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("""
+        import pytest
+        from cagent_session import current_session_id, session_scope
+
+        scope = session_scope("hooked")
+
+        def pytest_runtest_setup(item):
+            scope.__enter__()
+
+        @pytest.hookimpl(hookwrapper=True)
+        def pytest_runtest_teardown(item):
+            yield
+            scope.__exit__()
+    """)
+    result = run("""
+        def test_one(session_id):
+            assert current_session_id() == session_id
+
+        def test_two():
+            assert current_session_id() == "hooked"
+    """)
+    result.assert_outcomes(passed=2, warnings=0)
+
+
+def test_items_that_are_no_functions_are_left_alone(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("""
+        import pytest
+
+        class Item(pytest.Item):
+            nofuncargs = True
+
+            @property
+            def obj(self):
+                async def no_test(): ...
+                return no_test
+
+            def runtest(self):
+                pass
+
+        class File(pytest.File):
+            def collect(self):
+                yield Item.from_parent(self, name="item")
+
+        def pytest_collect_file(parent, file_path):
+            if file_path.suffix == ".txt":
+                return File.from_parent(parent, path=file_path)
+    """)
+    pytester.maketxtfile("")
+    run("").assert_outcomes(passed=1)
+
+
 def test_a_teardown_that_fails_keeps_no_scope_open(run: Run) -> None:
     result = run("""
         @pytest.fixture
@@ -566,7 +706,7 @@ def test_an_asynchronous_leak_fails_where_warnings_are_errors(run: Run) -> None:
     """
     result = run(tests, "-W", "error::cagent_session.pytest_plugin.SessionLeakWarning")
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["*_ test_leaks _*", LEAK, "*_ test_leaks_and_fails _*", "E *failed", LEAK])
+    result.stdout.fnmatch_lines(["*_ test_leaks _*", LEAK, "*_ test_leaks_and_fails _*", "E *failed"])
 
 
 def test_scopes_that_end_later_are_no_leaks(run: Run) -> None:
