@@ -644,6 +644,39 @@ def test_what_a_hook_opens_it_may_close(run: Run, pytester: pytest.Pytester) -> 
     result.assert_outcomes(passed=2, warnings=0)
 
 
+def test_what_a_hook_leaves_open_does_not_colour_the_next_test(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("""
+        from cagent_session import session_scope
+
+        def pytest_runtest_setup(item):
+            if item.name == "test_one":
+                session_scope("leaked").__enter__()
+    """)
+    result = run("""
+        def test_one():
+            assert current_session_id() == "leaked"
+
+        def test_two():
+            assert current_session_id() is None
+    """)
+    result.assert_outcomes(passed=2, warnings=1)
+
+
+def test_an_asynchronous_test_keeps_its_name_and_its_function(run: Run) -> None:
+    result = run("""
+        @pytest.fixture
+        def function(request):
+            function = request.node.function
+            yield function
+            assert request.node.function is function
+
+        @pytest.mark.asyncio
+        async def test_it(request, function):
+            assert request.node.function.__name__ == function.__name__ == "test_it"
+    """)
+    result.assert_outcomes(passed=1)
+
+
 def test_items_that_are_no_functions_are_left_alone(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makeconftest("""
         import pytest
