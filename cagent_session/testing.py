@@ -51,7 +51,6 @@ _UNMARKED = (
     f"the request has no {FORWARD_HEADER} marker, so it is not for a models gateway: "
     'send it with headers=cagent_session.gateway_headers("https://api.openai.com/v1"), or your provider\'s URL'
 )
-
 _NO_SESSION = (
     f"the request has no {SESSION_ID_HEADER}, and this gateway requires a session: "
     "send it in cagent_session.session_scope(session_id), through cagent_session.mount() or a hook"

@@ -55,8 +55,9 @@ def start_in_a_session(**_: Any) -> None:
     session_scope("starter").__enter__()
 
 
-worker_init.connect(start_in_a_session)
-worker_process_init.connect(start_in_a_session)
+if CONFIG in os.environ:  # not in the tests' own process, where other workers may be embedded
+    worker_init.connect(start_in_a_session)
+    worker_process_init.connect(start_in_a_session)
 
 
 def put_whole(channel: filesystem.Channel, queue: str, payload: dict[str, Any], **_: Any) -> None:
