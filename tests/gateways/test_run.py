@@ -1,0 +1,97 @@
+"""Does one command show what a real gateway makes of an agent's sessions, and leave nothing behind?"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import programs
+import pytest
+import run
+from calling import must_be_installed
+
+RUN = Path(run.__file__)
+COUNTS_TOKENS = {"envoy", "litellm"}
+"""Which gateways read the answers."""
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(RUN), *arguments]
+    kept = {name: value for name, value in os.environ.items() if not name.endswith("MODELS_GATEWAY")}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=kept)
+
+
+def still_listens(output: str) -> bool:
+    (port,) = re.findall(r"listens on http://127\.0\.0\.1:(\d+)", output)
+    return programs.listens(int(port))
+
+
+def test_one_command_shows_the_audit_and_the_bill_of_each_session(name: str) -> None:
+    must_be_installed(name)
+    with started(name, "Which orders are late?") as process:
+        output, errors = process.communicate(timeout=180)
+    assert (process.returncode, errors) == (0, "")
+    assert "> Which orders are late?" in output
+    agents, _, gateways = output.partition("The gateway's audit:\n")
+    (main,), (sub,) = (
+        set(re.findall(rf"^{kind} +([0-9a-f-]{{36}}) ", agents, re.MULTILINE)) for kind in ("main", "sub")
+    )
+    audit, _, bill = gateways.partition("The bill of each session:\n")
+    calls = [line.split()[:4] for line in audit.strip().splitlines()[1:]]
+    assert sorted(calls) == sorted(
+        [[main, "openai", "gpt-4o-mini", "200"]] * 4 + [[sub, "openai", "gpt-4o-mini", "200"]] * 2
+    )
+    table = bill.partition("\n\n")[0]
+    header, *rows = [line.split() for line in table.splitlines()]
+    assert {row[0]: row[1] for row in rows} == {main: "4", sub: "2"}
+    assert ("prompt_tokens" in header) == (name in COUNTS_TOKENS)
+    assert "The provider got 7 calls, and none with an X-Cagent-* header." in output
+    assert not still_listens(output)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_whoever_stops_it_stops_the_gateway(how: signal.Signals) -> None:
+    must_be_installed("nginx")
+    with started("nginx") as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.send_signal(how)
+        process.communicate(timeout=60)
+    assert not still_listens(line)
+
+
+def test_a_missing_program_gets_a_line_that_says_how_to_install_it(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(programs, "PATH", "")
+    monkeypatch.setattr(sys, "argv", ["run.py", name])
+    assert run.main() == 1
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors == f"run.py: there is no {programs.PROGRAMS[name].executable}: {programs.PROGRAMS[name].install}\n"
+
+
+def test_a_gateway_that_does_not_start_shows_what_it_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    must_be_installed("nginx")
+    nginx = programs.PROGRAMS["nginx"]
+    broken = nginx._replace(edits=lambda place: {**nginx.edits(place), "worker_connections": "worker_connection"})
+    monkeypatch.setitem(programs.PROGRAMS, "nginx", broken)
+    monkeypatch.setattr(sys, "argv", ["run.py", "nginx"])
+    assert run.main() == 1
+    assert 'unknown directive "worker_connection"' in capsys.readouterr().err
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "trustme.py").write_text("raise ModuleNotFoundError(\"No module named 'trustme'\")")
+    command = [sys.executable, str(RUN), "nginx"]
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == ["run.py: No module named 'trustme': pip install \".[gateways]\""]
