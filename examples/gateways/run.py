@@ -42,7 +42,9 @@ def main() -> int:
         with TemporaryDirectory() as folder, running_providers(Path(folder)) as providers:
             origin = f"https://{providers[OPENAI].address}"
             # The agent calls its provider past the gateway, too, so that one's own address becomes a known forward.
-            with running(options.gateway, Path(folder), providers, {f"https://{OPENAI}": origin}) as gateway:
+            known = PROGRAMS[options.gateway].forward
+            own = known.replace("\\", "").replace(f"https://{OPENAI}", origin)
+            with running(options.gateway, Path(folder), providers, {known: own}) as gateway:
                 print(f"{options.gateway} listens on {gateway.url}, before a provider on loopback\n", flush=True)
                 status = run_agent(gateway, f"{origin}/v1", options.prompt)
                 if status == 0:

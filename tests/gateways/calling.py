@@ -21,6 +21,7 @@ CHAT = "/v1/chat/completions"
 MODEL = "gpt-4o-mini"
 TIMEOUT = 30
 CALLS_AT_ONCE = 20  # of a session, by the recipes
+COUNT_TOKENS = ("haproxy", "envoy", "litellm")  # nginx doesn't read bodies
 
 Header = tuple[str, str | bytes]
 

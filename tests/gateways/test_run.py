@@ -12,11 +12,9 @@ from pathlib import Path
 import programs
 import pytest
 import run
-from calling import must_be_installed
+from calling import COUNT_TOKENS, must_be_installed
 
 RUN = Path(run.__file__)
-COUNTS_TOKENS = {"envoy", "litellm"}
-"""Which gateways read the answers."""
 
 
 def started(*arguments: str) -> subprocess.Popen[str]:
@@ -48,7 +46,7 @@ def test_one_command_shows_the_audit_and_the_bill_of_each_session(name: str) -> 
     table = bill.partition("\n\n")[0]
     header, *rows = [line.split() for line in table.splitlines()]
     assert {row[0]: row[1] for row in rows} == {main: "4", sub: "2"}
-    assert ("prompt_tokens" in header) == (name in COUNTS_TOKENS)
+    assert ("prompt_tokens" in header) == (name in COUNT_TOKENS)
     assert "The provider got 7 calls, and none with an X-Cagent-* header." in output
     assert not still_listens(output)
 

@@ -5,86 +5,126 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+import requests
 import test_contract as contract
 from calling import Start, statuses
-from programs import Edits
+from programs import Edits, Gateway
+from provider import Providers
 
 from cagent_session import new_session_id
 
+Promise = Callable[..., None]
+"""The test of the contract that tells."""
 
-class Trap(NamedTuple):
-    gateway: str
-    edits: Edits
-    promise: Callable[..., None]
-    """The test of the contract that tells."""
+no_session, malformed = (
+    contract.test_calls_in_no_session_do_not_escape_the_limit,
+    partial(contract.test_calls_with_malformed_ids_do_not_escape_the_limit, contract.MALFORMED["a comma"]),
+)
+impostor = partial(contract.test_an_impostor_gets_no_call, ["elsewhere.example"], known=True)
 
-
-TRAPS = {
-    "a key that is empty is never limited": Trap(
-        "nginx",
-        {'"(none)" "(none) $remote_addr";': '"(none)" "";'},
-        contract.test_calls_in_no_session_do_not_escape_the_limit,
-    ),
-    "each malformed ID has a bucket of its own": Trap(
-        "nginx",
+NGINX: dict[str, tuple[Edits, Promise]] = {
+    "a key that is empty is never limited": ({'"(none)" "(none) $remote_addr";': '"(none)" "";'}, no_session),
+    "each malformed ID has a bucket of its own": (
         {"default  $session;": "default $http_x_cagent_session_id;"},
-        partial(contract.test_calls_with_malformed_ids_do_not_escape_the_limit, contract.MALFORMED["a comma"]),
+        malformed,
     ),
-    "the call goes wherever the marker says": Trap(
-        "nginx",
+    "the call goes wherever the marker says": (
         {
             'default                                      "";': "default $http_x_cagent_forward;",
             "proxy_pass https://$provider;": "if ($provider ~ ^http) { proxy_pass $provider; } proxy_pass https://$provider;",
         },
         partial(contract.test_a_marker_that_is_not_listed_leads_nowhere, "{live}"),
     ),
-    "a header that isn't blanked reaches the provider": Trap(
-        "nginx",
+    "a header that isn't blanked reaches the provider": (
         {'proxy_set_header X-Cagent-Forward "";': ""},
         contract.test_the_provider_sees_none_of_our_headers,
     ),
-    "the error log has the query": Trap("nginx", {"error.log crit": "error.log error"}, contract.test_no_log_has_a_key),
-    "the path has the query": Trap(
-        "nginx", {'"path":"$path"': '"path":"$request_uri"'}, contract.test_no_log_has_a_key
+    "the error log has the query": ({"error.log crit": "error.log error"}, contract.test_no_log_has_a_key),
+    "the path has the query": ({'"path":"$path"': '"path":"$request_uri"'}, contract.test_no_log_has_a_key),
+    "a prompt of a megabyte is too long": (
+        {"client_max_body_size 32m;": ""},
+        contract.test_long_prompts_and_long_answers_pass,
     ),
-    "a prompt of a megabyte is too long": Trap(
-        "nginx", {"client_max_body_size 32m;": ""}, contract.test_long_prompts_and_long_answers_pass
-    ),
-    "a stream is held back": Trap(
-        "nginx",
+    "a stream is held back": (
         {"proxy_buffering off;": "gzip on; gzip_types *; gzip_min_length 1;"},
         contract.test_a_stream_arrives_in_pieces,
     ),
-    "whoever answers is the provider": Trap(
-        "nginx",
-        {"proxy_ssl_verify on;": ""},
-        partial(contract.test_an_impostor_gets_no_call, ["elsewhere.example"], known=True),
-    ),
-    "the audit isn't JSON": Trap(
-        "nginx",
+    "whoever answers is the provider": ({"proxy_ssl_verify on;": ""}, impostor),
+    "the audit isn't JSON": (
         {"escape=json": "escape=none"},
         partial(contract.test_whatever_a_client_sends_its_call_is_a_line_of_json, "X-Cagent-Model"),
     ),
 }
+INDENTED = "\n" + " " * 16
+ENVOY: dict[str, tuple[Edits, Promise]] = {
+    "a limit that isn't enforced counts, and limits nothing": (
+        {"filter_enforced: *always  #": "#"},
+        contract.test_two_sessions_are_limited_independently,
+    ),
+    "a session is forgotten when twenty others have called": (
+        {"max_dynamic_descriptors: 100000  #": "#"},
+        contract.test_a_crowd_does_not_push_a_session_out_of_its_limit,
+    ),
+    "a call without a descriptor is never limited": ({"['cagent.limited']": "['cagent.session']"}, no_session),
+    "each malformed ID has a bucket of its own": (
+        {"? '' : '(malformed)')%": "? '' : request.headers['x-cagent-session-id'])%"},
+        malformed,
+    ),
+    "the local limit doesn't charge when an answer has ended": (
+        {f"- actions:{INDENTED}- ext": f"- apply_on_stream_done: true{INDENTED}actions:{INDENTED}- ext"},
+        contract.test_two_sessions_are_limited_independently,
+    ),
+    "a route matches either of two markers": (
+        {f"filter_state:{INDENTED}  - key: cagent.forward": f"headers:{INDENTED}  - name: x-cagent-forward"},
+        contract.test_two_markers_lead_nowhere,
+    ),
+    "a header that isn't removed reaches the provider": (
+        {'- remove_on_match: {key_matcher: {safe_regex: {regex: "x[-_]cagent[-_].*"}}}': ""},
+        contract.test_the_provider_sees_none_of_our_headers,
+    ),
+    "Envoy tells the provider the client's address": (
+        {"- remove_on_match: {key_matcher: {prefix: x-envoy-}}": ""},
+        contract.test_the_provider_sees_none_of_our_headers,
+    ),
+    "an answer that is compressed has no tokens": (
+        {"key: accept-encoding": "key: x-accept-encoding"},
+        contract.test_the_tokens_of_a_provider_that_compresses_are_told,
+    ),
+    "the path has the query": ({"%PATH(NQ:PATH)%": "%REQ(:PATH)%"}, contract.test_no_log_has_a_key),
+    "a certificate for any name will do": (
+        {"auto_sni_san_validation: true": "auto_sni_san_validation: false"},
+        impostor,
+    ),
+    "a route has an end, and it isn't the answer's": (
+        {", timeout: 0s": ", timeout: 0.1s"},  # as its default of 15 seconds
+        contract.test_the_duration_lasts_until_the_answer_has_ended,
+    ),
+}
+TRAPS = {"nginx": NGINX, "envoy": ENVOY}
 
 
-@pytest.mark.parametrize("trap", TRAPS.values(), ids=[f"{trap.gateway}: {what}" for what, trap in TRAPS.items()])
-def test_a_recipe_that_is_changed_falls_into_it(trap: Trap, start: Start, request: pytest.FixtureRequest) -> None:
-    def start_changed(name: str, edits: Edits | None = None, **more: Any) -> Any:
-        return start(name, {**trap.edits, **(edits or {})}, **more)
+@pytest.mark.parametrize(
+    ("name", "edits", "promise"),
+    [
+        pytest.param(name, edits, promise, id=f"{name}: {what}")
+        for name, traps in TRAPS.items()
+        for what, (edits, promise) in traps.items()
+    ],
+)
+def test_a_recipe_that_is_changed_falls_into_it(
+    name: str, edits: Edits, promise: Promise, start: Start, request: pytest.FixtureRequest
+) -> None:
+    def start_changed(name: str, more: Edits | None = None, behind: Providers | None = None) -> Gateway:
+        return start(name, {**edits, **(more or {})}, behind)
 
-    given: dict[str, Any] = {"name": trap.gateway, "start": start_changed}
-    wanted = inspect.signature(trap.promise).parameters
+    given: dict[str, Any] = {"name": name, "start": start_changed}
+    wanted = [name for name, it in inspect.signature(promise).parameters.items() if it.default is it.empty]
     if "gateway" in wanted:
-        given["gateway"] = start_changed(trap.gateway)
-        assert statuses(given["gateway"], new_session_id(), 1) == [200]  # it is still a gateway
-    values = {
-        parameter: given.get(parameter) or request.getfixturevalue(parameter)
-        for parameter in wanted
-        if parameter in given or wanted[parameter].default is inspect.Parameter.empty
-    }
-    with pytest.raises((AssertionError, ValueError)):
-        trap.promise(**values)
+        given["gateway"] = gateway = start_changed(name)
+        assert statuses(gateway, new_session_id(), 1) == [200]  # it is still a gateway
+    values = {parameter: given.get(parameter) or request.getfixturevalue(parameter) for parameter in wanted}
+    with pytest.raises((AssertionError, ValueError, requests.RequestException)):
+        promise(**values)
