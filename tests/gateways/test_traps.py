@@ -125,6 +125,7 @@ def test_a_recipe_that_is_changed_falls_into_it(
     if "gateway" in wanted:
         given["gateway"] = gateway = start_changed(name)
         assert statuses(gateway, new_session_id(), 1) == [200]  # it is still a gateway
+        gateway.audit(1)
     values = {parameter: given.get(parameter) or request.getfixturevalue(parameter) for parameter in wanted}
     with pytest.raises((AssertionError, ValueError, requests.RequestException)):
         promise(**values)
