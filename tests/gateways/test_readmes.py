@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -46,6 +47,16 @@ def test_what_a_session_did_is_a_query_away(name: str, gateway: Gateway) -> None
     gateway.audit(before + 3)
     what = answer(queries(name)[0], gateway, session_id)
     assert what.count(f'"session":"{session_id}"') == len(what.splitlines()) == 2
+
+
+def test_a_line_of_the_audit_has_what_the_readme_shows(gateway: Gateway) -> None:
+    before, text = len(gateway.audit()), (programs.HERE.parents[1] / "README.rst").read_text(encoding="utf-8")
+    shown = json.loads(re.findall(r'\n\n( +\{"time"(?:.|\n)+?\})\n', text)[0])
+    statuses(gateway, new_session_id(), 1)
+    written = gateway.audit(before + 1)[-1]
+    assert shown.keys() <= written.keys()
+    assert {key: type(written[key]) for key in shown} == {key: type(value) for key, value in shown.items()}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", written["time"])
 
 
 def test_what_each_session_did_is_another(name: str, gateway: Gateway) -> None:

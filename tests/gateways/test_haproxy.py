@@ -1,0 +1,60 @@
+"""What can HAProxy's recipe do that is not in the others? Say what it counts, and cap a session's tokens."""
+
+from __future__ import annotations
+
+import re
+import socket
+
+from calling import Start, statuses
+from programs import Gateway
+
+from cagent_session import new_session_id
+
+
+def ask(gateway: Gateway, command: str) -> str:
+    """Ask on the socket of the recipe, as its README does by socat."""
+    with socket.socket(socket.AF_UNIX) as admin:
+        admin.settimeout(10)
+        admin.connect(gateway.place.file("haproxy.sock"))
+        admin.sendall(f"{command}\n".encode())
+        return b"".join(iter(lambda: admin.recv(65536), b"")).decode()
+
+
+def calls_in_table(gateway: Gateway) -> dict[str, int]:
+    entries = re.findall(r"key=(\S+) .*http_req_cnt=(\d+)", ask(gateway, "show table sessions"))
+    return {session_id: int(calls) for session_id, calls in entries}
+
+
+def test_the_table_has_the_calls_of_each_session(start: Start) -> None:
+    gateway, one, other = start("haproxy"), new_session_id(), new_session_id()
+    statuses(gateway, one, 25)
+    statuses(gateway, other, 3)
+    served = [line["session"] for line in gateway.audit(28) if line["status"] == 200]
+    assert calls_in_table(gateway) == {one: served.count(one), other: 3}
+    assert served.count(one) >= 20
+
+
+def test_a_session_that_has_spent_its_tokens_is_stopped_until_it_is_cleared(start: Start) -> None:
+    gateway = start("haproxy", {"ge 10000000": "ge 12"})  # a call costs six
+    one, other = new_session_id(), new_session_id()
+    assert statuses(gateway, one, 4) == [200, 200, 403, 403]
+    assert statuses(gateway, other, 2) == [200, 200]
+    ask(gateway, f"clear table sessions key {one}")
+    assert statuses(gateway, one, 3) == [200, 200, 403]
+    assert statuses(gateway, other, 1) == [403]
+
+
+def test_without_lua_it_counts_calls_all_the_same(start: Start) -> None:
+    """By the change that the README tells."""
+    lines = {
+        "    lua-load-per-thread tokens.lua": "    #",
+        "    acl session_spent var(txn.key),lua.tokens_of": "    #",
+        "    filter lua.tokens": "    #",
+        "    http-request del-header Accept-Encoding": "    #",
+    }
+    gateway, one = (
+        start("haproxy", {**lines, "table_http_req_cnt(sessions) ge 1000": "table_http_req_cnt(sessions) ge 2"}),
+        new_session_id(),
+    )
+    assert statuses(gateway, one, 3) == [200, 200, 403]
+    assert {line["prompt_tokens"] for line in gateway.audit(3)} == {0}
