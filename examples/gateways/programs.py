@@ -93,7 +93,7 @@ def haproxy_edits(place: Place) -> Edits:
     return {
         "127.0.0.1:8080": f"127.0.0.1:{place.port}",
         AUTHORITIES: str(place.providers.authority),
-        **place.addresses("{}:{} sni", "{}:{} sni"),
+        **place.addresses("{}:{}", "{}:{}"),
     }
 
 

@@ -10,7 +10,7 @@ import subprocess
 
 import programs
 import pytest
-from calling import agent, call, statuses
+from calling import COUNT_TOKENS, agent, call, statuses
 from programs import Gateway
 
 from cagent_session import new_session_id
@@ -24,7 +24,7 @@ def readme(name: str) -> str:
 
 
 def queries(name: str) -> list[str]:
-    return re.findall(r"(?m)^    (jq .+)$", readme(name))
+    return re.findall(r"(?m)^    (jq .+(?:\n        .+)*)$", readme(name))
 
 
 def answer(query: str, gateway: Gateway, session_id: str) -> str:
@@ -68,3 +68,12 @@ def test_what_each_session_did_is_another(name: str, gateway: Gateway) -> None:
     gateway.audit(before + 3)
     (line,) = [line for line in answer(queries(name)[1], gateway, session_id).splitlines() if session_id in line]
     assert line.split()[0] == "2"
+
+
+@pytest.mark.parametrize("name", COUNT_TOKENS)
+def test_the_tokens_of_each_session_are_a_third(name: str, gateway: Gateway) -> None:
+    before, session_id = len(gateway.audit()), new_session_id()
+    statuses(gateway, session_id, 2)
+    gateway.audit(before + 2)
+    (line,) = [line for line in answer(queries(name)[2], gateway, session_id).splitlines() if session_id in line]
+    assert json.loads(line)[:3] == [session_id, 4, 8]

@@ -23,6 +23,7 @@ no_session, malformed = (
     contract.test_calls_in_no_session_do_not_escape_the_limit,
     partial(contract.test_calls_with_malformed_ids_do_not_escape_the_limit, contract.MALFORMED["a comma"]),
 )
+hostile = partial(contract.test_whatever_a_client_sends_its_call_is_a_line_of_json, "X-Cagent-Model")
 impostor = partial(contract.test_an_impostor_gets_no_call, ["elsewhere.example"], known=True)
 
 NGINX: dict[str, tuple[Edits, Promise]] = {
@@ -53,9 +54,59 @@ NGINX: dict[str, tuple[Edits, Promise]] = {
         contract.test_a_stream_arrives_in_pieces,
     ),
     "whoever answers is the provider": ({"proxy_ssl_verify on;": ""}, impostor),
-    "the audit isn't JSON": (
-        {"escape=json": "escape=none"},
-        partial(contract.test_whatever_a_client_sends_its_call_is_a_line_of_json, "X-Cagent-Model"),
+    "the audit isn't JSON": ({"escape=json": "escape=none"}, hostile),
+}
+HAPROXY: dict[str, tuple[Edits, Promise]] = {
+    "a header is split at commas": ({"req.fhdr(": "req.hdr("}, malformed),
+    "a line of the audit is cut": ({"len 4096 ": ""}, hostile),
+    "the audit isn't JSON": ({",json(utf8s)": ""}, hostile),
+    "the path has the query": ({"path,bytes(0,256)": "pathq,bytes(0,256)"}, contract.test_no_log_has_a_key),
+    "a header that isn't removed reaches the provider": (
+        {"http-request del-header X-Cagent- -m beg": ""},
+        contract.test_the_provider_sees_none_of_our_headers,
+    ),
+    "a certificate for any name will do": (
+        {" sni str(api.openai.com)": "", " verifyhost api.openai.com": ""},
+        impostor,
+    ),
+    "whoever answers is the provider": ({"ssl verify required": "ssl verify none"}, impostor),
+    "each malformed ID has a bucket of its own": (
+        {"""set-var(txn.session) 'str("(malformed)")'""": "set-var(txn.session) req.fhdr(X-Cagent-Session-Id)"},
+        malformed,
+    ),
+    "the call goes wherever the marker says": (
+        {
+            "http-request deny deny_status 421 unless { var(txn.provider) -m found }": (
+                "http-request set-dst req.fhdr(X-Cagent-Forward),field(3,/),field(1,:)\n"
+                "http-request set-dst-port req.fhdr(X-Cagent-Forward),field(3,/),field(2,:)"
+            ),
+            "use_backend %[var(txn.provider)]": (
+                "use_backend %[var(txn.provider)] if { var(txn.provider) -m found }\n"
+                "default_backend anywhere\nbackend anywhere\nserver anywhere 0.0.0.0:0 no-ssl"
+            ),
+        },
+        partial(contract.test_a_marker_that_is_not_listed_leads_nowhere, "{live}"),
+    ),
+    "a sliding window lets nothing through for as long as it is": (
+        {
+            "var(txn.key),table_gpt(0,sessions)": "int(0)",
+            "store gpt(1),http_req_cnt": "store http_req_rate(20s),http_req_cnt",
+            "429 if session_too_fast": "429 if { var(txn.key),table_http_req_rate(sessions) ge 20 }",
+            "http-request sc-set-gpt(0,1) var(txn.session_owes),add(txn.now)": "",
+        },
+        contract.test_whoever_is_refused_is_let_in_again_soon,
+    ),
+    "a call is sent again": (
+        {"retries 0 #": "retries 3\nretry-on all-retryable-errors #"},
+        contract.test_a_call_that_fails_at_the_provider_is_not_sent_again,
+    ),
+    "a provider that hangs up on a second call leaves no line": (
+        {"option httpclose": ""},
+        contract.test_a_call_that_fails_at_the_provider_is_not_sent_again,
+    ),
+    "an answer that is compressed has no tokens": (
+        {"http-request del-header Accept-Encoding": ""},
+        contract.test_the_tokens_of_a_provider_that_compresses_are_told,
     ),
 }
 INDENTED = "\n" + " " * 16
@@ -103,7 +154,7 @@ ENVOY: dict[str, tuple[Edits, Promise]] = {
         contract.test_the_duration_lasts_until_the_answer_has_ended,
     ),
 }
-TRAPS = {"nginx": NGINX, "envoy": ENVOY}
+TRAPS = {"nginx": NGINX, "haproxy": HAPROXY, "envoy": ENVOY}
 
 
 @pytest.mark.parametrize(
