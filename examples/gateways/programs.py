@@ -239,7 +239,7 @@ def running(name: str, folder: Path, providers: Providers, edits: Edits | None =
             cwd=folder,
             stdout=stdout,
             stderr=stderr,
-            env={**os.environ, **program.variables},
+            env={**os.environ, "NO_PROXY": "127.0.0.1", **program.variables},
         ) as process,
     ):
         try:

@@ -28,6 +28,8 @@ except ImportError as error:
 AGENT = Path(__file__).parents[1] / "agent.py"
 OPENAI = HOSTS[0]
 
+COUNTED = ("prompt_tokens", "completion_tokens", "cost_usd")
+NUMBERS = {"calls", "duration_ms", *COUNTED}
 Line = dict[str, Any]  # of the audit
 
 
@@ -83,14 +85,16 @@ def show(lines: list[Line]) -> None:
 
 def counted(lines: list[Line]) -> list[str]:
     """Return what this gateway counts, beside the calls."""
-    return [name for name in ("prompt_tokens", "completion_tokens", "cost_usd") if any(name in line for line in lines)]
+    return [name for name in COUNTED if any(name in line for line in lines)]
 
 
 def show_table(names: list[str], lines: Iterable[Line]) -> None:
     rows = [names, *([shown(line.get(name, "")) for name in names] for line in lines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
+        cells = zip(names, row, widths, strict=True)
+        aligned = [cell.rjust(width) if name in NUMBERS else cell.ljust(width) for name, cell, width in cells]
+        print("  ".join(aligned).rstrip())
 
 
 def shown(value: float | str) -> str:
