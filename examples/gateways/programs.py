@@ -23,6 +23,7 @@ from provider import HOSTS, Providers
 HERE = Path(__file__).parent
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin"])
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
+ON_LOOPBACK = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 SUFFIXES = {".conf", ".cfg", ".lua", ".yaml", ".py"}
 START_SECONDS = 90  # LiteLLM takes ten, when nothing else runs
 
@@ -73,26 +74,26 @@ class Program(NamedTuple):
 
 
 def nginx_edits(place: Place) -> Edits:
-    temporary = " ".join(f"{kind}_temp_path {place.folder};" for kind in NGINX_TEMPORARY)
+    temporary = " ".join(f'{kind}_temp_path "{place.folder}";' for kind in NGINX_TEMPORARY)
     return {
         "http {": f"http {{ {temporary}",
-        "/var/log/nginx/audit.log": place.file("audit.log"),
-        "/var/log/nginx/error.log": place.file("error.log"),
+        "/var/log/nginx/audit.log": f'"{place.file("audit.log")}"',
+        "/var/log/nginx/error.log": f'"{place.file("error.log")}"',
         "127.0.0.1:8080": f"127.0.0.1:{place.port}",
-        AUTHORITIES: str(place.providers.authority),
+        AUTHORITIES: f'"{place.providers.authority}"',
         **place.addresses("{}:{};", "{}:{};"),
     }
 
 
 def nginx_arguments(place: Place) -> list[str]:
     pid = place.file("nginx.pid")
-    return ["-c", place.file("nginx.conf"), "-e", place.file("start.log"), "-g", f"daemon off; pid {pid};"]
+    return ["-c", place.file("nginx.conf"), "-e", place.file("start.log"), "-g", f'daemon off; pid "{pid}";']
 
 
 def haproxy_edits(place: Place) -> Edits:
     return {
         "127.0.0.1:8080": f"127.0.0.1:{place.port}",
-        AUTHORITIES: str(place.providers.authority),
+        AUTHORITIES: f'"{place.providers.authority}"',
         **place.addresses("{}:{}", "{}:{}"),
     }
 
@@ -100,7 +101,7 @@ def haproxy_edits(place: Place) -> Edits:
 def envoy_edits(place: Place) -> Edits:
     return {
         "port_value: 8080": f"port_value: {place.port}",
-        AUTHORITIES: str(place.providers.authority),
+        AUTHORITIES: f'"{place.providers.authority}"',
         **place.addresses("address: {}, port_value: {}", "address: {}, port_value: {}"),
     }
 
@@ -108,7 +109,7 @@ def envoy_edits(place: Place) -> Edits:
 def litellm_edits(place: Place) -> Edits:
     return {
         "/var/log/litellm/audit.jsonl": place.file("audit.log"),
-        AUTHORITIES: str(place.providers.authority),
+        AUTHORITIES: f'"{place.providers.authority}"',
         **place.addresses("api_base: https://{}", "api_base: https://{}:{}"),
     }
 
@@ -239,7 +240,7 @@ def running(name: str, folder: Path, providers: Providers, edits: Edits | None =
             cwd=folder,
             stdout=stdout,
             stderr=stderr,
-            env={**os.environ, "NO_PROXY": "127.0.0.1", **program.variables},
+            env={**os.environ, **ON_LOOPBACK, **program.variables},
         ) as process,
     ):
         try:

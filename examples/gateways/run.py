@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 try:
-    from programs import PROGRAMS, Gateway, NotInstalled, NotStarted, executable, running
+    from programs import ON_LOOPBACK, PROGRAMS, Gateway, NotInstalled, NotStarted, executable, running
     from provider import HOSTS, Providers, running_providers
 except ImportError as error:
     sys.exit(f'run.py: {error}: pip install ".[gateways]"')
@@ -38,7 +38,8 @@ def main() -> int:
     parser.add_argument("gateway", choices=PROGRAMS)
     parser.add_argument("prompt", nargs="?", help="what the agent is asked")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it stops the gateway, too
+    for wish in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(wish, lambda number, _: sys.exit(128 + number))  # so that it stops the gateway, too
     try:
         executable(options.gateway)
         with TemporaryDirectory() as folder, running_providers(Path(folder)) as providers:
@@ -62,7 +63,7 @@ def main() -> int:
 def run_agent(gateway: Gateway, forward: str, prompt: str | None) -> int:
     command = [sys.executable, str(AGENT), "--models-gateway", gateway.url, "--forward", forward]
     variables = {
-        "NO_PROXY": "127.0.0.1",
+        **ON_LOOPBACK,
         "OPENAI_API_KEY": gateway.key,
         "REQUESTS_CA_BUNDLE": str(gateway.place.providers.authority),
     }

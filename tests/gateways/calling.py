@@ -87,6 +87,15 @@ def answer_to(gateway: Gateway, headers: Iterable[Header], path: str = CHAT, bod
         connection.close()
 
 
+def raw_call(gateway: Gateway, session_id: str, version: str) -> bytes:
+    """Return a question in a session as it is on the wire."""
+    body = json.dumps(question()).encode()
+    said = {"Host": "gateway", "Content-Type": "application/json", "Content-Length": str(len(body))}
+    headers = {**agent_headers(gateway), **said, SESSION_ID_HEADER: session_id}
+    lines = [f"POST {CHAT} {version}", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
 def status_for(gateway: Gateway, *session_ids: str | bytes) -> int:
     """Return what a marked call is answered whose session is said in these headers."""
     said: list[Header] = [(SESSION_ID_HEADER, session_id) for session_id in session_ids]

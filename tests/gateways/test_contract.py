@@ -27,6 +27,7 @@ from calling import (
     answer_to,
     call,
     question,
+    raw_call,
     status_for,
     statuses,
 )
@@ -65,6 +66,16 @@ CALLS_IN_ALL: dict[str, Edits] = {  # the changes that let a session make five c
     "envoy": {"max_tokens: 1000,": "max_tokens: 5,"},
     "litellm": {"max_iterations: 1000": "max_iterations: 5"},
 }
+PROXIES = pytest.mark.parametrize("name", ["nginx", "haproxy", "envoy"])
+"""Those that pass on what a client sends, and limit clients by their addresses. LiteLLM writes calls anew."""
+CREDENTIALS = {
+    "Authorization": f"Bearer {KEY}",
+    "X-Api-Key": KEY,
+    "X-Goog-Api-Key": KEY,
+    "Anthropic-Version": "2023-06-01",
+    "User-Agent": "an agent",
+}
+BALANCERS = dict.fromkeys(("X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Forwarded"), "203.0.113.7")
 # Where the marker leads, and what is called there.
 FORWARDS = {
     "https://api.openai.com/v1": ("api.openai.com", "openai", CHAT),
@@ -92,14 +103,28 @@ def arrived(providers: Providers) -> dict[str, list[Request]]:
 
 def test_two_sessions_are_limited_independently(gateway: Gateway) -> None:
     one, other = new_session_id(), new_session_id()
-    answered = statuses(gateway, one, CALLS_AT_ONCE)
-    while answered[-1] == 200 and len(answered) < 150:  # LiteLLM counts by the minute
-        answered += statuses(gateway, one, 1)
-    assert (set(answered[:-1]), answered[-1]) == ({200}, 429)
+    assert statuses(gateway, one, CALLS_AT_ONCE) == [200] * CALLS_AT_ONCE
+    with agent(gateway) as http:
+        more = [call(http, gateway, one)]
+        while more[-1].ok and len(more) < 150:  # LiteLLM counts by the minute
+            more.append(call(http, gateway, one))
+    refused = more[-1]
+    assert refused.status_code == 429
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+    assert int(refused.headers["Retry-After"]) >= 1
     assert statuses(gateway, other, CALLS_AT_ONCE) == [200] * CALLS_AT_ONCE
 
 
-@pytest.mark.parametrize("name", ["nginx", "haproxy", "envoy"])  # LiteLLM's minute would be too long a wait
+@PROXIES
+def test_whoever_invents_a_session_for_each_call_meets_the_limit_of_the_client(gateway: Gateway) -> None:
+    with agent(gateway) as http:
+        answered = [call(http, gateway, new_session_id()).status_code]
+        while answered[-1] == 200 and len(answered) < 2000:
+            answered.append(call(http, gateway, new_session_id()).status_code)
+    assert (len(answered) > 400, answered[-1]) == (True, 429)
+
+
+@PROXIES  # LiteLLM's minute would be too long a wait
 def test_whoever_is_refused_is_let_in_again_soon(gateway: Gateway) -> None:
     """However often it has tried meanwhile."""
     session_id, deadline = new_session_id(), time.monotonic() + 5
@@ -187,13 +212,22 @@ def test_the_provider_sees_none_of_our_headers(gateway: Gateway, providers: Prov
         compacting=True,
     )
     with agent(gateway) as http:
-        answer = call(http, gateway, new_session_id(), headers=every)
+        answer = call(http, gateway, new_session_id(), headers={**every, **BALANCERS})
     assert SESSION_ID_HEADER in answer.request.headers
     (request,) = arrived(providers)["api.openai.com"]
     names = {name.lower() for name in request.headers.keys()}  # noqa: SIM118 - pairs, otherwise
     assert not {name for name in names if name.startswith(("x-cagent-", "x-envoy-", "x-request-id", "x-forwarded-"))}
+    assert not names & {"x-real-ip", "forwarded", "via"}
     assert request.headers["Host"] in ("api.openai.com", providers["api.openai.com"].address)
     assert request.json == question()
+
+
+@PROXIES
+def test_the_provider_sees_the_key_and_what_else_is_its_own(gateway: Gateway, providers: Providers) -> None:
+    with agent(gateway) as http:
+        assert call(http, gateway, new_session_id(), headers=CREDENTIALS).ok
+    (request,) = arrived(providers)["api.openai.com"]
+    assert {name: request.headers[name] for name in CREDENTIALS} == CREDENTIALS
 
 
 @pytest.mark.parametrize("forward", FORWARDS)
@@ -212,7 +246,7 @@ def test_a_marker_that_is_listed_leads_to_its_provider(forward: str, gateway: Ga
 def test_a_marker_that_is_not_listed_leads_nowhere(
     forward: str, gateway: Gateway, providers: Providers, httpserver: HTTPServer
 ) -> None:
-    marker = forward.format(live=httpserver.url_for("/v1"))
+    marker = forward.format(live=f"http://127.0.0.1:{httpserver.port}/v1")
     headers = {**agent_headers(gateway), SESSION_ID_HEADER: new_session_id(), "X-Cagent-Forward": marker}
     status, body = answer_to(gateway, headers.items())
     assert (status, json.loads(body)["error"]["code"]) == (421, "unknown_forward")
@@ -368,7 +402,9 @@ def test_whatever_it_asks_for_the_audit_stays_json(line: bytes, gateway: Gateway
 
 def test_no_log_has_a_key(gateway: Gateway, providers: Providers) -> None:
     """Google takes it in the query, a marker may have one by mistake, and a prompt is nobody's business either."""
-    headers = {**agent_headers(gateway), SESSION_ID_HEADER: new_session_id()}
+    before = len(gateway.audit())
+    keys = CREDENTIALS if gateway.key == "" else {"X-Goog-Api-Key": KEY}  # LiteLLM has keys of its own
+    headers = {**agent_headers(gateway), **keys, SESSION_ID_HEADER: new_session_id()}
     bad = {**headers, "X-Cagent-Forward": f"https://me:{KEY}@api.openai.com/v1"}
     body = json.dumps(question(KEY)).encode()
     for number in range(2 * CALLS_AT_ONCE):  # some are refused by the limit, and the last by nobody's answering
@@ -377,6 +413,7 @@ def test_no_log_has_a_key(gateway: Gateway, providers: Providers) -> None:
             providers["api.openai.com"].expect_request(CHAT).respond_with_handler(hang_up)
         answer_to(gateway, headers.items(), f"{CHAT}?key={KEY}", body)
         answer_to(gateway, bad.items(), f"{CHAT}?key={KEY}", body)
+    gateway.audit(before + 4 * CALLS_AT_ONCE)
     logs = [file for file in gateway.place.folder.rglob("*") if file.is_file()]
     assert gateway.audit_file in logs
     assert [file.name for file in logs if KEY.encode() in file.read_bytes()] == []
@@ -392,6 +429,7 @@ def test_long_prompts_and_long_answers_pass(gateway: Gateway, providers: Provide
     headers = {SESSION_ID_HEADER: new_session_id()}
     with agent(gateway) as http:
         answer = http.post(gateway.url + CHAT, json=question(long), headers=headers, timeout=TIMEOUT)
+    assert answer.status_code == 200
     assert answer.json()["choices"][0]["message"]["content"] == f"You said: {long}"
     assert arrived(providers)["api.openai.com"][0].json == question(long)
 
@@ -426,6 +464,44 @@ def test_an_impostor_gets_no_call(
         gateway = start(name, behind=Providers(impostors.by_host, authority))
         assert statuses(gateway, new_session_id(), 1)[0] in (500, 502, 503)
         assert not any(arrived(impostors).values())
+
+
+@PROXIES  # LiteLLM reads the answer to its end, and bills it
+def test_a_client_that_hangs_up_ends_its_call(gateway: Gateway, providers: Providers) -> None:
+    asked, gone, session_id = threading.Event(), threading.Event(), new_session_id()
+
+    def think(request: Request) -> Response:
+        connection = request.environ["werkzeug.socket"]
+        connection.settimeout(PATIENCE)
+        asked.set()
+        try:
+            connection.recv(1)
+        except TimeoutError:
+            return Response()
+        except OSError:
+            pass  # an end, too
+        gone.set()
+        return Response()
+
+    providers["api.openai.com"].expect_request(CHAT).respond_with_handler(think)
+    with socket.create_connection(("127.0.0.1", gateway.place.port), TIMEOUT) as client:
+        client.sendall(raw_call(gateway, session_id, "HTTP/1.1"))
+        assert asked.wait(TIMEOUT)
+    assert gone.wait(PATIENCE)
+    (line,) = gateway.audit(1)
+    assert line["session"] == session_id
+    assert line["status"] != 200
+
+
+def test_a_balancer_may_speak_http_1_0(gateway: Gateway) -> None:
+    """As nginx does by default."""
+    before, session_id = len(gateway.audit()), new_session_id()
+    with socket.create_connection(("127.0.0.1", gateway.place.port), TIMEOUT) as client:
+        client.sendall(raw_call(gateway, session_id, "HTTP/1.0"))
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert b" 200 " in answer.splitlines()[0]
+    assert b"You said" in answer
+    assert gateway.audit(before + 1)[-1]["session"] == session_id
 
 
 @pytest.mark.parametrize("status", [401, 429, 500, 503])

@@ -17,7 +17,7 @@ PRICE = 2 * 0.15e-6 + 4 * 0.60e-6  # US dollars, of a question of two words to g
 OPENAI_HOST = "api.openai.com"
 
 
-def ask(gateway: Gateway, session_id: str, key: str, **more: object) -> tuple[int, dict[str, Any]]:
+def ask(gateway: Gateway, session_id: str, key: str, **more: Any) -> tuple[int, dict[str, Any]]:
     headers = {**agent_headers(gateway), SESSION_ID_HEADER: session_id, "Authorization": f"Bearer {key}"}
     status, body = answer_to(gateway, headers.items(), CHAT, json.dumps(question(**more)).encode())
     return status, json.loads(body)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import programs
+import pytest
 from calling import CALLS_AT_ONCE, Start, agent_headers, answer_to
 
 from cagent_session import SESSION_ID_HEADER, new_session_id
 
 
-def test_with_the_api_key_in_the_bucket_nobody_uses_up_anothers_session(start: Start) -> None:
+@pytest.mark.parametrize("header", ["Authorization", "X-Api-Key", "X-Goog-Api-Key"])
+def test_with_the_api_key_in_the_bucket_nobody_uses_up_anothers_session(header: str, start: Start) -> None:
     readme = (programs.HERE / "nginx" / "README.rst").read_text(encoding="utf-8")
-    by_key = 'default "$session $http_authorization";'
+    by_key = 'default "$session $http_authorization $http_x_api_key $http_x_goog_api_key";'
     assert f"``{by_key}``" in readme
     gateway, session_id = start("nginx", {"default  $session;": by_key}), new_session_id()
 
     def status_with(key: str) -> int:
-        headers = {**agent_headers(gateway), SESSION_ID_HEADER: session_id, "Authorization": f"Bearer {key}"}
+        headers = {**agent_headers(gateway), SESSION_ID_HEADER: session_id, header: key}
         return answer_to(gateway, headers.items())[0]
 
     assert {status_with("sk-attacker") for _ in range(3 * CALLS_AT_ONCE)} == {200, 429}

@@ -17,10 +17,12 @@ from calling import COUNT_TOKENS, must_be_installed
 RUN = Path(run.__file__)
 
 
-def started(*arguments: str) -> subprocess.Popen[str]:
+def started(*arguments: str, **variables: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(RUN), *arguments]
     kept = {name: value for name, value in os.environ.items() if not name.endswith("MODELS_GATEWAY")}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=kept)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**kept, **variables}
+    )
 
 
 def still_listens(output: str) -> bool:
@@ -28,9 +30,11 @@ def still_listens(output: str) -> bool:
     return programs.listens(int(port))
 
 
-def test_one_command_shows_the_audit_and_the_bill_of_each_session(name: str) -> None:
+def test_one_command_shows_the_audit_and_the_bill_of_each_session(name: str, tmp_path: Path) -> None:
     must_be_installed(name)
-    with started(name, "Which orders are late?") as process:
+    (tmp_path / "with a space").mkdir()
+    proxied = {"http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1", "no_proxy": "localhost"}
+    with started(name, "Which orders are late?", TMPDIR=str(tmp_path / "with a space"), **proxied) as process:
         output, errors = process.communicate(timeout=180)
     assert (process.returncode, errors) == (0, "")
     assert "> Which orders are late?" in output
@@ -51,7 +55,7 @@ def test_one_command_shows_the_audit_and_the_bill_of_each_session(name: str) -> 
     assert not still_listens(output)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_whoever_stops_it_stops_the_gateway(how: signal.Signals) -> None:
     must_be_installed("nginx")
     with started("nginx") as process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ import requests
 import test_contract as contract
 from calling import Start, statuses
 from programs import Edits, Gateway
-from provider import Providers
+from provider import HOSTS, Providers
 
 from cagent_session import new_session_id
 
@@ -43,7 +44,7 @@ NGINX: dict[str, tuple[Edits, Promise]] = {
         {'proxy_set_header X-Cagent-Forward "";': ""},
         contract.test_the_provider_sees_none_of_our_headers,
     ),
-    "the error log has the query": ({"error.log crit": "error.log error"}, contract.test_no_log_has_a_key),
+    "the error log has the query": ({"error.log emerg": "error.log error"}, contract.test_no_log_has_a_key),
     "the path has the query": ({'"path":"$path"': '"path":"$request_uri"'}, contract.test_no_log_has_a_key),
     "a prompt of a megabyte is too long": (
         {"client_max_body_size 32m;": ""},
@@ -54,10 +55,30 @@ NGINX: dict[str, tuple[Edits, Promise]] = {
         contract.test_a_stream_arrives_in_pieces,
     ),
     "whoever answers is the provider": ({"proxy_ssl_verify on;": ""}, impostor),
+    "a call is sent again": (
+        {
+            "server api.openai.com:443;": "server api.openai.com:443; server api.openai.com:443;",
+            "proxy_next_upstream error;": "proxy_next_upstream error non_idempotent;",
+            "proxy_request_buffering off;": "",
+        },
+        contract.test_a_call_that_fails_at_the_provider_is_not_sent_again,
+    ),
+    "a model that thinks is cut off": (
+        {"proxy_read_timeout 600s;": "proxy_read_timeout 100ms;"},  # the default is a minute
+        contract.test_the_duration_lasts_until_the_answer_has_ended,
+    ),
     "the audit isn't JSON": ({"escape=json": "escape=none"}, hostile),
 }
 HAPROXY: dict[str, tuple[Edits, Promise]] = {
     "a header is split at commas": ({"req.fhdr(": "req.hdr("}, malformed),
+    "a model that thinks is cut off": (
+        {"timeout server 10m": "timeout server 100ms"},
+        contract.test_the_duration_lasts_until_the_answer_has_ended,
+    ),
+    "a provider works on for a client that has gone": (
+        {"option abortonclose": ""},
+        contract.test_a_client_that_hangs_up_ends_its_call,
+    ),
     "a line of the audit is cut": ({"len 4096 ": ""}, hostile),
     "the audit isn't JSON": ({",json(utf8s)": ""}, hostile),
     "the path has the query": ({"path,bytes(0,256)": "pathq,bytes(0,256)"}, contract.test_no_log_has_a_key),
@@ -97,7 +118,7 @@ HAPROXY: dict[str, tuple[Edits, Promise]] = {
         contract.test_whoever_is_refused_is_let_in_again_soon,
     ),
     "a call is sent again": (
-        {"retries 0 #": "retries 3\nretry-on all-retryable-errors #"},
+        {"retries 0 #": "retries 3\nretry-on all-retryable-errors\noption http-buffer-request #"},
         contract.test_a_call_that_fails_at_the_provider_is_not_sent_again,
     ),
     "a provider that hangs up on a second call leaves no line": (
@@ -149,6 +170,10 @@ ENVOY: dict[str, tuple[Edits, Promise]] = {
         {"auto_sni_san_validation: true": "auto_sni_san_validation: false"},
         impostor,
     ),
+    "a model that thinks is cut off": (
+        {"stream_idle_timeout: 600s": "stream_idle_timeout: 0.1s"},  # the default is five minutes
+        contract.test_the_duration_lasts_until_the_answer_has_ended,
+    ),
     "a route has an end, and it isn't the answer's": (
         {", timeout: 0s": ", timeout: 0.1s"},  # as its default of 15 seconds
         contract.test_the_duration_lasts_until_the_answer_has_ended,
@@ -166,7 +191,7 @@ TRAPS = {"nginx": NGINX, "haproxy": HAPROXY, "envoy": ENVOY}
     ],
 )
 def test_a_recipe_that_is_changed_falls_into_it(
-    name: str, edits: Edits, promise: Promise, start: Start, request: pytest.FixtureRequest
+    name: str, edits: Edits, promise: Promise, start: Start, providers: Providers, request: pytest.FixtureRequest
 ) -> None:
     def start_changed(name: str, more: Edits | None = None, behind: Providers | None = None) -> Gateway:
         return start(name, {**edits, **(more or {})}, behind)
@@ -177,6 +202,10 @@ def test_a_recipe_that_is_changed_falls_into_it(
         given["gateway"] = gateway = start_changed(name)
         assert statuses(gateway, new_session_id(), 1) == [200]  # it is still a gateway
         gateway.audit(1)
+        for host in HOSTS:
+            providers[host].clear()
     values = {parameter: given.get(parameter) or request.getfixturevalue(parameter) for parameter in wanted}
-    with pytest.raises((AssertionError, ValueError, requests.RequestException)):
+    with pytest.raises((AssertionError, json.JSONDecodeError, requests.RequestException)):
         promise(**values)
+    if "httpserver" in values:
+        assert values["httpserver"].log  # the call didn't go astray: it went there
