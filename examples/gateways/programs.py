@@ -108,7 +108,7 @@ def envoy_edits(place: Place) -> Edits:
 
 def litellm_edits(place: Place) -> Edits:
     return {
-        "/var/log/litellm/audit.jsonl": place.file("audit.log"),
+        "/var/log/litellm/audit.log": place.file("audit.log"),
         AUTHORITIES: f'"{place.providers.authority}"',
         **place.addresses("api_base: https://{}", "api_base: https://{}:{}"),
     }
@@ -155,7 +155,7 @@ PROGRAMS = {
         litellm_edits,
         litellm_arguments,
         audit="audit.log",
-        forward='b"https://api.openai.com/',
+        forward='"https://api.openai.com/',
         variables=LITELLM_VARIABLES,
         key=LITELLM_VARIABLES["CAGENT_CLIENT_KEYS"],
     ),

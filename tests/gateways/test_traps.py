@@ -179,7 +179,29 @@ ENVOY: dict[str, tuple[Edits, Promise]] = {
         contract.test_the_duration_lasts_until_the_answer_has_ended,
     ),
 }
-TRAPS = {"nginx": NGINX, "haproxy": HAPROXY, "envoy": ENVOY}
+LITELLM: dict[str, tuple[Edits, Promise]] = {
+    "whoever answers is the provider": ({"ssl_verify: ": "ssl_verify: false # "}, impostor),
+    "a session is forgotten when some hundred others have called": (
+        {"MAX_COUNTERS = 100_000": "MAX_COUNTERS = 20"},  # the default is 200
+        contract.test_a_crowd_does_not_push_a_session_out_of_its_limit,
+    ),
+    "a call is sent again": (
+        {"num_retries: 0 #": "num_retries: 2 #"},
+        contract.test_a_call_that_fails_at_the_provider_is_not_sent_again,
+    ),
+    "the model's name finds the provider, whatever the marker says": (
+        {"""return {**data, "model": f"{line['provider']}/{line['model']}"}""": "return data"},
+        partial(contract.test_a_marker_that_is_listed_leads_to_its_provider, "https://api.anthropic.com"),
+    ),
+    "a call in no session has no limit": (
+        {
+            "SESSION_REQUIRED = True": "SESSION_REQUIRED = False",
+            'whose = {"(none)": self.line["client"]': 'whose = {"(none)": self.id',
+        },
+        no_session,
+    ),
+}
+TRAPS = {"litellm": LITELLM, "nginx": NGINX, "haproxy": HAPROXY, "envoy": ENVOY}
 
 
 @pytest.mark.parametrize(

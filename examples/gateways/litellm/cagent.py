@@ -1,29 +1,30 @@
-"""What can't LiteLLM's configuration say? Who calls, in which session, which provider is meant, and the audit.
+"""What can't LiteLLM's configuration say? Whose call it is, which provider is meant, and a line for each call.
 
-config.yaml names this module, and LiteLLM loads it as it starts. It puts a :class:`Gateway` in front of LiteLLM, which
-then gets only calls of known clients on one of the :data:`PATHS`, with the fields of the provider's own API. The limits
-per session and the prices are LiteLLM's; the numbers are in config.yaml.
+config.yaml names this module, and LiteLLM loads it as it starts. :class:`Gateway` stands in front of LiteLLM's own app,
+which gets only known clients' calls, with nothing in them but what the provider's API has. The limits and the prices
+are LiteLLM's; the numbers are in config.yaml.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import hmac
 import json
 import logging
 import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from logging.handlers import WatchedFileHandler
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import litellm
 from fastapi import HTTPException, Request
+from fastapi.responses import JSONResponse
 from litellm.exceptions import RateLimitType
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.proxy import proxy_server
@@ -34,54 +35,38 @@ from litellm.types.llms.anthropic import AnthropicMessagesRequest
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 from openai.types.embedding_create_params import EmbeddingCreateParams
 from openai.types.responses.response_create_params import ResponseCreateParamsNonStreaming
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-AUDIT = "/var/log/litellm/audit.jsonl"
-CLIENT_KEYS = os.environ["CAGENT_CLIENT_KEYS"].replace(",", " ").split()
+AUDIT = "/var/log/litellm/audit.log"
+KEYS = {hashlib.sha256(key.encode()).hexdigest() for key in os.environ["CAGENT_CLIENT_KEYS"].replace(",", " ").split()}
 KEY_RPM = 600  # calls a minute with one client's key, whatever sessions it names
+SESSION_REQUIRED = True  # False: calls in no session share one limit for each address
 MAX_BODY = 32 * 1024 * 1024
 MAX_COUNTERS = 100_000  # that LiteLLM keeps: about five for a session
 
 FORWARDS = {
-    b"https://api.openai.com/v1": "openai",
-    b"https://api.anthropic.com": "anthropic",
-    b"https://generativelanguage.googleapis.com": "google",
+    "https://api.openai.com/v1": "openai",
+    "https://api.anthropic.com": "anthropic",
+    "https://generativelanguage.googleapis.com": "google",
 }
-
-
-class Path(NamedTuple):
-    """A path that is open: to which provider, under which prefix LiteLLM has its models, and a body's fields."""
-
-    provider: str
-    prefix: str
-    matches: Callable[[str], re.Match[str] | None]
-    fields: set[str]
-
-
-# LiteLLM takes settings of its own from a client's body: with custom_llm_provider a call costs nothing, extra_headers
-# go to the provider. So only the provider's fields pass, as the packages list them that come with LiteLLM.
-CHAT = {*CompletionCreateParamsNonStreaming.__annotations__, "stream"}
-EMBEDDINGS = {*EmbeddingCreateParams.__annotations__}
-RESPONSES = {*ResponseCreateParamsNonStreaming.__annotations__, "stream"} - {"background"}  # it ends before its bill
-MESSAGES = {*AnthropicMessagesRequest.__annotations__, "service_tier"} - {"litellm_metadata"}
-CONTENT = {"contents", "systemInstruction", "tools", "toolConfig", "safetySettings", "generationConfig"}
 MODEL = "[A-Za-z0-9._:@-]{1,128}"  # a slash or an asterisk would mean something to LiteLLM
-PATHS = [
-    Path("openai", "openai", re.compile("/v1/chat/completions").fullmatch, CHAT),
-    Path("openai", "openai", re.compile("/v1/embeddings").fullmatch, EMBEDDINGS),
-    Path("openai", "openai", re.compile("/v1/responses").fullmatch, RESPONSES),
-    Path("anthropic", "anthropic", re.compile("/v1/messages").fullmatch, MESSAGES),
-    Path("google", "gemini", re.compile(f"/v1beta/models/({MODEL}):(?:streamG|g)enerateContent").fullmatch, CONTENT),
-]
-KEPT_HEADERS = (b"accept", b"anthropic-beta", b"anthropic-version")
-PROBE = "/health/liveliness"  # for whoever watches the gateway: it names no session, and is not audited
+# LiteLLM takes settings of its own from a body: with custom_llm_provider a call costs nothing, extra_headers go to the
+# provider. So only the provider's fields pass, as packages list them that come with LiteLLM.
+PATHS = {  # that are open
+    "POST openai /v1/chat/completions": {*CompletionCreateParamsNonStreaming.__annotations__, "stream"},
+    "POST openai /v1/embeddings": {*EmbeddingCreateParams.__annotations__},
+    # What runs in the background ends before its bill.
+    "POST openai /v1/responses": {*ResponseCreateParamsNonStreaming.__annotations__, "stream"} - {"background"},
+    "POST anthropic /v1/messages": {*AnthropicMessagesRequest.__annotations__, "service_tier"} - {"litellm_metadata"},
+    f"POST google /v1beta/models/({MODEL}):(?:streamG|g)enerateContent": {
+        *("contents", "systemInstruction", "tools", "toolConfig", "safetySettings", "generationConfig")
+    },
+}
+KEPT_HEADERS = ("accept", "anthropic-beta", "anthropic-version")  # others are LiteLLM's settings, or say who calls
 
-client_keys = [hashlib.sha256(key.encode()).hexdigest() for key in CLIENT_KEYS]
-valid_model = re.compile(MODEL).fullmatch
-valid_session = re.compile(rb"[A-Za-z0-9_-]{8,64}").fullmatch
-
-calls: dict[str, Call] = {}  # those in hand, by ID
+calls: dict[str, Call] = {}  # those in hand, by the ID with which LiteLLM reports on them
 audit = logging.getLogger("cagent.audit")
 audit.propagate = False
 audit.setLevel(logging.INFO)
@@ -89,211 +74,124 @@ audit.addHandler(WatchedFileHandler(AUDIT))  # opens the file anew when logrotat
 
 
 class Refusal(Exception):  # noqa: N818 - reads as what it is
-    """An answer of the gateway's own, in the form of OpenAI's errors."""
-
-    def __init__(self, status: int, code: str, message: str, retry_after: str = "") -> None:
-        super().__init__(message)
-        self.status = status
-        kind = "rate_limit_error" if status == 429 else "server_error" if status > 500 else "invalid_request_error"
-        self.body = json.dumps({"error": {"message": message, "type": kind, "code": code}}).encode()
-        self.headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(self.body))]
-        if retry_after:
-            self.headers.append((b"retry-after", retry_after.encode()))
+    def __init__(self, status: int, code: str, message: str, **headers: str) -> None:
+        kind = "rate_limit_error" if status == 429 else "invalid_request_error"
+        self.answer = JSONResponse({"error": {"message": message, "type": kind, "code": code}}, status, headers)
 
 
 class Call:
-    """A call on its way through LiteLLM, and what its audit line will say."""
+    """Who calls what, in which session, and what becomes of it."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scope, self.client_receive, self.client_send = scope, receive, send
-        self.client = (scope.get("client") or ("",))[0]
-        self.id = str(uuid.uuid4())  # by which LiteLLM reports on the call
-        self.time, self.began = datetime.now(timezone.utc), time.monotonic()
-        self.status = 0
-        self.result: dict[str, float | str] = {}
-        self.settled = asyncio.Event()
+    def __init__(self, scope: Scope) -> None:
+        self.scope, self.headers = scope, Headers(scope=scope)
+        self.id, self.began, self.priced = str(uuid.uuid4()), time.monotonic(), asyncio.Event()
         self.refusal: Refusal | None = None  # which takes the place of LiteLLM's
-        self.unread, self.refused, self.closed = True, False, False
+        bearer, *others = self.headers.getlist("authorization") or [""]
+        api_key = bearer[7:] or self.headers.get("x-api-key") or self.headers.get("x-goog-api-key", "")
+        digest = hashlib.sha256(api_key.encode("latin-1")).hexdigest()
+        self.key = digest[:8] if digest in KEYS and not others else ""
+        markers, sessions = self.headers.getlist("x-cagent-forward"), self.headers.getlist("x-cagent-session-id")
+        session = "(none)" if sessions in ([], [""]) else "(malformed)"
+        if len(sessions) == 1 and re.fullmatch("[A-Za-z0-9_-]{8,64}", sessions[0]):
+            session = sessions[0]
+        self.line: dict[str, Any] = {  # with no key, query or body in it, and no marker that is not known
+            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "session": session,
+            "key": self.key,
+            "client": (scope.get("client") or [""])[0],
+            "provider": FORWARDS.get(markers[0].removesuffix("/"), "") if len(markers) == 1 else "",
+            "model": self.headers.get("x-cagent-model", "")[:128],  # until the body tells
+            "method": scope.get("method", "WEBSOCKET"),
+            "path": scope["path"][:256],
+            "status": 500,
+        }
 
-        self.model = b"".join(self.values(b"x-cagent-model")).decode("latin-1")  # until the body tells
-        markers = self.values(b"x-cagent-forward")
-        self.provider = FORWARDS.get(markers[0].removesuffix(b"/"), "") if len(markers) == 1 else ""
-        sessions = self.values(b"x-cagent-session-id")
-        self.session = "(none)" if sessions in ([], [b""]) else "(malformed)"
-        if len(sessions) == 1 and valid_session(sessions[0]):
-            self.session = sessions[0].decode()
-        presented = [value[7:] for value in self.values(b"authorization") if value[:7].lower() == b"bearer "]
-        presented += self.values(b"x-api-key") + self.values(b"x-goog-api-key")
-        digests = [hashlib.sha256(value).hexdigest() for value in presented]
-        known = [key for key in client_keys for digest in digests if hmac.compare_digest(key, digest)]
-        self.key = known[0][:8] if known else ""
-
-    def values(self, name: bytes) -> list[bytes]:
-        return [value for header, value in self.scope["headers"] if header == name]
-
-    async def run(self, litellm_app: ASGIApp) -> None:
-        """Hand the call to LiteLLM, or refuse it."""
-        try:
-            path = self.find_path()
-            scope, body = self.rewrite(path, await self.read_body())
-            messages: list[Message] = [{"type": "http.request", "body": body}]
-
-            async def receive() -> Message:
-                # Then nothing: a client can't escape its bill by hanging up. The provider's answer is read to its end.
-                return messages.pop() if messages else await asyncio.get_running_loop().create_future()
-
-            await litellm_app(scope, receive, self.send)
-        except Refusal as refusal:
-            await self.read_body(keep=False)  # whoever still sends would not hear the answer
-            await self.answer(refusal)
-
-    def find_path(self) -> Path:
-        """Return the path that is called.
-
-        :raises Refusal: where LiteLLM is not to see the call.
-        """
-        if not self.provider:
+    async def for_litellm(self, receive: Receive) -> tuple[Scope, bytes]:
+        """Return the request and the body that LiteLLM gets: nothing in them is a client's word on its settings."""
+        provider, session = self.line["provider"], self.line["session"]
+        if not provider:
             raise Refusal(421, "unknown_forward", "X-Cagent-Forward must be one URL that this gateway forwards to")
         if not self.key:
             raise Refusal(401, "invalid_api_key", "the API key must be one of this gateway's")
-        if self.session.startswith("(") and proxy_server.general_settings.get("missing_session_id") == "reject":
-            message = "X-Cagent-Session-Id must be one ID of 8 to 64 letters, digits, hyphens and underscores"
-            raise Refusal(400, "missing_session_id", message)
-        for path in PATHS:
-            if path.provider == self.provider and path.matches(self.scope["path"]) and self.scope["method"] == "POST":
-                return path
-        raise Refusal(404, "unknown_path", f"this gateway has no such path for {self.provider}")
-
-    async def read_body(self, *, keep: bool = True) -> bytes:
-        pieces, size = [], 0
-        while self.unread and size <= MAX_BODY:
-            message = await self.client_receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            self.unread = bool(message.get("more_body"))
-            size += len(message.get("body", b""))
-            pieces += [message.get("body", b"")] if keep else []
-        if keep and size > MAX_BODY:
-            raise Refusal(413, "body_too_large", f"the body must have at most {MAX_BODY} bytes")
-        return b"".join(pieces)
-
-    def rewrite(self, path: Path, body: bytes) -> tuple[Scope, bytes]:
-        """Return the request and the body for LiteLLM: nothing in them is a client's word on LiteLLM's own matters.
-
-        :raises Refusal: for a body that is not the provider's.
-        """
+        if SESSION_REQUIRED and session.startswith("("):
+            raise Refusal(400, "missing_session_id", "X-Cagent-Session-Id must be one ID: [A-Za-z0-9_-]{8,64}")
+        called = f"{self.line['method']} {provider} {self.scope['path']}"
+        matches = [(match, fields) for path, fields in PATHS.items() if (match := re.fullmatch(path, called))]
+        if not matches:
+            raise Refusal(404, "unknown_path", f"this gateway has no such path for {provider}")
+        match, fields = matches[0]
+        body = bytearray()
+        async for piece in Request(self.scope, receive).stream():
+            body += piece
+            if len(body) > MAX_BODY:
+                raise Refusal(413, "body_too_large", f"the body must have at most {MAX_BODY} bytes")
         try:
             document = json.loads(body)
-        except (ValueError, RecursionError):
-            raise Refusal(400, "invalid_json", "the body must be JSON") from None
-        if not isinstance(document, dict):
-            raise Refusal(400, "invalid_json", "the body must be a JSON object")
-        match: Any = path.matches(self.scope["path"])
-        model = match[1] if match.groups() else document.get("model")
-        if not isinstance(model, str) or not valid_model(model):
-            raise Refusal(400, "invalid_model", "the model must be the provider's name of one")
-        self.model, self.litellm_model = model, f"{path.prefix}/{model}"
-        if unknown := document.keys() - path.fields:
+            unknown = document.keys() - fields
+            model = match[1] if match.groups() else document["model"]
+            self.line["model"] = re.fullmatch(MODEL, model)[0]  # type: ignore[index] # None is a TypeError
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            raise Refusal(400, "invalid_body", "the body must be JSON with the name of a model") from None
+        if unknown:
             raise Refusal(400, "unknown_parameter", f"the body has parameters that are not open: {sorted(unknown)}")
         if not isinstance(document.get("stream", False), bool):
-            raise Refusal(400, "invalid_parameter", "stream must be true or false")
+            raise Refusal(400, "invalid_body", "stream must be true or false")
         document.pop("metadata", None)  # LiteLLM would find a session in it
-        body = json.dumps(document).encode()
-        headers = [(name, value) for name, value in self.scope["headers"] if name in KEPT_HEADERS]
-        headers += [
-            (b"host", b"127.0.0.1"),
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"x-litellm-call-id", self.id.encode()),
-            (b"x-litellm-session-id", self.counted_as.encode()),
-        ]
-        return {**self.scope, "query_string": b"", "headers": headers, "cagent": self}, body
-
-    @property
-    def counted_as(self) -> str:
-        """The session that LiteLLM counts for. An ID is no credential: with another key it is another session."""
-        if self.session == "(none)":
-            return f"(none) {self.client}"
-        return self.session if self.session == "(malformed)" else f"{self.key}.{self.session}"
-
-    async def send(self, message: Message) -> None:
-        """Pass on a piece of LiteLLM's answer at once; only the end waits, so that the bill is there before it."""
-        if self.refused:
-            return
-        if self.refusal and message["type"] == "http.response.start":
-            self.refused = True
-            await self.answer(self.refusal)
-            return
-        self.status = message.get("status", self.status)
-        last = message["type"] == "http.response.body" and not message.get("more_body")
-        if last:
-            await self.close()
-        await self.client_send(message)
-
-    async def answer(self, refusal: Refusal) -> None:
-        self.status = refusal.status
-        await self.close()
-        await self.client_send({"type": "http.response.start", "status": refusal.status, "headers": refusal.headers})
-        await self.client_send({"type": "http.response.body", "body": refusal.body})
+        # An ID is no credential: with another key it is another session. All malformed ones are one.
+        whose = {"(none)": self.line["client"], "(malformed)": "all"}
+        counted = f"{whose.get(session, self.key)}.{session}"
+        kept = {name: value for name, value in self.headers.items() if name in KEPT_HEADERS}
+        ours = {"x-litellm-call-id": self.id, "x-litellm-session-id": counted}
+        headers = Headers({**kept, **ours, "content-type": "application/json", "host": "127.0.0.1"}).raw
+        return {**self.scope, "headers": headers, "query_string": b"", "cagent": self}, json.dumps(document).encode()
 
     async def close(self) -> None:
-        """Write the audit line, once, when LiteLLM has booked the cost: it does so beside the answer, in a moment."""
-        if self.closed:
-            return
-        self.closed = True
-        try:
-            if self.status == 200:
-                await asyncio.wait_for(self.settled.wait(), 5)
-        except asyncio.TimeoutError:
-            pass  # the line has no cost, then
-        finally:
-            audit.info(self.line())
-
-    def line(self) -> str:
-        """Return the audit line: JSON whatever the client sent, with no key, query, body or unknown marker."""
-        record = {
-            "time": self.time.isoformat(timespec="milliseconds"),
-            "session": self.session,
-            "key": self.key,
-            "client": self.client,
-            "provider": self.provider,
-            "model": self.model[:128],
-            "method": self.scope.get("method", "WEBSOCKET"),
-            "path": self.scope["path"][:256],
-            "status": self.status,
-            "duration_ms": round((time.monotonic() - self.began) * 1000),
-            **self.result,
-        }
-        return json.dumps(record)
+        """Write the audit line, once. LiteLLM tells the bill of an answer beside it, in a moment."""
+        with suppress(asyncio.TimeoutError):
+            if self.id in calls and self.line["status"] == 200:
+                await asyncio.wait_for(self.priced.wait(), 5)
+        if calls.pop(self.id, None):
+            audit.info(json.dumps(self.line | {"duration_ms": round((time.monotonic() - self.began) * 1000)}))
 
 
 class Gateway:
-    """Stands between the clients and LiteLLM."""
-
-    def __init__(self, litellm_app: ASGIApp) -> None:
-        self.litellm_app = litellm_app
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self.litellm_app(scope, receive, send)
-            return
-        if scope["path"] == PROBE and scope.get("method") == "GET":
-            await self.litellm_app({**scope, "headers": [], "query_string": b""}, receive, send)
-            return
-        call = Call(scope, receive, send)
+        if scope["type"] == "lifespan" or (scope["type"], scope["path"]) == ("http", "/health/liveliness"):
+            return await self.app(scope, receive, send)
+        call = Call(scope)
         calls[call.id] = call
+
+        async def passed_on(message: Message) -> None:
+            if call.refusal:
+                return  # LiteLLM's answer; ours follows
+            if message["type"] == "http.response.start":
+                call.line["status"] = message["status"]
+            elif not message.get("more_body"):
+                await call.close()  # the end waits for the bill: the next call is held against it
+            await send(message)
+
         try:
-            if scope["type"] == "http":
-                await call.run(self.litellm_app)
-            else:  # LiteLLM has WebSockets, too
-                call.status = 403
-                await send({"type": "websocket.close", "code": 1008})
+            if scope["type"] == "websocket":  # LiteLLM has some, too
+                call.line["status"] = 403
+                return await send({"type": "websocket.close", "code": 1008})
+            for_litellm, body = await call.for_litellm(receive)
+            # The body, and then nothing: who hangs up pays, too, as the provider's answer is read to its end.
+            requests: asyncio.Queue[Message] = asyncio.Queue()
+            requests.put_nowait({"type": "http.request", "body": body})
+            await self.app(for_litellm, requests.get, passed_on)
+            if call.refusal:
+                raise call.refusal
         except ClientDisconnect:
-            call.status = 499  # as nginx has it
-        finally:
-            call.status = call.status or 500
+            call.line["status"] = 499  # as nginx has it
+        except Refusal as refusal:
+            call.line["status"] = refusal.answer.status_code
             await call.close()
-            del calls[call.id]
+            await refusal.answer(scope, receive, send)
+        finally:
+            await call.close()
 
 
 class Books(CustomLogger):  # type: ignore[misc] # where mypy runs there is no LiteLLM
@@ -301,55 +199,52 @@ class Books(CustomLogger):  # type: ignore[misc] # where mypy runs there is no L
 
     async def async_pre_call_hook(self, *, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         # Here, and not in the body, so that answers name the model as the client did.
-        return {**data, "model": calls[data["litellm_call_id"]].litellm_model}
+        line = calls[data["litellm_call_id"]].line
+        return {**data, "model": f"{line['provider']}/{line['model']}"}
 
     async def async_log_success_event(self, kwargs: dict[str, Any], *_: Any, **__: Any) -> None:
         if call := calls.get(kwargs["litellm_call_id"]):
             entry = kwargs["standard_logging_object"]
-            call.result = {name: entry[name] for name in ("prompt_tokens", "completion_tokens")}
-            call.result["cost_usd"] = entry["response_cost"]
-            call.settled.set()
+            call.line |= {name: entry[name] for name in ("prompt_tokens", "completion_tokens")}
+            call.line["cost_usd"] = entry["response_cost"]
+            call.priced.set()
 
     async def async_log_failure_event(self, kwargs: dict[str, Any], *_: Any, **__: Any) -> None:
         if call := calls.get(kwargs["litellm_call_id"]):
-            call.settled.set()
+            call.priced.set()
 
     async def async_post_call_failure_hook(
         self, *, request_data: dict[str, Any], original_exception: Exception, **_: Any
     ) -> None:
-        call = calls.get(request_data.get("litellm_call_id", ""))
-        if call is None:
-            return
-        call.result = {"error": type(original_exception).__name__}  # no more: its text may quote a prompt
-        if not isinstance(original_exception, ProxyRateLimitError):
-            for cause in causes(original_exception):
-                if isinstance(cause, httpx.TransportError):
-                    status = 504 if isinstance(cause, httpx.TimeoutException) else 502
-                    call.refusal = Refusal(status, "provider_unreachable", "the provider does not answer")
-        elif original_exception.rate_limit_type in (RateLimitType.BUDGET, RateLimitType.MAX_ITERATIONS):
-            # LiteLLM answers 429 here, too, and SDKs would try again and again.
-            call.refusal = Refusal(403, "session_budget_exceeded", "this session has spent its budget")
-        else:
-            wait = (original_exception.headers or {}).get("retry-after", "1")
-            call.refusal = Refusal(429, "rate_limit_exceeded", "too many calls in this session or with this key", wait)
+        if call := calls.get(request_data.get("litellm_call_id", "")):
+            call.line["error"] = type(original_exception).__name__  # no more: its text may quote a prompt
+            match original_exception:
+                case ProxyRateLimitError(rate_limit_type=RateLimitType.BUDGET | RateLimitType.MAX_ITERATIONS):
+                    # LiteLLM answers 429 here, too, and SDKs would try again and again.
+                    call.refusal = Refusal(403, "session_budget_exceeded", "this session has spent its budget")
+                case ProxyRateLimitError(headers=headers):
+                    wait = (headers or {}).get("retry-after", "1")
+                    message = "too many calls in this session or with this key"
+                    call.refusal = Refusal(429, "rate_limit_exceeded", message, **{"retry-after": wait})
+                case _ if any(isinstance(cause, httpx.TransportError) for cause in causes_of(original_exception)):
+                    call.refusal = Refusal(502, "provider_unreachable", "no answer from the provider")
 
 
-def causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes_of(error: BaseException | None) -> Iterator[BaseException]:
     while error:
         yield error
         error = error.__cause__ or error.__context__
 
 
-async def authenticate(request: Request, api_key: str) -> UserAPIKeyAuth:  # noqa: ARG001 - the gateway has checked it
+async def authenticate(request: Request, api_key: str) -> UserAPIKeyAuth:  # noqa: ARG001 - Gateway has checked it
     """Tell LiteLLM whose call this is, and which limits it has."""
-    call = request.scope.get("cagent")
-    agent = global_agent_registry.get_agent_by_name("cagent")
-    if call is None or agent is None:
+    key, agent = request.scope["cagent"].key, global_agent_registry.get_agent_by_name("cagent")
+    if agent is None:
         raise HTTPException(503, "agents: in config.yaml has no limits for cagent")
-    return UserAPIKeyAuth(api_key=call.key, user_id=call.key, agent_id=agent.agent_id, rpm_limit=KEY_RPM)
+    return UserAPIKeyAuth(api_key=key, user_id=key, agent_id=agent.agent_id, rpm_limit=KEY_RPM)
 
 
-litellm.logging_callback_manager.add_litellm_callback(Books())
+litellm.callbacks.append(Books())
 # LiteLLM keeps 200 counts at most, and forgets what a session has spent when there are more.
 proxy_server.proxy_logging_obj.internal_usage_cache.dual_cache.in_memory_cache.max_size_in_memory = MAX_COUNTERS
 # num_retries does not reach embeddings, which LiteLLM would send again twice.
@@ -359,5 +254,6 @@ logging.getLogger("uvicorn.access").disabled = True
 logging.getLogger("uvicorn.error").addFilter(lambda record: "WebSocket" not in record.msg)
 for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
-# Here, as LiteLLM loads its configuration, it is too late for add_middleware().
-proxy_server.app.middleware_stack = Gateway(proxy_server.app.middleware_stack)
+# LiteLLM loads its configuration when its app has started: add_middleware() needs the app to be built once more.
+proxy_server.app.middleware_stack = None
+proxy_server.app.add_middleware(Gateway)
