@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,10 +46,6 @@ class Place:
     folder: Path
     port: int
     providers: Providers
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def file(self, name: str) -> str:
         return str(self.folder / name)
@@ -115,20 +111,12 @@ def litellm_edits(place: Place) -> Edits:
 
 
 def litellm_arguments(place: Place) -> list[str]:
-    return [
-        "--config",
-        place.file("config.yaml"),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(place.port),
-        "--telemetry",
-        "False",
-    ]
+    return ["--config", place.file("config.yaml"), "--host", "127.0.0.1", "--port", str(place.port)]
 
 
 LITELLM_VARIABLES = {
     "CAGENT_CLIENT_KEYS": "sk-client-of-the-gateway",
+    "FORWARDED_ALLOW_IPS": "",  # or a client could give itself an address
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # it would fetch a list of prices
     "LITELLM_MASTER_KEY": "sk-nobody-knows-this-one",
     "OPENAI_API_KEY": "sk-key-of-the-provider",
@@ -151,7 +139,7 @@ PROGRAMS = {
     ),
     "litellm": Program(
         "litellm",
-        "pip install 'litellm[proxy]'",
+        "pip install 'litellm[proxy]==1.106.2'",  # cagent.py holds for this one
         litellm_edits,
         litellm_arguments,
         audit="audit.log",
@@ -171,7 +159,7 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        return self.place.url
+        return f"http://127.0.0.1:{self.place.port}"
 
     @property
     def key(self) -> str:
@@ -191,10 +179,8 @@ class Gateway:
         return [json.loads(line) for line in lines]
 
     def _lines(self) -> list[bytes]:
-        with suppress(FileNotFoundError):
-            lines = self.audit_file.read_bytes().splitlines(keepends=True)
-            return [line for line in lines if line.endswith(b"\n")]
-        return []
+        """Return the lines that are whole."""
+        return self.audit_file.read_bytes().split(b"\n")[:-1] if self.audit_file.exists() else []
 
 
 def executable(name: str) -> str:

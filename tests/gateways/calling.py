@@ -72,6 +72,19 @@ def statuses(gateway: Gateway, session_id: str | None, calls: int) -> list[int]:
         return [call(http, gateway, session_id).status_code for _ in range(calls)]
 
 
+def first_refusal(gateway: Gateway, session_id: str, most: int = 150) -> requests.Response:
+    """Call in a session until a call is refused, *most* times at most, and return the last answer.
+
+    LiteLLM counts by the minute, and lets 60 calls through.
+    """
+    with agent(gateway) as http:
+        for _ in range(most):
+            answer = call(http, gateway, session_id)
+            if not answer.ok:
+                break
+        return answer
+
+
 def answer_to(gateway: Gateway, headers: Iterable[Header], path: str = CHAT, body: bytes = b"") -> tuple[int, bytes]:
     """Send just these headers, which need not be fit for the wire, and return the status and the body."""
     body = body or json.dumps(question()).encode()
