@@ -97,3 +97,13 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     )
     assert result.returncode == 1
     assert result.stderr.splitlines() == ["run.py: No module named 'trustme': pip install \".[gateways]\""]
+
+
+def test_a_missing_program_fails_in_ci_and_elsewhere_skips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "PATH", "")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(programs.NotInstalled, match="apt-get install nginx"):
+        must_be_installed("nginx")
+    monkeypatch.delenv("CI")
+    with pytest.raises(pytest.skip.Exception, match="apt-get install nginx"):
+        must_be_installed("nginx")
