@@ -78,10 +78,9 @@ def first_refusal(gateway: Gateway, session_id: str, most: int = 150) -> request
     LiteLLM counts by the minute, and lets 60 calls through.
     """
     with agent(gateway) as http:
-        for _ in range(most):
-            answer = call(http, gateway, session_id)
-            if not answer.ok:
-                break
+        answer = call(http, gateway, session_id)
+        while answer.ok and most > 1:
+            answer, most = call(http, gateway, session_id), most - 1
         return answer
 
 
