@@ -41,6 +41,12 @@ def test_a_budget_stops_one_session_and_not_another(start: Start, providers: Pro
     assert len(providers[OPENAI_HOST].log) == 6
 
 
+def test_whoever_invents_a_session_for_each_call_meets_the_limit_of_the_key(start: Start) -> None:
+    gateway = start("litellm", {"KEY_RPM = 600": "KEY_RPM = 5"})
+    answered = [ask(gateway, new_session_id(), gateway.key)[0] for _ in range(7)]
+    assert answered == [200] * 5 + [429] * 2
+
+
 def test_only_known_keys_are_served_and_the_provider_gets_its_own(
     shared_litellm: Gateway, providers: Providers
 ) -> None:
