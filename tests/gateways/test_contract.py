@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import requests
 from calling import (
     CALLS_AT_ONCE,
     CHAT,
@@ -131,10 +132,11 @@ def test_whoever_is_refused_is_let_in_again_soon(gateway: Gateway) -> None:
 
 
 def test_calls_in_no_session_do_not_escape_the_limit(gateway: Gateway, providers: Providers) -> None:
+    before = len(gateway.audit())
     answered = statuses(gateway, None, 3 * CALLS_AT_ONCE)
     assert sum(status in (400, 429) for status in answered) > CALLS_AT_ONCE
     assert len(providers["api.openai.com"].log) == answered.count(200) <= 2 * CALLS_AT_ONCE
-    assert {line["session"] for line in gateway.audit(len(answered))[-len(answered) :]} == {"(none)"}
+    assert {line["session"] for line in gateway.audit(before + len(answered))[before:]} == {"(none)"}
 
 
 @pytest.mark.parametrize("malformed", MALFORMED.values(), ids=MALFORMED)
@@ -256,20 +258,23 @@ def test_two_markers_lead_nowhere(gateway: Gateway, providers: Providers) -> Non
     assert not any(arrived(providers).values())
 
 
+def event(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": MODEL, "choices": [choice]}
+    return f"data: {json.dumps(chunk)}\n\n".encode()
+
+
 def test_a_stream_arrives_in_pieces(gateway: Gateway, providers: Providers) -> None:
     """The second piece is sent when the client has seen the first, so a gateway that waits for both gets none."""
     seen = threading.Event()
 
     def answer(_: Request) -> Response:
         def pieces() -> Iterator[bytes]:
-            chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
             for text in ("first", "second"):
-                choice = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None}
-                yield f"data: {json.dumps({**chunk, 'choices': [choice]})}\n\n".encode()
+                yield event({"role": "assistant", "content": text})
                 if not seen.wait(PATIENCE):
                     return
-            choice = {"index": 0, "delta": {}, "finish_reason": "stop"}
-            yield f"data: {json.dumps({**chunk, 'choices': [choice]})}\n\ndata: [DONE]\n\n".encode()
+            yield event({}, "stop") + b"data: [DONE]\n\n"
 
         return Response(pieces(), mimetype="text/event-stream")
 
@@ -391,8 +396,11 @@ def test_whatever_it_asks_for_the_audit_stays_json(line: bytes, gateway: Gateway
         client.sendall(line + b"\r\nHost: gateway\r\nConnection: close\r\n\r\n")
         while client.recv(65536):
             pass
-    statuses(gateway, new_session_id(), 1)
-    assert {line["status"] for line in gateway.audit(before + 1)[before:]} <= {200, 400, 404, 414, 421, 431}
+    after, deadline = new_session_id(), time.monotonic() + TIMEOUT
+    statuses(gateway, after, 1)
+    while gateway.audit(before + 1)[-1]["session"] != after:  # what is no HTTP need not have a line before it
+        assert time.monotonic() < deadline
+    assert {line["status"] for line in gateway.audit()[before:]} <= {200, 400, 404, 414, 421, 431}
 
 
 def test_no_log_has_a_key(gateway: Gateway, providers: Providers) -> None:
@@ -460,6 +468,37 @@ def test_an_impostor_gets_no_call(
         gateway = start(name, behind=Providers(impostors.by_host, authority))
         assert statuses(gateway, new_session_id(), 1)[0] in (502, 503)
         assert not any(arrived(impostors).values())
+
+
+def test_a_stream_that_breaks_off_does_not_seem_to_have_ended(
+    name: str, gateway: Gateway, providers: Providers
+) -> None:
+    seen = threading.Event()
+
+    def answer(request: Request) -> Response:
+        def pieces() -> Iterator[bytes]:
+            yield event({"role": "assistant", "content": "first"})
+            seen.wait(PATIENCE)
+            hang_up(request)
+
+        return Response(pieces(), mimetype="text/event-stream")
+
+    before, session_id = len(gateway.audit()), new_session_id()
+    providers["api.openai.com"].expect_request(CHAT).respond_with_handler(answer)
+    got, body, headers = b"", question(stream=True), {SESSION_ID_HEADER: session_id}
+    with (
+        agent(gateway) as http,
+        http.post(gateway.url + CHAT, json=body, headers=headers, stream=True, timeout=TIMEOUT) as response,
+        suppress(requests.RequestException),
+    ):
+        for piece in response.iter_content(None):
+            got += piece
+            seen.set()
+    assert b"first" in got
+    assert b"[DONE]" not in got
+    assert (b'"error"' in got) == (name == "litellm")  # which says so in the stream; the others break off, too
+    (line,) = gateway.audit(before + 1)[before:]
+    assert line["session"] == session_id
 
 
 @PROXIES  # LiteLLM reads the answer to its end, and bills it

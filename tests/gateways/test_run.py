@@ -89,6 +89,18 @@ def test_a_gateway_that_does_not_start_shows_what_it_said(
     assert 'unknown directive "worker_connection"' in capsys.readouterr().err
 
 
+def test_a_provider_that_is_told_anything_of_ours_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    must_be_installed("nginx")
+    nginx = programs.PROGRAMS["nginx"]
+    leaks = {'proxy_set_header X-Cagent-Forward "";': ""}
+    monkeypatch.setitem(programs.PROGRAMS, "nginx", nginx._replace(edits=lambda place: {**nginx.edits(place), **leaks}))
+    monkeypatch.setattr(sys, "argv", ["run.py", "nginx"])
+    assert run.main() == 1
+    assert capfd.readouterr().err.lower() == "run.py: the provider was told x-cagent-forward\n"
+
+
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "trustme.py").write_text("raise ModuleNotFoundError(\"No module named 'trustme'\")")
     command = [sys.executable, str(RUN), "nginx"]

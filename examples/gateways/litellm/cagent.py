@@ -85,7 +85,8 @@ class Call:
     def __init__(self, scope: Scope) -> None:
         self.scope, self.headers = scope, Headers(scope=scope)
         self.id, self.began, self.priced = str(uuid.uuid4()), time.monotonic(), asyncio.Event()
-        self.refusal: Refusal | None = None  # which takes the place of LiteLLM's
+        self.refusal: Refusal | None = None  # which takes the place of LiteLLM's answer
+        self.answered = False
         bearer, *others = self.headers.getlist("authorization") or [""]
         api_key = bearer[7:] or self.headers.get("x-api-key") or self.headers.get("x-goog-api-key", "")
         digest = hashlib.sha256(api_key.encode("latin-1")).hexdigest()
@@ -168,7 +169,7 @@ class Gateway:
             if call.refusal:
                 return  # LiteLLM's answer; ours follows
             if message["type"] == "http.response.start":
-                call.line["status"] = message["status"]
+                call.answered, call.line["status"] = True, message["status"]
             elif not message.get("more_body"):
                 await call.close()  # the end waits for the bill: the next call is held against it
             await send(message)
@@ -219,6 +220,8 @@ class Books(CustomLogger):  # type: ignore[misc] # where mypy runs there is no L
         if call := calls.get(request_data.get("litellm_call_id", "")):
             call.line["error"] = type(original_exception).__name__  # no more: its text may quote a prompt
             match original_exception:
+                case _ if call.answered:
+                    pass  # a stream has broken off, and LiteLLM says so in it
                 case ProxyRateLimitError(rate_limit_type=RateLimitType.BUDGET | RateLimitType.MAX_ITERATIONS):
                     # LiteLLM answers 429 here, too, and SDKs would try again and again.
                     call.refusal = Refusal(403, "session_budget_exceeded", "this session has spent its budget")
