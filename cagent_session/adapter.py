@@ -15,6 +15,9 @@ from requests.structures import CaseInsensitiveDict
 from requests.utils import requote_uri
 
 from cagent_session.gateway import (
+    FORWARD_HEADER,
+    SESSION_ID_HEADER,
+    HeaderValue,
     Missing,
     Rule,
     Stamp,
@@ -29,6 +32,11 @@ S = TypeVar("S", bound=requests.Session)
 
 _SEND_ARGUMENTS = ("stream", "timeout", "verify", "cert", "proxies")  # those of BaseAdapter.send, in its order
 _SHARED = ("max_retries", "poolmanager")  # what an inner adapter's users most often set
+_FORWARD, _SESSION_ID = FORWARD_HEADER.lower(), SESSION_ID_HEADER.lower()
+# Where requests keeps headers: in one dict, names and values by the names in lower case. To look for what isn't there
+# and to copy takes a fifth of the time of the public methods, which serve where requests keeps them otherwise.
+_STORED = isinstance(vars(CaseInsensitiveDict()).get("_store"), dict)
+_NOT_THERE = (None, None)
 _redirects: Any = SessionRedirectMixin()
 
 
@@ -79,7 +87,9 @@ class SessionIdAdapter(HTTPAdapter):
         if args:  # several adapters take them by keyword only
             kwargs.update(zip(_SEND_ARGUMENTS, args, strict=False))
         headers = request.headers
-        stamp = self._rule.stamp_for(request, headers.stamp if isinstance(headers, _StampedHeaders) else None)
+        forward, present = _marker_and_session_id(headers)
+        earlier = headers.stamp if type(headers) is _StampedHeaders else None
+        stamp = self._rule.stamp_for(request, forward, present, earlier)
         outgoing = request if stamp is None else _stamped(request, stamp)
         response = super().send(outgoing, **kwargs) if self.inner is None else self.inner.send(outgoing, **kwargs)
         response.connection = _Resender(self, request) if request.hooks.get("response") else self
@@ -150,8 +160,12 @@ class _StampedHeaders(CaseInsensitiveDict[Any]):
 
     stamp: Stamp
 
-    def __init__(self, headers: CaseInsensitiveDict[Any], stamp: Stamp) -> None:
-        vars(self).update(vars(CaseInsensitiveDict.copy(headers)), stamp=stamp)
+    def __init__(self, headers: Mapping[str, Any], stamp: Stamp) -> None:
+        if _STORED and isinstance(headers, CaseInsensitiveDict):
+            self._store: Any = headers._store.copy()  # noqa: SLF001 - see _STORED
+        else:  # set by hand after preparation, for one
+            super().__init__(headers)
+        self.stamp = stamp
 
     def copy(self) -> _StampedHeaders:
         return _StampedHeaders(self, self.stamp)
@@ -277,12 +291,18 @@ def _wrapped(adapter: BaseAdapter, rule: Rule) -> BaseAdapter:
     return _Mounted(rule.gateway, inner=inner, missing=rule.missing)
 
 
+def _marker_and_session_id(headers: Any) -> tuple[HeaderValue | None, HeaderValue | None]:
+    """Return the values of the two headers, ``None`` for one that isn't there."""
+    if _STORED and isinstance(headers, CaseInsensitiveDict):
+        names_and_values = headers._store  # noqa: SLF001 - see _STORED
+        return names_and_values.get(_FORWARD, _NOT_THERE)[1], names_and_values.get(_SESSION_ID, _NOT_THERE)[1]
+    return headers.get(FORWARD_HEADER), headers.get(SESSION_ID_HEADER)
+
+
 def _stamped(request: requests.PreparedRequest, stamp: Stamp) -> requests.PreparedRequest:
     """Return a shallow copy of *request* that carries the session ID of *stamp*."""
-    stamped, headers = type(request).__new__(type(request)), request.headers
-    if not isinstance(headers, CaseInsensitiveDict):  # set by hand after preparation
-        headers = CaseInsensitiveDict(headers)
-    vars(stamped).update(vars(request), headers=_StampedHeaders(headers, stamp))
+    stamped = type(request).__new__(type(request))
+    vars(stamped).update(vars(request), headers=_StampedHeaders(request.headers, stamp))
     set_session_id(stamped.headers, stamp[0])
     return stamped
 

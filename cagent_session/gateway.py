@@ -53,8 +53,8 @@ class MissingSessionIdWarning(UserWarning):
 class Rule:
     """The rule of what goes out in ``X-Cagent-Session-Id``. Every transport asks it, and decides nothing itself.
 
-    Its requests are those of requests, httpx and httpx2, which all have a ``method``, a ``url`` and ``headers``. For
-    the parameters see :class:`cagent_session.SessionIdAdapter`.
+    Its requests are those of requests, httpx and httpx2, which all have a ``method`` and a ``url``. For the parameters
+    see :class:`cagent_session.SessionIdAdapter`.
     """
 
     def __init__(self, gateway: str | None = None, missing: Missing = "omit") -> None:
@@ -68,7 +68,9 @@ class Rule:
             shortest = f"{scheme}://{host}" if port == _DEFAULT_PORTS[scheme] else f"{scheme}://{host}:{port}"
             self._prefixes = (f"{shortest}/", f"{scheme}://{host}:{port}/")
 
-    def session_id_for(self, request: Any, callers: HeaderValue | None) -> HeaderValue | None:
+    def session_id_for(
+        self, request: Any, forward: HeaderValue | None, callers: HeaderValue | None
+    ) -> HeaderValue | None:
         """Return the session ID that *request* carries, or ``None`` for no such header.
 
         ==================  =======  ====================================================
@@ -81,19 +83,19 @@ class Rule:
 
         The rule of docker-agent's transport, but for the removal and the pinned gateway, which are ours.
 
+        :param forward: the request's marker, if any.
         :param callers: the value that the caller set, if any.
         :raises MissingSessionId: where nothing would go out, and *missing* is ``"raise"``.
         """
-        if not self.is_gateway_bound(request):
+        if not self.is_gateway_bound(request, forward):
             return None
         session_id = current_session_id()
         if session_id is None and not callers and self.missing != "omit":
             self._report_missing(request)
         return callers if session_id is None else session_id
 
-    def is_gateway_bound(self, request: Any) -> bool:
-        """Tell whether *request* has a marker that is not blank and, with a pinned gateway, goes to its origin."""
-        forward = request.headers.get(FORWARD_HEADER)
+    def is_gateway_bound(self, request: Any, forward: HeaderValue | None) -> bool:
+        """Tell whether *forward*, the marker, is not blank and *request*, with a pinned gateway, goes to its origin."""
         if not forward or forward.isspace():
             return False
         if self.gateway is None:
@@ -101,14 +103,19 @@ class Rule:
         url = str(request.url)
         return url.startswith(self._prefixes) or origin_of(url) == self._origin
 
-    def stamp_for(self, request: Any, earlier: Stamp | None) -> Stamp | None:
+    def stamp_for(
+        self, request: Any, forward: HeaderValue | None, present: HeaderValue | None, earlier: Stamp | None
+    ) -> Stamp | None:
         """Return what to change before *request* is sent, or ``None`` to send it as it is.
 
+        :param forward: the request's marker, if any.
+        :param present: the session ID that it has, if any.
         :param earlier: the stamp of an earlier sending: what we set then is not the caller's now.
         """
-        present = request.headers.get(SESSION_ID_HEADER)
+        if not forward and present is None:  # most of a program's requests, at the least cost
+            return None
         callers = earlier[1] if earlier is not None and earlier[0] == present else present
-        session_id = self.session_id_for(request, callers)
+        session_id = self.session_id_for(request, forward, callers)
         return None if session_id == present else (session_id, callers)
 
     def _report_missing(self, request: Any) -> None:

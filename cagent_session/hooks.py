@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
-from cagent_session.gateway import Missing, Rule, leaves_origin, remove_cagent_headers, set_session_id
+from cagent_session.gateway import (
+    FORWARD_HEADER,
+    SESSION_ID_HEADER,
+    Missing,
+    Rule,
+    leaves_origin,
+    remove_cagent_headers,
+    set_session_id,
+)
 
 _EXTENSION = "cagent_session"
 
@@ -29,7 +37,8 @@ def session_id_hook(gateway: str | None = None, *, missing: Missing = "omit") ->
         earlier_url, stamp = request.extensions.get(_EXTENSION, (url, None))
         if url != earlier_url and leaves_origin(earlier_url, url):
             remove_cagent_headers(request.headers)
-        new_stamp = rule.stamp_for(request, stamp)
+        forward, present = request.headers.get(FORWARD_HEADER), request.headers.get(SESSION_ID_HEADER)
+        new_stamp = rule.stamp_for(request, forward, present, stamp)
         if new_stamp is not None:
             set_session_id(request.headers, new_stamp[0])
             stamp = new_stamp

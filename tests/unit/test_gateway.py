@@ -26,16 +26,20 @@ def request_to(url: str, **headers: Any) -> Any:
     return SimpleNamespace(method="POST", url=url, headers=CaseInsensitiveDict(names))
 
 
+def is_bound(rule: Rule, request: Any) -> bool:
+    return rule.is_gateway_bound(request, request.headers.get("X-Cagent-Forward"))
+
+
 @pytest.mark.parametrize(
     ("marker", "bound"),
     [(FORWARD, True), (FORWARD.encode(), True), ("x", True), ("", False), (b"", False), (" ", False), (b"\t", False)],
 )
 def test_a_marker_that_is_not_blank_makes_a_request_gateway_bound(marker: str | bytes, bound: bool) -> None:
-    assert Rule().is_gateway_bound(request_to("https://gw.example/", X_Cagent_Forward=marker)) is bound
+    assert is_bound(Rule(), request_to("https://gw.example/", X_Cagent_Forward=marker)) is bound
 
 
 def test_a_request_without_marker_is_not_gateway_bound() -> None:
-    assert not Rule("https://gw.example").is_gateway_bound(request_to("https://gw.example/"))
+    assert not is_bound(Rule("https://gw.example"), request_to("https://gw.example/"))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +58,7 @@ def test_a_request_without_marker_is_not_gateway_bound() -> None:
 )
 def test_other_spellings_of_the_gateways_origin_are_the_gateways(url: str) -> None:
     for gateway in ("https://gw.example", "https://GW.example:443/v1/", "https://gw.example./"):
-        assert Rule(gateway).is_gateway_bound(request_to(url, X_Cagent_Forward=FORWARD))
+        assert is_bound(Rule(gateway), request_to(url, X_Cagent_Forward=FORWARD))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +88,7 @@ def test_other_spellings_of_the_gateways_origin_are_the_gateways(url: str) -> No
     ],
 )
 def test_urls_that_only_look_like_the_gateways_are_not(url: str) -> None:
-    assert not Rule("https://gw.example").is_gateway_bound(request_to(url, X_Cagent_Forward=FORWARD))
+    assert not is_bound(Rule("https://gw.example"), request_to(url, X_Cagent_Forward=FORWARD))
 
 
 @pytest.mark.parametrize(
@@ -94,14 +98,14 @@ def test_urls_that_only_look_like_the_gateways_are_not(url: str) -> None:
     "url", ["https://xn--bcher-kva.example/v1", "https://bücher.example/v1", "https://Bücher.example"]
 )
 def test_international_hosts_are_compared_in_idna(gateway: str, url: str) -> None:
-    assert Rule(gateway).is_gateway_bound(request_to(url, X_Cagent_Forward=FORWARD))
+    assert is_bound(Rule(gateway), request_to(url, X_Cagent_Forward=FORWARD))
 
 
 @pytest.mark.parametrize(
     ("gateway", "url"), [("http://[::1]:8080", "http://[::1]:8080/v1"), ("http://h_1", "http://h_1/")]
 )
 def test_addresses_and_underscores_are_hosts_too(gateway: str, url: str) -> None:
-    assert Rule(gateway).is_gateway_bound(request_to(url, X_Cagent_Forward=FORWARD))
+    assert is_bound(Rule(gateway), request_to(url, X_Cagent_Forward=FORWARD))
 
 
 @pytest.mark.parametrize(
@@ -166,13 +170,13 @@ def test_any_text_is_a_gateway_url_or_refused(url: str) -> None:
         rule = Rule(url)
     except InvalidGatewayURL:
         return
-    assert rule.is_gateway_bound(request_to(url.rstrip("/") + "/v1", X_Cagent_Forward=FORWARD))
+    assert is_bound(rule, request_to(url.rstrip("/") + "/v1", X_Cagent_Forward=FORWARD))
 
 
 @given(st.text(), st.sampled_from(["https://gw.example", "https://", "http://gw.example@", "//", ""]))
 def test_no_request_url_raises(rest: str, start: str) -> None:
     """What is not plainly the gateway's is not the gateway's."""
-    bound = Rule("https://gw.example").is_gateway_bound(request_to(start + rest, X_Cagent_Forward=FORWARD))
+    bound = is_bound(Rule("https://gw.example"), request_to(start + rest, X_Cagent_Forward=FORWARD))
     if bound:
         assert re.match(r"https://([^/?#\\]*@)?gw\.example\.?(:443|:)?([/?#]|$)", start + rest, re.IGNORECASE)
 
@@ -209,11 +213,11 @@ def test_rule_in_a_session(recwarn: pytest.WarningsRecorder) -> None:
     """The table of the rule, as it stands in its docstring."""
     bound, direct = request_to("https://gw.example/", X_Cagent_Forward=FORWARD), request_to("https://gw.example/")
     with session_scope("sess-1"):
-        assert Rule().session_id_for(bound, "callers") == "sess-1"
-        assert Rule().session_id_for(direct, "callers") is None
-    assert Rule().session_id_for(bound, "callers") == "callers"
-    assert Rule().session_id_for(bound, None) is None
-    assert Rule().session_id_for(direct, "callers") is None
+        assert Rule().session_id_for(bound, FORWARD, "callers") == "sess-1"
+        assert Rule().session_id_for(direct, None, "callers") is None
+    assert Rule().session_id_for(bound, FORWARD, "callers") == "callers"
+    assert Rule().session_id_for(bound, FORWARD, None) is None
+    assert Rule().session_id_for(direct, None, "callers") is None
     assert not recwarn
 
 
@@ -221,14 +225,14 @@ def test_a_missing_session_is_reported_without_secrets() -> None:
     """Neither user info nor the query, where Gemini's clients put their key."""
     request = request_to("https://user:hunter2@gw.example/v1/chat?key=hunter2#hunter2", X_Cagent_Forward=FORWARD)
     with pytest.raises(MissingSessionId, match=r"^POST https://gw\.example/v1/chat is bound for") as missing:
-        Rule(missing="raise").session_id_for(request, None)
+        Rule(missing="raise").session_id_for(request, FORWARD, None)
     assert "hunter2" not in str(missing.value)
 
 
 @pytest.mark.parametrize("url", ["https://user:hunter/2@gw.example/v1", "https://[::1/hunter2", "hunter2", ""])
 def test_a_missing_session_is_reported_where_the_url_can_not_be_read(url: str) -> None:
     with pytest.raises(MissingSessionId, match=r"^POST to a URL that can't be read is bound") as missing:
-        Rule(missing="raise").session_id_for(request_to(url, X_Cagent_Forward=FORWARD), None)
+        Rule(missing="raise").session_id_for(request_to(url), FORWARD, None)
     assert "hunter" not in str(missing.value)
 
 

@@ -1,0 +1,71 @@
+"""Must requests keep headers the way it does? No: where it does not, its public methods serve, at a higher cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import requests
+import responses
+
+from cagent_session import SESSION_ID_HEADER, SessionIdAdapter, adapter, session_scope
+
+GATEWAY = "https://gateway.example"
+MARKER = {"x-CAGENT-forward": "https://api.example"}
+CALLERS = {"x-cagent-SESSION-id": "callers"}
+OTHER = {"X-Other": "1"}
+Send = Callable[[requests.PreparedRequest], Any]
+
+
+@pytest.fixture(params=[True, False], ids=["stored as ever", "stored otherwise"])
+def send(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Send:
+    """Return what sends a request, and returns the headers that went out."""
+    monkeypatch.setattr(adapter, "_STORED", request.param)
+    mounted = SessionIdAdapter(GATEWAY)
+
+    def send_and_look(prepared: requests.PreparedRequest) -> Any:
+        with responses.RequestsMock() as mock:
+            mock.get(GATEWAY)
+            return mounted.send(prepared).request.headers
+
+    return send_and_look
+
+
+def prepared(headers: dict[str, str]) -> requests.PreparedRequest:
+    return requests.Request("GET", f"{GATEWAY}/", headers={**OTHER, **headers}).prepare()
+
+
+def test_the_quick_way_is_taken_with_this_release_of_requests() -> None:
+    assert adapter._STORED
+
+
+@pytest.mark.parametrize(
+    ("callers", "session_id", "expected"),
+    [
+        (MARKER, "sess-1", {**MARKER, SESSION_ID_HEADER: "sess-1"}),
+        ({**MARKER, **CALLERS}, "sess-1", {**MARKER, SESSION_ID_HEADER: "sess-1"}),
+        ({**MARKER, **CALLERS}, None, {**MARKER, **CALLERS}),
+        (MARKER, None, MARKER),
+        (CALLERS, "sess-1", {}),
+        ({}, "sess-1", {}),
+    ],
+)
+def test_the_rule_holds_and_the_callers_request_stays(
+    send: Send, callers: dict[str, str], session_id: str | None, expected: dict[str, str]
+) -> None:
+    request = prepared(callers)
+    with session_scope(session_id):
+        assert dict(send(request)) == {**OTHER, **expected}
+    assert dict(request.headers) == {**OTHER, **callers}
+
+
+def test_what_went_out_is_a_request_to_be_sent_again(send: Send) -> None:
+    with session_scope("sess-1"):
+        sent = send(prepared(MARKER))
+    again = prepared({})
+    again.headers = sent
+    with session_scope("sess-2"):
+        assert send(again)[SESSION_ID_HEADER] == "sess-2"
+    assert SESSION_ID_HEADER not in send(again)
+    assert sent[SESSION_ID_HEADER] == "sess-1"
