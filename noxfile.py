@@ -120,6 +120,16 @@ def comparison(session: nox.Session) -> None:
     session.run("pytest", str(TESTS / "comparison"))
 
 
+@nox.session(python=RECENT_PYTHON)
+def soak(session: nox.Session) -> None:
+    """Soak it: for half a minute, with breaks on purpose, or for as long as ``nox -s soak -- --minutes 10`` says."""
+    install_beside(session, ["h11", "httpx", "httpx2"])
+    if session.posargs:
+        session.run("python", str(TESTS / "soak" / "soak.py"), *session.posargs)
+    else:
+        session.run("pytest", str(TESTS / "soak"))
+
+
 def pins_in(transport: str, name: str) -> dict[str, str]:
     """Return what each test module of *transport* says in its constant *name*, if it does, by the module's name."""
     modules = sorted((SDKS / transport).glob("test_*.py"))
