@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import timeit
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from cagent_session import mount, session_scope
 THREADS = (1, 4, 16)
 CALLS = 48  # of all threads together, each time
 EVENTS = 1000
+NOBODY = "nobody"  # as long as the IDs of sessions, so that the answers are as long
 SECONDS = 0.02
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
 CONFIGURATION = """
@@ -31,16 +33,18 @@ daemon off;
 worker_processes 1;
 error_log stderr;
 pid "FOLDER/nginx.pid";
+USER
 events {}
 http {
     access_log off;
     keepalive_requests 100000000;
     client_body_temp_path "FOLDER/1"; proxy_temp_path "FOLDER/2"; fastcgi_temp_path "FOLDER/3";
     uwsgi_temp_path "FOLDER/4"; scgi_temp_path "FOLDER/5";
+    map $http_x_cagent_session_id $session { "" "nobody"; default $http_x_cagent_session_id; }
     server {
         listen 127.0.0.1:PORT;
         location = /events { root "FOLDER"; default_type text/event-stream; }
-        location / { return 200 "$http_x_cagent_session_id"; }
+        location / { return 200 "$session"; }
     }
 }
 """
@@ -67,28 +71,30 @@ def nginx() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # started by root, nginx reads as another user
         Path(folder, "events").write_text(EVENT * EVENTS, "utf-8")
         configuration = Path(folder, "nginx.conf")
-        configuration.write_text(CONFIGURATION.replace("FOLDER", folder).replace("PORT", str(port)), "utf-8")
+        user = "user root;" if os.geteuid() == 0 else ""  # or it reads the folder as another one
+        text = CONFIGURATION.replace("FOLDER", folder).replace("PORT", str(port)).replace("USER", user)
+        configuration.write_text(text, "utf-8")
         with subprocess.Popen([executable, "-c", str(configuration), "-e", "stderr"]) as process:
             try:
-                await_listening(port)
+                await_listening(port, process)
                 yield f"http://127.0.0.1:{port}"
             finally:
                 process.terminate()
 
 
-def await_listening(port: int) -> None:
-    for _ in range(1000):
+def await_listening(port: int, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return
         time.sleep(0.01)
-    raise TimeoutError("nginx does not listen")
+    raise RuntimeError("nginx has ended")
 
 
 def client() -> requests.Session:
     session = requests.Session()
+    session.trust_env = False  # as in sending.py
     session.headers.update(MARKER)
     session.mount("http://", HTTPAdapter(pool_maxsize=max(THREADS)))
     return session
@@ -102,10 +108,12 @@ def call(session: requests.Session, url: str, expected: str) -> None:
 
 
 def calls(pool: Executor, session: requests.Session, url: str, session_ids: list[str]) -> Callable[[], object]:
-    """Return what makes all calls, each thread's in the session of its own that *session_ids* names; "" is none."""
+    """Return what makes all calls at once, each thread's in the session of its own that *session_ids* names."""
+    together = threading.Barrier(len(session_ids))
 
     def one_thread(session_id: str) -> None:
-        with session_scope(session_id or None):
+        together.wait()
+        with session_scope(None if session_id == NOBODY else session_id):
             for _ in range(CALLS // len(session_ids)):
                 call(session, url, session_id)
 
@@ -126,14 +134,14 @@ def rows(rounds: int) -> tuple[Times, list[Row]]:
         mount(ours, url)
         with session_scope("sess-1"):
             whole = {
-                "request, bare": timeit.Timer(lambda: call(bare, url, "")),
+                "request, bare": timeit.Timer(lambda: call(bare, url, NOBODY)),
                 "request": timeit.Timer(lambda: call(ours, url, "sess-1")),
                 "stream, bare": timeit.Timer(stream(bare, url)),
                 "stream": timeit.Timer(stream(ours, url)),
             }
             times = paired(whole, rounds, SECONDS)
         for threads in THREADS[1:]:
-            nobodys, own = [""] * threads, [f"sess-{number}" for number in range(threads)]
+            nobodys, own = [NOBODY] * threads, [f"sess-{number:x}" for number in range(threads)]
             threaded = {
                 f"{threads} threads, bare": timeit.Timer(calls(pool, bare, url, nobodys)),
                 f"{threads} threads": timeit.Timer(calls(pool, ours, url, own)),

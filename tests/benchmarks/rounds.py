@@ -38,7 +38,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Say whether the target is met. It is missed where chance does not explain the ratio, and open otherwise."""
+        """Say whether the target is met. It is missed where the whole interval is beyond it, and else open."""
         if self.target is None:
             return ""
         if self.ratio <= self.target:

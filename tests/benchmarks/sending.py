@@ -103,17 +103,20 @@ def instrumented_by_opentelemetry(sampler: sampling.Sampler) -> Iterator[Callabl
         instrumentor.uninstrument()
 
 
+def methods_in_use() -> dict[str, Any]:
+    return {name: vars(http.client.HTTPConnection)[name] for name in ("putrequest", "getresponse")}
+
+
 def patched_by_sentry() -> dict[str, Any]:
-    """Return the methods of ``http.client`` as Sentry's SDK patches them, and leave them as they were.
+    """Return the methods of ``http.client`` as Sentry's SDK patches them, and leave these as they were.
 
     There is no transaction, so that it records nothing, and only propagates: the cheapest.
     """
-    names = ("putrequest", "getresponse")
-    originals = {name: vars(http.client.HTTPConnection)[name] for name in names}
+    originals = methods_in_use()
     integrations = [StdlibIntegration()]
     options: dict[str, Any] = {"default_integrations": False, "auto_enabling_integrations": False}
     sentry_sdk.init("http://key@127.0.0.1:1/1", transport=NullTransport, integrations=integrations, **options)
-    patched = {name: vars(http.client.HTTPConnection)[name] for name in names}
+    patched = methods_in_use()
     use(originals)
     return patched
 
@@ -123,8 +126,9 @@ def use(methods: dict[str, Any]) -> None:
         setattr(http.client.HTTPConnection, name, method)
 
 
-def cases() -> dict[str, timeit.Timer]:
-    """Return every case; those of one transport have the transport alone for a base."""
+@contextlib.contextmanager
+def cases() -> Iterator[dict[str, timeit.Timer]]:
+    """Yield every case; those of one transport have the transport alone for a base."""
     marked, unmarked = prepared(**MARKER), prepared()
     null, floor = NullAdapter(), prepared(**MARKER)
     by_marker, pinned = SessionIdAdapter(inner=null), SessionIdAdapter(GATEWAY, inner=null)
@@ -137,16 +141,14 @@ def cases() -> dict[str, timeit.Timer]:
     with instrumented_by_opentelemetry(sampling.ALWAYS_OFF) as unsampled_send:
         pass
     traced = prepared(**MARKER)  # it gets headers, and keeps them
-    context.attach(baggage.set_baggage("session.id", SESSION_ID))
+    token = context.attach(baggage.set_baggage("session.id", SESSION_ID))
     socket = over_null_socket()
     own_socket = SessionIdAdapter(GATEWAY, inner=over_null_socket())
-    own_methods = {name: vars(http.client.HTTPConnection)[name] for name in ("putrequest", "getresponse")}
+    own_methods = methods_in_use()
     sentrys_methods = patched_by_sentry()
     answer = httpx.MockTransport(lambda _: httpx.Response(200))
     client = httpx.Client(transport=answer)
     hooked = httpx.Client(transport=answer, event_hooks={"request": [session_id_hook(GATEWAY)]})
-    to_httpx = httpx.Request("POST", URL, headers=MARKER, json=BODY)
-    hooked_request = httpx.Request("POST", URL, headers=MARKER, json=BODY)
 
     def least() -> None:
         floor.copy().headers[SESSION_ID_HEADER] = SESSION_ID
@@ -156,6 +158,11 @@ def cases() -> dict[str, timeit.Timer]:
         null.send(by_hand, **SEND_ARGUMENTS)
 
     scope = contextlib.ExitStack()
+
+    def send(client: httpx.Client) -> httpx.Request:
+        request = httpx.Request("POST", URL, headers=MARKER, json=BODY)  # a new one: the hook changes it
+        client.send(request)
+        return request
 
     def in_session(session_id: str | None) -> None:
         scope.close()
@@ -172,7 +179,9 @@ def cases() -> dict[str, timeit.Timer]:
         # Read, or the connection would not be used again.
         return timeit.Timer(lambda: adapter.send(marked, **SEND_ARGUMENTS).content, set_up)
 
-    return {
+    in_session(SESSION_ID)
+    assert send(hooked).headers[SESSION_ID_HEADER] == SESSION_ID
+    yield {
         "floor": timer(least),
         "null": timer(lambda: null.send(marked, **SEND_ARGUMENTS)),
         "unmarked": timer(lambda: by_marker.send(unmarked, **SEND_ARGUMENTS)),
@@ -186,13 +195,19 @@ def cases() -> dict[str, timeit.Timer]:
         "HTTPAdapter": socket_timer(socket, own_methods),
         "HTTPAdapter wrapped": socket_timer(own_socket, own_methods),
         "Sentry": socket_timer(socket, sentrys_methods),
-        "httpx": timer(lambda: client.send(to_httpx)),
-        "httpx hooked": timer(lambda: hooked.send(hooked_request)),
+        "httpx": timer(lambda: send(client)),
+        "httpx hooked": timer(lambda: send(hooked)),
     }
+    scope.close()
+    use(own_methods)
+    context.detach(token)
+    for each in (session, socket, own_socket, client, hooked):
+        each.close()
 
 
 def rows(rounds: int) -> tuple[Times, list[Row]]:
-    times = paired(cases(), rounds, SECONDS)
+    with cases() as timers:
+        times = paired(timers, rounds, SECONDS)
 
     def added(case: str, base: str = "null") -> Callable[[Mapping[str, float]], float]:
         return lambda one: one[case] - one[base]

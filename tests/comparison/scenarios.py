@@ -441,7 +441,8 @@ def report_on(scenario: Scenario, solution: Solution) -> dict[str, str]:
     except NotApplicable as reason:
         return {"not applicable": str(reason)}
     except Exception as error:  # noqa: BLE001 - whatever it is, it goes into the report
-        return {"refused": repr(error)} if scenario.arrivals is None else {"broke": traceback.format_exc()}
+        is_refusal = scenario.arrivals is None and isinstance(error, solution.refusals)
+        return {"refused": repr(error)} if is_refusal else {"broke": traceback.format_exc()}
     finally:
         solution.renew()
     return {}

@@ -29,7 +29,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from requests.auth import HTTPDigestAuth
 from sentry_sdk.transport import Transport
 
-from cagent_session import carry_session, in_session, mount, session_id_hook, session_scope
+from cagent_session import InvalidSessionId, carry_session, in_session, mount, session_id_hook, session_scope
 
 SESSION_ID_HEADER = "X-Cagent-Session-Id"
 MARKED = {"X-Cagent-Forward": "https://api.openai.com/v1"}
@@ -91,6 +91,9 @@ class Solution:
     made_of: ClassVar[str] = ""
     transport: ClassVar[Any] = OnRequests()
     packages: ClassVar[tuple[str, ...]] = ("requests",)  # whose versions tell what was compared
+    refusals: ClassVar[tuple[type[Exception], ...]] = (  # of an ID; httpx has the third for what is no text
+        ValueError, TypeError, AttributeError, httpx.LocalProtocolError,
+    )  # fmt: skip
 
     def __init__(self, places: Places) -> None:
         self.places = places
@@ -143,6 +146,7 @@ class Adapter(Solution):
     """Ours on requests: ``mount(session, gateway=URL)``."""
 
     name = "adapter"
+    refusals = (InvalidSessionId,)
 
     def adopt(self, client: Any, gateway: str) -> Any:
         return mount(client, self.pinned(gateway))
@@ -199,7 +203,10 @@ class OpenTelemetry(Solution):
     """
 
     name = "OpenTelemetry"
-    made_of = "the session in baggage, excluded_urls for all but the gateway, and its instrumentation of threads"
+    made_of = (
+        "the session in baggage, excluded_urls for all but the gateway, and its instrumentation of threads, but not "
+        "that of urllib3"
+    )
     packages = (
         "opentelemetry-instrumentation-requests", "opentelemetry-instrumentation-threading", "opentelemetry-sdk",
     )  # fmt: skip
@@ -335,7 +342,10 @@ class HandMade(Solution):
     """What people write by hand. To threads and processes the ID goes as an argument."""
 
     name = "hook by hand"
-    made_of = "a request hook of httpx, which sets the header from a context variable where the marker is"
+    made_of = (
+        "a request hook of httpx, which sets the header from a context variable where the marker is, and looks at "
+        "nothing else, as docker-agent's transport does"
+    )
     transport = OnHttpx()
     packages = ("httpx",)
 

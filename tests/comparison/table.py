@@ -22,8 +22,9 @@ WIDTH = 120
 NOT_RIGHT = (LEAKED, LOST)
 WORDS = (
     "Right: every call in a session arrives at the gateway with that session's ID, a call in none without, and nobody "
-    "else gets any. Leaked: somebody else does, be it another host, port, scheme or session, or malformed bytes reach "
-    "the wire. Lost: a call in a session arrives without. A row is as bad as the worst of its scenarios."
+    "else gets any. Leaked: somebody else does, be it another host, port, scheme or session, or an ID that a strict "
+    "server refuses reaches the wire. Lost: a call in a session arrives without. A row is as bad as the worst of its "
+    "scenarios."
 )
 
 Results = Mapping[str, Outcomes]

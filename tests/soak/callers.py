@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import httpx2
 import requests
-from calls import ECHO_HEADER, FAULTS, GATEWAY, READINGS, REDIRECTS, Call, Ended, Finding, Report
+from calls import ECHO_HEADER, FAULTS, GATEWAY, ONCE, READINGS, REDIRECTS, Call, Ended, Finding, Report
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
@@ -49,7 +49,7 @@ ABROAD = ["gf", "ga", "gfg", "gag", "ggf", "gff", "gfag", "gggfg"]
 FROM_ABROAD = ["f", "ff", "fg", "af", "ag"]  # with a pinned gateway only: otherwise the marker alone decides
 
 # How many of the calls, and of the clients that are taken from a shelf
-IN_NONE, UNMARKED, WITH_OWN_ID, REDIRECTED, FAULTY, RENEWED = 0.1, 0.1, 0.1, 0.4, 0.4, 0.03
+IN_NONE, IN_A_NEW_ONE, UNMARKED, WITH_OWN_ID, REDIRECTED, FAULTY, RENEWED = 0.1, 0.2, 0.1, 0.1, 0.4, 0.4, 0.03
 
 SessionId = str | uuid.UUID | None
 Maker = Callable[[str], Any]  # given the gateway's URL
@@ -247,7 +247,11 @@ class Worker:
         return self.rng.choice([self.shelf, self.stage.shelf]).borrow(self)
 
     def session(self) -> SessionId:
-        return None if self.rng.random() < IN_NONE else self.rng.choice(self.stage.sessions)
+        """Draw a session: none, a new one, or one that all threads know."""
+        drawn = self.rng.random()
+        if drawn < IN_NONE + IN_A_NEW_ONE:
+            return None if drawn < IN_NONE else f"{ONCE}{self.rng.getrandbits(64)}"
+        return self.rng.choice(self.stage.sessions)
 
     def plan(self, client: Client, session_id: SessionId, **fixed: Any) -> Call:
         """Draw a call, to be made in a session by whatever way."""

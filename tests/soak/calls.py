@@ -14,6 +14,7 @@ from cagent_session import FORWARD_HEADER, SESSION_ID_HEADER, gateway_headers
 
 IDENTITY = gateway_headers("https://api.openai.com/v1", provider="openai", model="gpt-4o")
 ECHO_HEADER = "X-Soak-Call"
+ONCE = "once-"  # how the ID of a session begins that is used only once
 
 # What a route is made of: the gateway, another host on another port, and the gateway's port under another name.
 GATEWAY, FOREIGN, ALIAS = "g", "f", "a"

