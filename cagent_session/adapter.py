@@ -34,8 +34,8 @@ _SEND_ARGUMENTS = ("stream", "timeout", "verify", "cert", "proxies")  # those of
 _SHARED = ("max_retries", "poolmanager")  # what an inner adapter's users most often set
 _FORWARD, _SESSION_ID = FORWARD_HEADER.lower(), SESSION_ID_HEADER.lower()
 # Where requests keeps headers: in one dict, names and values by the names in lower case. To look for what isn't there
-# and to copy takes a fifth of the time of the public methods, which serve where requests keeps them otherwise.
-_STORED = isinstance(vars(CaseInsensitiveDict()).get("_store"), dict)
+# and to copy takes a fifth of the time of the public methods, which serve where headers are kept otherwise.
+_STORED = getattr(CaseInsensitiveDict(A="b"), "_store", None) == {"a": ("A", "b")}
 _NOT_THERE = (None, None)
 _redirects: Any = SessionRedirectMixin()
 
@@ -160,10 +160,10 @@ class _StampedHeaders(CaseInsensitiveDict[Any]):
 
     stamp: Stamp
 
-    def __init__(self, headers: Mapping[str, Any], stamp: Stamp) -> None:
-        if _STORED and isinstance(headers, CaseInsensitiveDict):
+    def __init__(self, headers: Any, stamp: Stamp) -> None:
+        if _is_stored(headers):
             self._store: Any = headers._store.copy()  # noqa: SLF001 - see _STORED
-        else:  # set by hand after preparation, for one
+        else:
             super().__init__(headers)
         self.stamp = stamp
 
@@ -293,10 +293,17 @@ def _wrapped(adapter: BaseAdapter, rule: Rule) -> BaseAdapter:
 
 def _marker_and_session_id(headers: Any) -> tuple[HeaderValue | None, HeaderValue | None]:
     """Return the values of the two headers, ``None`` for one that isn't there."""
-    if _STORED and isinstance(headers, CaseInsensitiveDict):
+    if _is_stored(headers):
         names_and_values = headers._store  # noqa: SLF001 - see _STORED
         return names_and_values.get(_FORWARD, _NOT_THERE)[1], names_and_values.get(_SESSION_ID, _NOT_THERE)[1]
+    if not isinstance(headers, CaseInsensitiveDict):  # set by hand after preparation
+        headers = CaseInsensitiveDict(headers)
     return headers.get(FORWARD_HEADER), headers.get(SESSION_ID_HEADER)
+
+
+def _is_stored(headers: Any) -> bool:
+    """Tell whether *headers* are kept as requests keeps them: a class of somebody else's may do otherwise."""
+    return _STORED and type(headers) in (CaseInsensitiveDict, _StampedHeaders)
 
 
 def _stamped(request: requests.PreparedRequest, stamp: Stamp) -> requests.PreparedRequest:

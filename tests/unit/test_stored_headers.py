@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+from collections import UserDict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import requests
 import responses
+from requests.structures import CaseInsensitiveDict
 
 from cagent_session import SESSION_ID_HEADER, SessionIdAdapter, adapter, session_scope
 
@@ -38,6 +41,61 @@ def prepared(headers: dict[str, str]) -> requests.PreparedRequest:
 
 def test_the_quick_way_is_taken_with_this_release_of_requests() -> None:
     assert adapter._STORED
+
+
+class Otherwise(CaseInsensitiveDict[Any]):
+    """Headers that are kept otherwise, in what happens to have the same name."""
+
+    def __init__(self, headers: Any = (), **more: Any) -> None:
+        self._store: Any = [*dict(headers, **more).items()]
+
+    def __getitem__(self, name: str) -> Any:
+        for known, value in self._store:
+            if known.lower() == name.lower():
+                return value
+        raise KeyError(name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._store.append((name, value))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([name for name, _ in self._store])
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+
+@pytest.mark.parametrize("shape", [Otherwise, dict], ids=["another store", "no store"])
+def test_the_quick_way_is_not_taken_where_requests_keeps_headers_otherwise(
+    shape: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(requests.structures, "CaseInsensitiveDict", shape)
+        assert not load_anew(adapter)._STORED
+    assert load_anew(adapter)._STORED
+
+
+def load_anew(module: Any) -> Any:
+    """Return another copy of *module*, which nobody else sees."""
+    copied = importlib.util.module_from_spec(module.__spec__)
+    module.__spec__.loader.exec_module(copied)
+    return copied
+
+
+@pytest.mark.parametrize("kind", [dict, Otherwise, UserDict])
+@pytest.mark.parametrize(
+    ("callers", "session_id", "expected"),
+    [(MARKER, "sess-1", {**MARKER, SESSION_ID_HEADER: "sess-1"}), (CALLERS, "sess-1", {}), ({}, "sess-1", {})],
+)
+def test_the_rule_holds_for_headers_of_another_class(
+    send: Send, kind: Any, callers: dict[str, str], session_id: str, expected: dict[str, str]
+) -> None:
+    """Set by hand, after preparation; names match without case there, too."""
+    request = prepared({})
+    request.headers = kind({**OTHER, **callers})
+    with session_scope(session_id):
+        assert dict(send(request)) == {**OTHER, **expected}
+    assert dict(request.headers) == {**OTHER, **callers}
 
 
 @pytest.mark.parametrize(
