@@ -96,7 +96,7 @@ class Rule:
 
     def is_gateway_bound(self, request: Any, forward: HeaderValue | None) -> bool:
         """Tell whether *forward*, the marker, is not blank and *request*, with a pinned gateway, goes to its origin."""
-        if not forward or forward.isspace():
+        if not forward or not isinstance(forward, (str, bytes)) or forward.isspace():
             return False
         if self.gateway is None:
             return True

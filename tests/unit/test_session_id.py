@@ -61,6 +61,7 @@ REFUSED_TEXT = {
     "sess-\N{GRINNING FACE}": "GRINNING FACE at position 5",
     "\ud800": "U+D800 at position 0",
     "sess-1 \n" + "x" * 257: "a space at position 6",
+    "@@@SKIP_HEADER@@@": "what urllib3 takes for no header",  # it would raise where the request is sent
 }
 
 

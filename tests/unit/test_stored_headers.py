@@ -70,7 +70,7 @@ def test_the_quick_way_is_not_taken_where_requests_keeps_headers_otherwise(
     shape: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(requests.structures, "CaseInsensitiveDict", shape)
+        patch.setattr("requests.structures.CaseInsensitiveDict", shape)
         assert not load_anew(adapter)._STORED
     assert load_anew(adapter)._STORED
 

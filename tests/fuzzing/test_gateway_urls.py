@@ -1,0 +1,81 @@
+"""Is any text a gateway's URL, or refused by all alike, at once and without giving a secret away?"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from hostile import ANY_URLS, GRAMMAR_URLS, NO_TEXT, ODD_IN_ONE_PART, PLAIN_URLS, SECRET, refusal
+from hypothesis import example, given
+
+from cagent_session import (
+    InvalidGatewayURL,
+    MissingSessionId,
+    SessionIdAdapter,
+    async_session_id_hook,
+    mount,
+    session_factory,
+    session_id_hook,
+)
+
+
+def mount_and_check(gateway: Any) -> None:
+    """Mount, and see that the session is as it was where that fails."""
+    session = requests.Session()
+    before = {name: dict(value) if name == "adapters" else value for name, value in vars(session).items()}
+    try:
+        mount(session, gateway)
+    except InvalidGatewayURL:
+        assert dict(vars(session)) == before, "adapters are equal only where they are the same"
+        raise
+
+
+WAYS_IN: tuple[Callable[[Any], object], ...] = (
+    SessionIdAdapter,
+    session_id_hook,
+    async_session_id_hook,
+    mount_and_check,
+    lambda gateway: session_factory(gateway=gateway),
+)
+
+
+def refusals(gateway: Any) -> set[str | None]:
+    """Return what the ways in say against *gateway*: one message, or ``None``, where they say the same."""
+    return {refusal(InvalidGatewayURL, functools.partial(enter, gateway)) for enter in WAYS_IN}
+
+
+@given(ANY_URLS | NO_TEXT)
+@example(f"https://user:{SECRET}@gw.example")
+@example("https://gw.example:65536")
+def test_a_gateway_url_is_taken_or_refused_by_all_alike(gateway: Any) -> None:
+    (message,) = refusals(gateway)
+    if message is not None:
+        assert SECRET not in message
+        return
+    parts = urlsplit(gateway)
+    assert parts.scheme in ("http", "https")
+    assert parts.hostname
+    assert not re.search(r"^\.|\.\.", parts.hostname), "a name that can't be looked up"
+    assert parts.port is None or 1 <= parts.port <= 65535
+    assert "@" not in parts.netloc
+    assert not set(gateway) & set("?#\\ \t\r\n\0")
+
+
+@given(PLAIN_URLS)
+def test_a_well_formed_gateway_url_is_taken(gateway: str) -> None:
+    assert refusals(gateway) == {None}
+
+
+@given(GRAMMAR_URLS | ODD_IN_ONE_PART)
+def test_a_missing_session_is_reported_without_secrets(url: str) -> None:
+    request = requests.Request("POST", "http://gw.example", {"X-Cagent-Forward": "x"}).prepare()
+    request.url = url
+    with pytest.raises(MissingSessionId) as missing:
+        SessionIdAdapter(missing="raise").send(request)
+    assert SECRET not in str(missing.value)
+    assert missing.value.__context__ is None

@@ -1,0 +1,44 @@
+"""Does any value at all enter the context that could not go on the wire, or does any other error come of it?"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any
+
+from hostile import ANY_IDS, refusal
+from hypothesis import example, given
+
+from cagent_session import InvalidSessionId, current_session_id, session_scope
+from cagent_session.session_id import validate_session_id
+
+PROBLEM = re.compile(r"an empty string|\d+ characters|(a space|[A-Z0-9+ -]+) at position \d+").fullmatch
+
+
+def text_of(value: Any) -> str:
+    """Return what *value* is, whatever it says of itself."""
+    return uuid.UUID(int=value.int).urn[9:] if isinstance(value, uuid.UUID) else "".join(value)
+
+
+@given(ANY_IDS)
+@example("x" * 256)
+@example("x" * 257)
+@example("sess-1\n")
+def test_a_value_is_the_session_id_as_it_is_or_is_refused_without_being_repeated(value: Any) -> None:
+    message = refusal(InvalidSessionId, lambda: session_scope(value))
+    assert message == refusal(InvalidSessionId, lambda: validate_session_id(value))
+    if message is None:
+        with session_scope(value) as entered:
+            current = current_session_id()
+        assert type(current) is str
+        assert current == entered == text_of(value)
+        assert re.fullmatch("[!-~]{1,256}", current)
+    elif isinstance(value, str):
+        start, _, problem = message.partition(", got ")
+        assert start == "session ID must be 1-256 visible ASCII characters"
+        assert PROBLEM(problem), "the message has room for nothing but the problem"
+        assert not re.fullmatch("[!-~]{1,256}", text_of(value))
+    else:
+        assert message == f"session ID must be a str or a uuid.UUID, got {type(value).__name__}"
+        assert not isinstance(value, uuid.UUID)
+    assert current_session_id() is None
