@@ -7,14 +7,14 @@ tries others each time, ten times as many, and prints with a find the ``@reprodu
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from wire import Names, Wire
 
-COMMON = settings(
-    deadline=None, database=None, print_blob=True, suppress_health_check=[*HealthCheck.__members__.values()]
-)
+EVERY_CHECK: Any = list(HealthCheck)
+COMMON = settings(deadline=None, database=None, print_blob=True, suppress_health_check=EVERY_CHECK)
 settings.register_profile("short", COMMON, max_examples=5_000, derandomize=True)
 settings.register_profile("long", COMMON, max_examples=50_000)
 settings.load_profile("short")
