@@ -190,6 +190,7 @@ def test_a_redirect_without_location_changes_nothing() -> None:
     assert "X-Cagent-Forward" in request.headers
 
 
+@example("//gw.example/new")
 @example("////evil.example")  # which some releases of Python take for http://evil.example
 @given(
     st.builds(
@@ -250,6 +251,35 @@ def test_the_connection_that_a_hook_gets_is_the_adapter_in_all_but_send(duplicat
     assert inner.closed == (0 if duplicate is copy.deepcopy else 1)
 
 
+def test_inner_gets_what_a_response_hook_sends_again_with() -> None:
+    session, inner, found = requests.Session(), RecordingAdapter(), []
+    session.mount(GATEWAY, SessionIdAdapter(inner=inner))
+    session.hooks["response"].append(lambda response, **_: found.append(response.connection))
+    session.post(GATEWAY, headers=MARKED)
+    found[0].send(prepared(), True, timeout=5)
+    assert inner.options == {"stream": True, "timeout": 5}
+
+
+def test_where_no_hook_sends_again_the_connection_is_the_adapter() -> None:
+    adapter: Any = SessionIdAdapter(inner=RecordingAdapter())
+    assert adapter.send(prepared()).connection is adapter
+
+
+def test_what_a_response_hook_sends_again_keeps_its_session_on_the_origin() -> None:
+    def authenticate(response: Any, **options: Any) -> Any:
+        return response.connection.send(response.request.copy(), **options) if response.status_code == 401 else response
+
+    session = mount(requests.Session(), GATEWAY)
+    session.hooks["response"].append(authenticate)
+    with responses.RequestsMock() as mock, session_scope("sess-1"):
+        mock.post(f"{GATEWAY}/one", status=401)
+        mock.post(f"{GATEWAY}/one", status=307, headers={"Location": "/two"})
+        mock.post(f"{GATEWAY}/two")
+        session.post(f"{GATEWAY}/one", headers=MARKED)
+        sent = [call.request.headers.get("X-Cagent-Session-Id") for call in mock.calls]
+    assert sent == ["sess-1", "sess-1", "sess-1"]
+
+
 # The inner adapter
 
 
@@ -259,6 +289,14 @@ def test_inner_gets_what_send_got_by_keyword() -> None:
     assert inner.options == {"stream": True, "timeout": 5, "verify": False, "cert": "cert.pem", "proxies": {}}
     SessionIdAdapter(inner=inner).send(prepared(), cache="no")
     assert inner.options == {"cache": "no"}
+
+
+def test_all_that_send_takes_may_come_by_position() -> None:
+    SessionIdAdapter(inner=(inner := RecordingAdapter())).send(
+        prepared(), True, 5, False, "cert.pem", {"https": "proxy"}
+    )
+    expected = {"stream": True, "timeout": 5, "verify": False, "cert": "cert.pem", "proxies": {"https": "proxy"}}
+    assert inner.options == expected
 
 
 def test_inner_shows_through() -> None:
@@ -286,7 +324,10 @@ def test_what_is_set_reaches_the_innermost_adapter() -> None:
     outer = SessionIdAdapter(inner=SessionIdAdapter(GATEWAY, inner=inner))
     outer.max_retries = retries = Retry(5)
     assert inner.max_retries is retries
+    outer.init_poolmanager(2, 2)
+    assert inner.poolmanager is outer.poolmanager
     outer.inner = other = HTTPAdapter()
+    assert outer.inner is other
     assert outer.max_retries is other.max_retries
 
 
@@ -301,9 +342,9 @@ def test_a_method_of_the_wrapper_can_be_replaced_for_a_while(monkeypatch: pytest
 
 @pytest.mark.parametrize("adapter", [SessionIdAdapter(), SessionIdAdapter(inner=RecordingAdapter())])
 def test_an_attribute_that_nobody_has_is_an_attribute_error(adapter: Any) -> None:
-    with pytest.raises(AttributeError, match="nobody"):
+    with pytest.raises(AttributeError, match=r"'(SessionId|Recording)Adapter' object has no attribute 'nobody'"):
         _ = adapter.nobody
-    with pytest.raises(AttributeError, match="__nobody__"):
+    with pytest.raises(AttributeError, match="'SessionIdAdapter' object has no attribute '__nobody__'"):
         _ = adapter.__nobody__
 
 
@@ -339,13 +380,13 @@ def test_a_subclass_may_override_what_the_http_adapter_offers() -> None:
 
 @pytest.mark.parametrize("inner", [object(), "adapter", 7])
 def test_inner_must_be_able_to_send(inner: Any) -> None:
-    with pytest.raises(TypeError, match="inner must be a transport adapter"):
+    with pytest.raises(TypeError, match=f"inner must be a transport adapter of requests, got {type(inner).__name__}$"):
         SessionIdAdapter(inner=inner)
 
 
 def test_inner_is_configured_itself() -> None:
-    with pytest.raises(TypeError, match="configure the inner adapter with max_retries, not its wrapper"):
-        SessionIdAdapter(inner=HTTPAdapter(), max_retries=3)
+    with pytest.raises(TypeError, match="inner adapter with max_retries, pool_maxsize, not its wrapper"):
+        SessionIdAdapter(inner=HTTPAdapter(), max_retries=3, pool_maxsize=3)
 
 
 # Copies
@@ -545,9 +586,10 @@ def test_factory_makes_mounted_sessions() -> None:
 
 
 def test_factory_keeps_what_the_made_session_is_and_mounts() -> None:
-    session = session_factory(ProviderSession, GATEWAY)(retries=5)
-    assert isinstance(session, ProviderSession)
-    assert max_retries_of(session) == 5
+    make_session = session_factory(ProviderSession, GATEWAY)
+    for session in (make_session(retries=5), make_session(5)):
+        assert isinstance(session, ProviderSession)
+        assert max_retries_of(session) == 5
 
 
 def test_factory_gives_its_sessions_the_retries_an_sdk_would() -> None:
@@ -601,6 +643,21 @@ def test_factory_pickles() -> None:
 )
 def test_factory_refuses_at_once(arguments: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
+        session_factory(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"make": requests.Session()}, "takes a callable that makes sessions, got Session$"),
+        (
+            {"make": make_provider_session, "max_retries": 2, "pool_maxsize": 2},
+            "mount adapters with max_retries, pool_maxsize where sessions are made, in <function make_provider_session",
+        ),
+    ],
+)
+def test_factory_names_what_it_refuses(arguments: dict[str, Any], problem: str) -> None:
+    with pytest.raises(TypeError, match=problem):
         session_factory(**arguments)
 
 

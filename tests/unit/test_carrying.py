@@ -74,6 +74,13 @@ def test_arguments_and_result_pass_whatever_their_names() -> None:
     assert carried(**names) == ("sess-1", (), names)
 
 
+def test_a_carried_coroutine_function_gets_its_arguments() -> None:
+    async def job(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        return echo(*args, **kwargs)
+
+    assert asyncio.run(carried_from("sess-1", job)(1, 2, x=3)) == ("sess-1", (1, 2), {"x": 3})
+
+
 def test_an_error_passes_unchanged_and_the_runner_is_back_in_its_session() -> None:
     raised = LookupError("in the job")
 
@@ -240,6 +247,24 @@ def test_a_carried_coroutine_function_is_one_to_those_who_ask() -> None:
     assert not inspect.iscoroutinefunction(carried.__call__)
 
 
+def test_a_carried_coroutine_function_is_marked_where_inspect_has_a_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    marked: list[Any] = []
+
+    def mark(fn: Any) -> Any:
+        marked.append(fn)
+        return fn
+
+    monkeypatch.setattr(inspect, "markcoroutinefunction", mark, raising=False)
+    assert [carry_session(coroutine)] == marked
+    carry_session(current_session_id)
+    assert len(marked) == 1
+
+
+def test_a_carried_coroutine_function_keeps_its_session_when_it_is_pickled() -> None:
+    carried = pickle.loads(pickle.dumps(carried_from("sess-1", coroutine)))
+    assert asyncio.run(carried()) == "sess-1"
+
+
 def test_a_carried_coroutine_runs_in_its_session_in_a_task() -> None:
     carried = carried_from("carried", coroutine)
 
@@ -330,7 +355,7 @@ def test_an_executor_without_cancel_futures_shuts_down() -> None:
 
 @pytest.mark.parametrize("thing", [None, 4, ThreadPoolExecutor])
 def test_what_is_no_executor_is_refused(thing: Any) -> None:
-    with pytest.raises(TypeError, match=r"takes a concurrent\.futures\.Executor, got"):
+    with pytest.raises(TypeError, match=rf"takes a concurrent\.futures\.Executor, got {type(thing).__name__}$"):
         SessionExecutor(thing)
 
 

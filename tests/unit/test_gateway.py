@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import platform
+import queue
 import re
 import sys
 import uuid
@@ -15,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
-from cagent_session import InvalidGatewayURL, MissingSessionId, gateway_headers, session_scope
-from cagent_session.gateway import Rule, leaves_origin, origin_of
+from cagent_session import InvalidGatewayURL, MissingSessionId, MissingSessionIdWarning, gateway_headers, session_scope
+from cagent_session.gateway import Rule, leaves_origin, origin_of, require_sendable
 
 FORWARD = "https://api.openai.com/v1"
 
@@ -32,9 +34,12 @@ def is_bound(rule: Rule, request: Any) -> bool:
 
 @pytest.mark.parametrize(
     ("marker", "bound"),
-    [(FORWARD, True), (FORWARD.encode(), True), ("x", True), ("", False), (b"", False), (" ", False), (b"\t", False)],
+    [
+        *[(FORWARD, True), (FORWARD.encode(), True), ("x", True), ("", False), (b"", False), (" ", False)],
+        *[(b"\t", False), (7, False), ([FORWARD], False)],  # http.client would send these, set by hand
+    ],
 )
-def test_a_marker_that_is_not_blank_makes_a_request_gateway_bound(marker: str | bytes, bound: bool) -> None:
+def test_a_marker_of_text_that_is_not_blank_makes_a_request_gateway_bound(marker: Any, bound: bool) -> None:
     assert is_bound(Rule(), request_to("https://gw.example/", X_Cagent_Forward=marker)) is bound
 
 
@@ -54,6 +59,7 @@ def test_a_request_without_marker_is_not_gateway_bound() -> None:
         "https://gw.example.:443/v1",
         "https://user:password@gw.example/v1",
         "https://other.example@gw.example/v1",
+        "https://us%65r:p%40ss@gw.example/v1",
     ],
 )
 def test_other_spellings_of_the_gateways_origin_are_the_gateways(url: str) -> None:
@@ -89,6 +95,12 @@ def test_other_spellings_of_the_gateways_origin_are_the_gateways(url: str) -> No
 )
 def test_urls_that_only_look_like_the_gateways_are_not(url: str) -> None:
     assert not is_bound(Rule("https://gw.example"), request_to(url, X_Cagent_Forward=FORWARD))
+
+
+def test_on_a_gateways_host_another_port_is_not_the_gateways() -> None:
+    rule = Rule("https://gw.example:8443")
+    assert is_bound(rule, request_to("https://gw.example:8443/v1", X_Cagent_Forward=FORWARD))
+    assert not is_bound(rule, request_to("https://gw.example/v1", X_Cagent_Forward=FORWARD))
 
 
 @pytest.mark.parametrize(
@@ -221,6 +233,39 @@ def test_rule_in_a_session(recwarn: pytest.WarningsRecorder) -> None:
     assert not recwarn
 
 
+@pytest.mark.parametrize(
+    ("marker", "callers", "session_id", "stamp"),
+    [
+        (FORWARD, None, "sess-1", ("sess-1", None)),
+        (FORWARD, "callers", "sess-1", ("sess-1", "callers")),
+        (FORWARD, "callers", None, None),
+        (FORWARD, None, None, None),
+        (None, "callers", "sess-1", (None, "callers")),
+        (None, "callers", None, (None, "callers")),
+        (None, None, "sess-1", None),
+    ],
+)
+def test_the_stamp_says_what_to_change_if_anything(
+    marker: str | None, callers: str | None, session_id: str | None, stamp: Any
+) -> None:
+    with session_scope(session_id):
+        assert Rule().stamp_for(request_to("https://gw.example/"), marker, callers, None) == stamp
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("https://gw.example:8443/v1", "https://gw.example:8443/v1"),
+        ("http://user:hunt@2@gw.example/", "http://gw.example/"),
+    ],
+)
+def test_a_missing_session_is_reported_with_the_remedy(url: str, told: str) -> None:
+    with pytest.raises(MissingSessionId) as missing:
+        Rule(missing="raise").session_id_for(request_to(url), FORWARD, None)
+    remedy = "make the call inside session_scope()"
+    assert str(missing.value) == f"POST {told} is bound for the models gateway but in no session: {remedy}"
+
+
 def test_a_missing_session_is_reported_without_secrets() -> None:
     """Neither user info nor the query, where Gemini's clients put their key."""
     request = request_to("https://user:hunter2@gw.example/v1/chat?key=hunter2#hunter2", X_Cagent_Forward=FORWARD)
@@ -234,6 +279,30 @@ def test_a_missing_session_is_reported_where_the_url_can_not_be_read(url: str) -
     with pytest.raises(MissingSessionId, match=r"^POST to a URL that can't be read is bound") as missing:
         Rule(missing="raise").session_id_for(request_to(url), FORWARD, None)
     assert "hunter" not in str(missing.value)
+
+
+CALL = """
+try:
+    answers.put(rule.session_id_for(request, "marker", None))
+except Exception as error:
+    answers.put(error)
+"""
+
+
+def call_from_odd_places(**names: Any) -> list[Any]:
+    """Call from code in no module, and from a transport's own thread, where there is nobody else to point at."""
+    run: Any = exec
+    code, answers = compile(CALL, "plugin.txt", "exec"), queue.SimpleQueue[Any]()
+    run(code, {**names, "answers": answers})
+    _thread.start_new_thread(run, (code, {**names, "answers": answers, "__name__": "httpx"}))
+    return [answers.get(timeout=30), answers.get(timeout=30)]
+
+
+def test_the_warning_of_a_missing_session_points_at_code_of_any_sort() -> None:
+    with pytest.warns(MissingSessionIdWarning) as warned:
+        answers = call_from_odd_places(rule=Rule(missing="warn"), request=request_to("https://gw.example/"))
+    assert answers == [None, None]
+    assert [warning.filename for warning in warned] == ["plugin.txt", "plugin.txt"]
 
 
 def test_gateway_headers_say_what_calls() -> None:
@@ -282,6 +351,9 @@ def test_gateway_headers_leave_out_what_is_empty() -> None:
         ("darwin", "arm64", ("darwin", "arm64")),
         ("win32", "AMD64", ("windows", "amd64")),
         ("linux", "i686", ("linux", "386")),
+        ("darwin", "i386", ("darwin", "386")),
+        ("win32", "x86", ("windows", "386")),
+        ("linux", "armv7l", ("linux", "arm")),
         ("linux", "riscv64", ("linux", "riscv64")),
     ],
 )
@@ -321,3 +393,15 @@ def test_gateway_headers_refuse_a_forward_that_is_no_base_url(forward: Any) -> N
 def test_gateway_headers_refuse_what_is_no_header_value(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match="must be visible ASCII characters"):
         gateway_headers(FORWARD, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("headers", "problem"),
+    [
+        ("X-Cagent-Model", "must be a mapping of names to values, got str"),
+        ({"X Cagent": "text"}, "name must be letters, digits, hyphens and underscores, got 'X Cagent'"),
+    ],
+)
+def test_what_can_not_be_sent_is_named(headers: Any, problem: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"{problem}$"):
+        require_sendable(headers)

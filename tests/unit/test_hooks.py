@@ -120,6 +120,15 @@ def test_off_the_origin_the_headers_are_gone_for_good(network: Callable[..., Net
     assert net.session_ids[0] == "sess-1"
 
 
+def test_on_the_origin_the_headers_stay(network: Callable[..., Network]) -> None:
+    """A redirect within the gateway is the gateway's own affair."""
+    net = network(lambda request: (307, {"Location": "/two"}) if request.url.path == "/one" else (200, {}))
+    with net.client(GATEWAY) as client, session_scope("sess-1"):
+        client.post(f"{GATEWAY}/one", headers=MARKED)
+    assert [url for url, _ in net.sent] == [f"{GATEWAY}/one", f"{GATEWAY}/two"]
+    assert net.session_ids == ["sess-1", "sess-1"]
+
+
 def test_next_request_followed_by_hand_takes_nothing_along(network: Callable[..., Network]) -> None:
     net = network(moved)
     with net.client() as client, session_scope("sess-1"):
@@ -165,6 +174,20 @@ def test_a_second_hook_of_ours_changes_nothing(network: Callable[..., Network]) 
             client.send(request)
     assert net.session_ids == ["sess-1", None, None, None, None, None, None, None]
     assert net.sent[1:4] == net.sent[5:]
+
+
+def test_the_extensions_of_client_and_caller_reach_the_transport(module: Any) -> None:
+    """Time-outs are among them, and names for TLS."""
+    seen: list[dict[str, Any]] = []
+
+    def handle(request: Any) -> Any:
+        seen.append(request.extensions)
+        return module.Response(200)
+
+    hooks = {"request": [session_id_hook(GATEWAY)]}
+    with module.Client(transport=module.MockTransport(handle), event_hooks=hooks, timeout=7) as client:
+        client.post(GATEWAY, headers=MARKED, extensions={"sni_hostname": "gw.example"})
+    assert (seen[0]["timeout"]["read"], seen[0]["sni_hostname"]) == (7, "gw.example")
 
 
 @pytest.mark.parametrize("make", [session_id_hook, async_session_id_hook])

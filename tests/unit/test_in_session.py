@@ -258,6 +258,11 @@ def test_a_wrong_name_fails_at_decoration_and_lists_the_right_ones(fn: Callable[
     assert str(refusal.value).endswith("it has session_id")
 
 
+def test_all_the_right_names_are_listed() -> None:
+    with pytest.raises(TypeError, match=r"it has question, key$"):
+        in_session("session_id")(lambda question, *args, key, **kwargs: None)
+
+
 @pytest.mark.parametrize("of", ["args", "kwargs", "args.session_id"])
 def test_collected_arguments_have_no_name_of_their_own(of: str) -> None:
     with pytest.raises(TypeError, match=rf"in_session\('{of}'\): <function take at .*> has no such .* it has none"):
@@ -298,6 +303,18 @@ def test_a_scope_that_the_consumer_opens_and_closes_between_steps_is_its_own() -
     assert next(stream) == "sess-1"
     scope.__exit__()
     assert (next(stream), current_session_id()) == ("sess-1", None)
+
+
+def test_a_body_that_leaves_its_consumers_scope_changes_nothing() -> None:
+    scope = session_scope("consumer")
+
+    @in_session("session_id")
+    def run_loop(session_id: str) -> Iterator[str | None]:
+        scope.__exit__()
+        yield current_session_id()
+
+    with scope:
+        assert (next(run_loop("sess-1")), current_session_id()) == ("sess-1", "consumer")
 
 
 def test_a_scope_in_the_body_around_a_yield_stays_in_the_body() -> None:

@@ -47,6 +47,10 @@ def test_names_that_are_not_loaded_yet_are_listed() -> None:
     assert set(dir(cagent_session)) >= PUBLIC_NAMES
 
 
+def test_what_any_module_has_is_listed_too() -> None:
+    assert set(dir(cagent_session)) >= vars(cagent_session).keys()
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'cagent_session' has no attribute 'moutn'"):
         _ = cagent_session.moutn

@@ -85,6 +85,21 @@ def test_in_any_order_the_innermost_open_scope_is_current(steps: list[tuple[str,
     Context().run(follow)
 
 
+def test_the_outermost_of_three_scopes_may_be_left_first() -> None:
+    outer, middle, inner = (session_scope(session_id) for session_id in ("outer", "middle", "inner"))
+    seen = []
+
+    def leave_in_another_order() -> None:
+        for scope in (outer, middle, inner):
+            scope.__enter__()
+        for scope in (outer, inner, middle):
+            scope.__exit__()
+            seen.append(current_session_id())
+
+    Context().run(leave_in_another_order)
+    assert seen == ["inner", "middle", None]
+
+
 def test_one_scope_may_be_entered_again() -> None:
     scope = session_scope("sess-1")
     with scope:
