@@ -42,9 +42,9 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the types: strictly, and the package also against the stubs that older releases of requests need."""
-    session.install("-e", ".[dev]", *PEERS, "mypy", "pyright[nodejs]", "types-docutils")
+    session.install("-e", ".[dev]", *PEERS, "mutmut", "mypy", "pyright[nodejs]", "types-docutils")
     session.run("mypy", *CHECKED)
-    for folder in (WORKERS, GATEWAYS):
+    for folder in (WORKERS, GATEWAYS, TESTS / "fuzzing"):
         session.run("mypy", str(folder / "conftest.py"))
     session.run("pyright", *CHECKED)
     session.install("requests<2.32", "types-requests")
@@ -104,7 +104,7 @@ def gateways(session: nox.Session) -> None:
     session.run("pytest", str(GATEWAYS), *session.posargs)
 
 
-@nox.session(python=RECENT_PYTHON)
+@nox.session(python=RECENT_PYTHON, default=False)  # nothing else is to run beside it
 def benchmarks(session: nox.Session) -> None:
     """Measure what the library costs, beside the alternatives; a missed target fails."""
     install_beside(session, PEERS, *PEERS_PINS)
@@ -128,6 +128,20 @@ def soak(session: nox.Session) -> None:
         session.run("python", str(TESTS / "soak" / "soak.py"), *session.posargs)
     else:
         session.run("pytest", str(TESTS / "soak"))
+
+
+@nox.session(python=RECENT_PYTHON, default=False)  # it takes all processors, for minutes
+def mutation(session: nox.Session) -> None:
+    """Change the core in small ways, one at a time; a change that no test notices, and no list excuses, fails."""
+    session.install("-e", ".[dev]", "mutmut")
+    session.run("python", str(TESTS / "mutation" / "run_mutants.py"), session.create_tmp(), *session.posargs)
+
+
+@nox.session(python=RECENT_PYTHON)
+def fuzzing(session: nox.Session) -> None:
+    """Fuzz IDs, URLs, markers and redirects; with ``-- --hypothesis-profile=long`` ten times as much."""
+    install_beside(session, ["h11", "httpx", "pytest-xdist"])
+    session.run("pytest", "-n", "auto", str(TESTS / "fuzzing"), *session.posargs)
 
 
 def pins_in(transport: str, name: str) -> dict[str, str]:

@@ -31,7 +31,7 @@ from rounds import Row, Times
 PARTS: dict[str, Callable[[int], tuple[Times, list[Row]]]] = {
     "added to a send that sends nothing, in floors": sending.rows,
     "beyond a bare adapter, with nginx on loopback": loopback.rows,
-    "beyond the same without": scopes.rows,
+    "scopes, beyond the same without": scopes.rows,
     "memory and import": footprint.rows,
 }
 HEADS = ["cost", "ratio", "99 % interval", "target", ""]
@@ -55,9 +55,17 @@ def cost_as_text(row: Row) -> str:
 
 def cells(row: Row) -> list[str]:
     """Return the row as text: what, its cost, the ratio, the interval that it is in, the target, the verdict."""
+    if row.unit == "byte":
+        return [
+            row.what,
+            cost_as_text(row),
+            "",
+            "",
+            "" if row.target is None else f"<= {row.target:,.0f} bytes",
+            row.verdict,
+        ]
     ratios = [ratio_as_text(row.ratio), " to ".join(map(ratio_as_text, row.interval))] if row.ratios else ["", ""]
-    target = "" if row.target is None else f"<= {ratio_as_text(row.target)}"
-    return [row.what, cost_as_text(row), *ratios, target, row.verdict]
+    return [row.what, cost_as_text(row), *ratios, f"<= {ratio_as_text(row.target)}" if row.target else "", row.verdict]
 
 
 def as_text(parts: Parts) -> str:

@@ -72,7 +72,7 @@ class NullConnection(HTTPConnection):
 
 
 class NullPool(HTTPConnectionPool):
-    ConnectionCls = NullConnection
+    ConnectionCls: Any = NullConnection
 
 
 class NullTransport(Transport):
@@ -220,17 +220,17 @@ def rows(rounds: int) -> tuple[Times, list[Row]]:
 
     return times, [
         in_floors("the floor, PreparedRequest.copy() and a header", lambda one: one["floor"]),
-        in_floors("unmarked", added("unmarked"), 0.2),
-        in_floors("marked, in no session", added("no session")),
-        in_floors("marked", added("marked"), 0.75),
-        in_floors("marked, and the gateway pinned", added("pinned")),
+        in_floors("ours, no marker", added("unmarked"), 0.2),
+        in_floors("ours, marked, in no session", added("no session")),
+        in_floors("ours, marked", added("marked"), 0.75),
+        in_floors("ours, marked, the gateway pinned", added("pinned")),
         in_floors("a header that is set by hand", added("by hand")),
         in_floors("OpenTelemetry, spans not sampled", added("OpenTelemetry unsampled", "Session.send")),
         in_floors("OpenTelemetry, spans sampled", added("OpenTelemetry", "Session.send")),
         in_floors("Sentry, in no transaction", added("Sentry", "HTTPAdapter")),
-        in_floors("httpx: our hook, the gateway pinned", added("httpx hooked", "httpx")),
-        of("marked, of OpenTelemetry with spans sampled", "marked", "OpenTelemetry", "Session.send", 1 / 15),
-        of("the gateway pinned, of not pinned", "pinned", "marked", "null", 1.2),
+        in_floors("our hook of httpx, the gateway pinned", added("httpx hooked", "httpx")),
+        of("ours, marked, of OpenTelemetry, spans sampled", "marked", "OpenTelemetry", "Session.send", 1 / 15),
+        of("ours, the gateway pinned, of not pinned", "pinned", "marked", "null", 1.2),
         compared("ours around an HTTPAdapter, of a bare one", times, "HTTPAdapter wrapped", "HTTPAdapter"),
         compared("a hooked client of httpx, of a bare one", times, "httpx hooked", "httpx"),
     ]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import shutil
 import subprocess
 import sys
 import timeit
 from pathlib import Path
 
+import loopback
 import pytest
 from rounds import Row, each_round, interval, paired
 
@@ -42,13 +45,15 @@ def test_a_ratio_is_of_one_round() -> None:
 
 def test_the_readme_has_the_rows_that_the_command_prints(tmp_path: Path) -> None:
     """Figures differ from run to run, so those in the README are held against the targets alone."""
+    if shutil.which("nginx", path=loopback.PATH) is None and not os.environ.get("CI"):
+        pytest.skip("there is no nginx: apt-get install nginx")
     command = [sys.executable, str(ROOT / "tests/benchmarks/measure.py"), "--rounds", "10", "--rst"]
     done = subprocess.run([*command, "--json", str(tmp_path / "out.json")], capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stderr
     printed = table_in(done.stdout)
     shown = table_in((ROOT / "README.rst").read_text("utf-8").partition("How it compares\n=====")[2])
     assert [(row[0], row[-1]) for row in shown] == [(row[0], row[-1]) for row in printed]
-    limits = [(row[2], row[4].removeprefix("<= ")) for row in shown if row[4].startswith("<= ")]
+    limits = [(row[2], row[4].removeprefix("<= ")) for row in shown if row[2] and row[4].startswith("<= ")]
     assert len(limits) > 5
     assert [ratio for ratio, target in limits if as_number(ratio) > as_number(target)] == []
     rows = json.loads((tmp_path / "out.json").read_text("utf-8"))["rows"]
