@@ -114,7 +114,7 @@ def in_session(of: str | SessionIdOf) -> Callable[[F], F]:
         raise TypeError(f"in_session() takes a parameter's name, a dotted path or a callable, got {type(of).__name__}")
 
     def decorate(fn: F) -> F:
-        if not callable(fn) or isinstance(fn, (type, staticmethod, classmethod)):
+        if not callable(fn) or isinstance(fn, (type, staticmethod)):
             raise TypeError(f"@in_session decorates functions (put it below @staticmethod), got {type(fn).__name__}")
         wrapper = _scoped(fn, _argument(fn, of) if isinstance(of, str) else of)
         return cast("F", functools.wraps(fn)(wrapper))

@@ -14,6 +14,7 @@ import timeit
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -27,7 +28,7 @@ CALLS = 48  # of all threads together, each time
 EVENTS = 1000
 NOBODY = "nobody"  # as long as the IDs of sessions, so that the answers are as long
 SECONDS = 0.02
-LIMIT = 1.05  # 1.01 is wanted: what takes 3 us in a loop takes 8 of 450 between requests, and the header is sent, too
+LIMIT = 1.05  # 1.01 is wanted, which a stamp by the floor misses, too: ours is held to 1.01 of that
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
 CONFIGURATION = """
 daemon off;
@@ -58,6 +59,15 @@ class NotInstalled(Exception):  # noqa: N818 - reads as what it is
 
 class Wrong(Exception):  # noqa: N818 - reads as what it is
     """A request arrived in another session than it was sent in."""
+
+
+class Floor(HTTPAdapter):
+    """The least that can be done, as in sending.py, and no more: it asks for no scope, and looks for no marker."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        stamped = request.copy()
+        stamped.headers[SESSION_ID_HEADER] = "sess-1"
+        return super().send(stamped, *args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -136,14 +146,17 @@ def rows(rounds: int) -> tuple[Times, list[Row]]:
         ThreadPoolExecutor(max(THREADS)) as pool,
         client() as bare,
         client() as by_hand,
+        client() as floor,
         client() as ours,
     ):
         mount(ours, url)
         by_hand.headers[SESSION_ID_HEADER] = "sess-1"
+        floor.mount("http://", Floor())
         with session_scope("sess-1"):
             whole = {
                 "request, bare": timeit.Timer(lambda: call(bare, url, NOBODY)),
                 "by hand": timeit.Timer(lambda: call(by_hand, url, "sess-1")),
+                "floor on the wire": timeit.Timer(lambda: call(floor, url, "sess-1")),
                 "request": timeit.Timer(lambda: call(ours, url, "sess-1")),
                 "stream, bare": timeit.Timer(stream(bare, url)),
                 "stream": timeit.Timer(stream(ours, url)),
@@ -163,5 +176,7 @@ def rows(rounds: int) -> tuple[Times, list[Row]]:
     }
     return times, [
         compared("a request, the header set by hand", times, "by hand", "request, bare"),
+        compared("a request, stamped by the floor", times, "floor on the wire", "request, bare"),
+        compared("a request, ours, of one stamped by the floor", times, "request", "floor on the wire", 1.01),
         *(compared(what, times, case, f"{case}, bare", LIMIT) for what, case in measured.items()),
     ]

@@ -1,8 +1,8 @@
 """What does it cost? ``python tests/benchmarks/measure.py`` measures it, beside what the alternatives cost.
 
 It prints a table, and ends with status 1 where a target is missed; one is open, and passes, where the interval that the
-median is in holds it. The times are this machine's; the targets are of
-ratios alone, and each ratio is taken within a round that ran both sides. Let nothing else run beside it.
+median is in holds it. The times are this machine's; the targets are of ratios alone, and each ratio is taken within a
+round that ran both sides. Let nothing else run beside it.
 """
 
 from __future__ import annotations
