@@ -304,9 +304,8 @@ class Worker:
             yield answers
         except MissingSessionId:
             ended.how = "refused"
-        except ERRORS:
-            if call.fault in HARMLESS:
-                self.report.counted.append("broken for no reason of its own")
+        except ERRORS as error:
+            ended.error = repr(error) if call.fault in HARMLESS else ""
         except Exception as error:  # noqa: BLE001 - nothing else may come out of a client
             self.find("wrong", f"{error!r} from {call}")
         else:

@@ -113,9 +113,9 @@ class Call:
 
 @dataclass(frozen=True)
 class Finding:
-    """What must not be: a wrong session, a leaked header, a lost call, or a request that nothing accounts for."""
+    """What must not be: a wrong session, a leaked header, a lost call, what nothing accounts for, or a failed call."""
 
-    what: Literal["wrong", "leaked", "lost", "unaccounted"]
+    what: Literal["wrong", "leaked", "lost", "unaccounted", "failed for no reason"]
     text: str
 
 
@@ -126,6 +126,7 @@ class Ended:
     number: str
     how: Literal["completed", "failed", "refused"]
     hops: int = 0  # that were followed, if it was completed
+    error: str = ""  # where no fault was to befall it; its connection may have been closed just then
 
 
 @dataclass

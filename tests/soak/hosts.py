@@ -56,6 +56,8 @@ class Hosts:
         self.tally = Tally()
         self.urls: dict[str, str] = {}
         self.ledger: dict[str, Counter[int]] = {}
+        self.unanswered: set[str] = set()  # calls whose connection was just being closed
+        self.errors: dict[str, str] = {}  # of calls that no fault was to befall
         self.connections: set[asyncio.StreamWriter] = set()
         self.nobody_connected = asyncio.Event()
         self.nobody_connected.set()
@@ -76,7 +78,7 @@ class Hosts:
         self.connections.add(writer)
         self.nobody_connected.clear()
         try:
-            with contextlib.suppress(ConnectionError, h11.RemoteProtocolError):  # a client may go away
+            with contextlib.suppress(OSError, h11.RemoteProtocolError):  # a client may go away
                 wire = h11.Connection(h11.SERVER)
                 while await self.answer(wire, reader, writer):
                     wire.start_next_cycle()
@@ -93,9 +95,8 @@ class Hosts:
         request = await next_event(wire, reader)
         if not isinstance(request, h11.Request):
             return False
-        path, _, query = request.target.decode().partition("?")
-        call, hop = Call.from_query(query), int(path[1:])
-        fault = self.arrive(call, hop, [(name.decode(), value.decode()) for name, value in request.headers])
+        call, hop, headers = parsed(request)
+        fault = self.arrive(call, hop, headers)
         if fault.early == "no":
             await skip_body(wire, reader)
         head, body = self.compose(wire, call, hop, fault)
@@ -113,7 +114,21 @@ class Hosts:
             writer.transport.abort()
         elif fault.ends == "closes when idle":
             await asyncio.sleep(PAUSE)
+            await self.close_when_idle(wire, reader, writer)
         return fault.ends == "stays"
+
+    async def close_when_idle(
+        self, wire: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Close a connection that may be just about to be used, and write down for which call it was."""
+        writer.write_eof()
+        wire.start_next_cycle()
+        request = await next_event(wire, reader)
+        if isinstance(request, h11.Request):
+            call, hop, headers = parsed(request)
+            self.tally.find(call.check(hop, headers))
+            self.unanswered.add(call.number)
+            await skip_body(wire, reader)
 
     def arrive(self, call: Call, hop: int, headers: list[tuple[str, str]]) -> Fault:
         """Check a request, write it down, and return what is to happen to it."""
@@ -158,6 +173,8 @@ class Hosts:
         arrivals = self.ledger.pop(ended.number, Counter())
         self.tally.calls += 1
         self.tally.count("ended", ended.how)
+        if ended.error:
+            self.errors[ended.number] = ended.error
         lost = set(range(ended.hops + 1)) - set(arrivals)
         if ended.how == "completed" and lost:
             self.tally.find(Finding("lost", f"hops {sorted(lost)} of call {ended.number}, which was completed"))
@@ -185,8 +202,18 @@ class Hosts:
             self.tally.find(Finding("unaccounted", f"call {number} arrived, and nobody has made it"))
         if self.connections:
             self.tally.find(Finding("unaccounted", f"{len(self.connections)} connections of closed clients are open"))
-        self.ledger.clear()
+        for number in set(self.errors) - self.unanswered:
+            self.tally.find(Finding("failed for no reason", f"{self.errors[number]} from call {number}"))
+        for noted in (self.ledger, self.unanswered, self.errors):
+            noted.clear()
         return {**vars(self.tally), "sessions": len(self.sessions - {""}), "memory": memory()}
+
+
+def parsed(request: h11.Request) -> tuple[Call, int, list[tuple[str, str]]]:
+    """Return the call, the hop and the headers of a request."""
+    path, _, query = request.target.decode().partition("?")
+    headers = [(name.decode(), value.decode()) for name, value in request.headers]
+    return Call.from_query(query), int(path[1:]), headers
 
 
 def memory() -> dict[str, int]:

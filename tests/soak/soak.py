@@ -32,7 +32,7 @@ from hosts import memory
 ROUNDS, LONGEST_ROUND = 16, 10  # at least, and seconds; after each, every client is closed, and memory is measured
 WARM_UP = 0.25  # of the rounds
 ALLOWED = 0.005  # growth from the first third after that to the last one
-UNWANTED = ("wrong", "leaked", "lost", "unaccounted")
+UNWANTED = ("wrong", "leaked", "lost", "unaccounted", "failed for no reason")
 MEASURED = ("blocks", "objects")
 VERDICTS = {True: "flat", False: "growing", None: "not judged, in so few rounds"}
 
@@ -88,14 +88,8 @@ class Summary:
 
     @property
     def findings(self) -> dict[str, int]:
-        """How often each of the things was found that must not be.
-
-        A connection that is closed while idle may break the call that was just to use it, and no other. Few of them do:
-        most are noticed before.
-        """
-        broken, idle = self.counts("client").get("broken for no reason of its own", 0), self.counts("fault")
-        found = {what: self.tally["findings"].get(what, 0) for what in UNWANTED}
-        return {**found, "failed for no reason": max(0, broken - idle.get("closed while idle", 0) // 3)}
+        """How often each of the things was found that must not be."""
+        return {what: self.tally["findings"].get(what, 0) for what in UNWANTED}
 
     def growth(self, process: str, what: str) -> float | None:
         """Return the share by which it grew, of medians; ``None`` where there were too few rounds to tell."""
