@@ -1,6 +1,34 @@
-"""Tell a models gateway which agent session each outbound LLM call belongs to.
+"""Tell a models gateway which agent session each LLM call belongs to.
 
-PYTEST_DONT_REWRITE: there are no assertions here, and who imports it before pytest starts is not to be warned.
+Say where a session begins, and mount the adapter on the ``requests.Session`` that calls the models
+gateway. Each request with the gateway's marker then carries ``X-Cagent-Session-Id``::
+
+    import requests
+    from cagent_session import Gateway, gateway_headers, mount, session_scope
+
+    session = mount(requests.Session(), Gateway.from_environment())
+    session.headers.update(gateway_headers("https://api.openai.com/v1"))
+    with session_scope("sess-1"):
+        session.post(...)
+
+The session:
+
+- ``session_scope``: the code inside belongs to a session
+- ``in_session``: each call of a function, generator or coroutine belongs to a session
+- ``carry_session``, ``SessionExecutor``: take the session to threads, pools and processes
+- ``current_session_id``, ``new_session_id``
+
+The requests:
+
+- ``mount``, ``unmount``, ``SessionIdAdapter``, ``session_factory``: for ``requests``
+- ``session_id_hook``: for clients of ``httpx`` and ``httpx2``, also asynchronous ones
+- ``Gateway``: the gateway's address, and what to do about a call in no session
+- ``gateway_headers``: the marker ``X-Cagent-Forward``, and the headers that identify the caller
+
+A call is not attributed? ``print(explain(client, url, headers))`` says why. So does the logger
+``cagent_session`` at level DEBUG.
+
+PYTEST_DONT_REWRITE: there are no assertions here, and pytest would warn if this was imported early.
 """
 
 from __future__ import annotations
@@ -8,24 +36,25 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cagent_session.context import SessionExecutor, carry_session, current_session_id, in_session, session_scope
+from cagent_session.context import current_session_id, in_session, session_scope
 from cagent_session.session_id import InvalidSessionId, new_session_id
 
 if TYPE_CHECKING:
-    from cagent_session.adapter import SessionIdAdapter, mount, session_factory, unmount
-    from cagent_session.gateway import (
-        FORWARD_HEADER,
-        SESSION_ID_HEADER,
-        InvalidGatewayURL,
-        MissingSessionId,
-        MissingSessionIdWarning,
-        gateway_headers,
-    )
-    from cagent_session.hooks import async_session_id_hook, session_id_hook
+    from cagent_session.carrying import SessionExecutor, carry_session
+    from cagent_session.explaining import explain
+    from cagent_session.gateway import Gateway, MissingSessionId, MissingSessionIdWarning
+    from cagent_session.headers import FORWARD_HEADER, SESSION_ID_HEADER, gateway_headers
+    from cagent_session.mounting import mount, session_factory, unmount
+    from cagent_session.origins import InvalidGatewayURL
+    from cagent_session.transports.httpx import async_session_id_hook, session_id_hook
+    from cagent_session.transports.requests import SessionIdAdapter
+
+__version__ = "0.1.0"
 
 __all__ = [
     "FORWARD_HEADER",
     "SESSION_ID_HEADER",
+    "Gateway",
     "InvalidGatewayURL",
     "InvalidSessionId",
     "MissingSessionId",
@@ -35,6 +64,7 @@ __all__ = [
     "async_session_id_hook",
     "carry_session",
     "current_session_id",
+    "explain",
     "gateway_headers",
     "in_session",
     "mount",
@@ -45,14 +75,35 @@ __all__ = [
     "unmount",
 ]
 
+# Names that are loaded when they are used first: a program that only enters scopes, such as a
+# pytest plugin, does not load requests.
+_MODULES = {
+    "FORWARD_HEADER": "headers",
+    "SESSION_ID_HEADER": "headers",
+    "Gateway": "gateway",
+    "InvalidGatewayURL": "origins",
+    "MissingSessionId": "gateway",
+    "MissingSessionIdWarning": "gateway",
+    "SessionExecutor": "carrying",
+    "SessionIdAdapter": "transports.requests",
+    "async_session_id_hook": "transports.httpx",
+    "carry_session": "carrying",
+    "explain": "explaining",
+    "gateway_headers": "headers",
+    "mount": "mounting",
+    "session_factory": "mounting",
+    "session_id_hook": "transports.httpx",
+    "unmount": "mounting",
+}
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # These rooms import requests, which who only needs a scope, such as a pytest plugin, is spared.
-    rooms = (import_module(f"{__name__}.{room}") for room in ("gateway", "hooks", "adapter"))
-    value = globals()[name] = next(vars(room)[name] for room in rooms if name in vars(room))
-    return value
+if not TYPE_CHECKING:  # a type checker would accept every name
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,8 @@
-"""Is every call that a test makes attributed? The fixtures of the library, which pytest finds by themselves."""
+"""The pytest plugin: the fixtures, the marker and the option of this library.
+
+PYTEST_DONT_REWRITE: this module has no assertions. Without this line pytest would warn if the
+module was imported before pytest started.
+"""
 
 from __future__ import annotations
 
@@ -19,130 +23,163 @@ if TYPE_CHECKING:
 
     from cagent_session.testing import ModelsGateway
 
-_gateway = pytest.StashKey["ModelsGateway"]()
-_scope = pytest.StashKey[session_scope]()
-_kept = pytest.StashKey[list[session_scope]]()  # the open scopes that are not for the running test to close
+_gateway_of_test = pytest.StashKey["ModelsGateway"]()
+_scope_of_test = pytest.StashKey[session_scope]()
+_scopes_to_keep = pytest.StashKey[list[session_scope]]()  # they stay open after the running test
 
 
 class SessionLeakWarning(pytest.PytestWarning):
-    """A test, or a fixture, has left a session scope open. It was closed, so that the next test is not in it."""
+    """A test or a fixture left a session scope open.
+
+    The plugin has closed it, so that the next test does not run in it.
+    """
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the ini option."""
-    told = "models_gateway refuses a call in no session, and the test that made it fails"
-    parser.addini("cagent_require_session", told, type="bool", default=False)
+    purpose = "models_gateway refuses a call in no session, and the test that made it fails"
+    parser.addini("cagent_require_session", purpose, type="bool", default=False)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Add the marker, and the place for the open scopes."""
-    config.addinivalue_line("markers", "session_id(id): run the test in this session; the fixture session_id tells it.")
-    config.stash[_kept] = []
+    """Add the marker."""
+    marker = "session_id(id): run the test in this session; the fixture session_id returns the ID."
+    config.addinivalue_line("markers", marker)
+    config.stash[_scopes_to_keep] = []
 
 
 @pytest.fixture
 def models_gateway(request: pytest.FixtureRequest) -> Iterator[ModelsGateway]:
-    """A models gateway: a cagent_session.testing.ModelsGateway, a real server on loopback, new for each test.
+    """A models gateway: a cagent_session.testing.ModelsGateway, a real server on loopback.
 
-    It answers as the providers do and records what reaches it: url, calls, calls_in(session_id), usage() and
-    assert_attributed(session_id, calls=N). After require_session(), or with the ini option cagent_require_session, it
-    answers a call in no session 400, and the test fails. It needs the extra [testing].
+    Each test has a new one. It answers as the providers do and records the calls: see url, calls,
+    calls_in(session_id), usage() and assert_attributed(session_id, calls=N). After
+    require_session(), or with the ini option cagent_require_session, it answers a call in no
+    session 400, and the test fails. It needs the extra [testing].
     """
     try:
-        from cagent_session.testing import ModelsGateway  # noqa: PLC0415 - spares who does not use it a web server
+        # Not above: only tests that use the gateway are to load a web server.
+        from cagent_session.testing import ModelsGateway  # noqa: PLC0415
     except ImportError as error:
         raise _failure(error) from None
     with ModelsGateway() as gateway:
         gateway.require_session(request.config.getini("cagent_require_session"))
-        request.node.stash[_gateway] = gateway
+        request.node.stash[_gateway_of_test] = gateway
         yield gateway
     try:
-        gateway.check_sessions()  # of what a test that did not pass has called, and other fixtures after it
+        # Finds the calls of a test that did not pass, and of fixtures that ended before this one.
+        gateway.check_sessions()
     except AssertionError as error:
         raise _failure(error) from None
 
 
 @pytest.fixture
 def gateway_session(models_gateway: ModelsGateway) -> Iterator[requests.Session]:
-    """A requests.Session for models_gateway: mounted, pinned to its URL, and with gateway_headers() for OpenAI."""
-    import requests  # noqa: PLC0415 - see models_gateway
+    """A requests.Session for models_gateway: mounted, pinned to its URL, and with gateway headers.
 
-    from cagent_session import gateway_headers, mount  # noqa: PLC0415 - they load requests
+    The headers are those of gateway_headers("https://api.openai.com/v1").
+    """
+    # Not above: only tests that use the gateway are to load requests.
+    import requests  # noqa: PLC0415
+
+    from cagent_session import gateway_headers, mount  # noqa: PLC0415
 
     with mount(requests.Session(), models_gateway.url) as session:
-        session.trust_env = False  # a proxy does not reach the loopback interface
+        session.trust_env = False  # a proxy could not reach the loopback interface
         session.headers.update(gateway_headers("https://api.openai.com/v1"))
         yield session
 
 
 @pytest.fixture
 def session_id(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The ID of the session in which the test runs: a new one, or that of @pytest.mark.session_id("sess-abc1")."""
+    """The ID of the session in which the test runs: a new one, or that of the marker session_id.
+
+    The marker is ``@pytest.mark.session_id("sess-abc1")``.
+    """
     marker = request.node.get_closest_marker("session_id")
-    scope = request.node.stash[_scope] = session_scope(_marked(marker) if marker else new_session_id())
+    scope = session_scope(_session_id_of(marker) if marker else new_session_id())
+    request.node.stash[_scope_of_test] = scope
     with scope as session_id:
         if "anyio_backend" in request.fixturenames:
-            request.getfixturevalue(_session_on_anyios_loop.__name__)
+            request.getfixturevalue(_session_on_anyio_loop.__name__)
         yield session_id
 
 
 @pytest.fixture
-async def _session_on_anyios_loop(request: pytest.FixtureRequest) -> AsyncIterator[None]:
-    """Put the fixtures on anyio's loop in the session, too: it may be older than the test, and so is its context."""
-    with request.node.stash[_scope]:
+async def _session_on_anyio_loop(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """Enter the session on anyio's event loop too, for the asynchronous fixtures.
+
+    The loop may be older than the test. Then its context does not have the test's scope.
+    """
+    with request.node.stash[_scope_of_test]:
         yield
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Note which scopes are open before the test; let the marker be enough, without a word of the fixture."""
-    item.config.stash[_kept] = open_scopes()
+    """Note which scopes are open before the test. Let a marked test use the fixture session_id."""
+    item.config.stash[_scopes_to_keep] = open_scopes()
     if isinstance(item, pytest.Function) and item.get_closest_marker("session_id"):
-        known, names = item._fixtureinfo.name2fixturedefs, item.fixturenames  # noqa: SLF001 - as pytest-asyncio does
-        wider = sum(name in known and known[name][-1].scope != "function" for name in names)  # they come first
-        item.fixturenames = [*names[:wider], "session_id", *names[wider:]]  # a new list: others may share this one
+        # pytest-asyncio reads this private attribute as well.
+        definitions = item._fixtureinfo.name2fixturedefs  # noqa: SLF001
+        names = item.fixturenames
+        # Fixtures of wider scopes come first.
+        wider = sum(
+            name in definitions and definitions[name][-1].scope != "function" for name in names
+        )
+        # A new list, because other items may share the old one.
+        item.fixturenames = [*names[:wider], "session_id", *names[wider:]]
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Generator[None]:
-    """Note which scopes a fixture opens for more than one test, and close those that it leaves open at its end."""
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None]:
+    """Keep the scopes that a fixture opens for several tests, until the fixture ends."""
     if fixturedef.scope == "function":
         yield
         return
-    before, opened = open_scopes(), list[session_scope]()
-    fixturedef.addfinalizer(lambda: _close(opened, request.node, f"the fixture {fixturedef.argname}"))  # runs last
+    before = open_scopes()
+    opened: list[session_scope] = []
+    owner = f"the fixture {fixturedef.argname}"
+    # What is added first runs last: after the fixture's own end.
+    fixturedef.addfinalizer(lambda: _close(opened, request.node, owner))
     yield
     opened += [scope for scope in open_scopes() if scope not in before]
-    request.config.stash[_kept] += opened
+    request.config.stash[_scopes_to_keep] += opened
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, pluggy.Result[Any], None]:
-    """Fail a test that made calls in no session; isolate an asynchronous one from the next on the same loop."""
-    left: list[session_scope] = []
+    """Fail a test that made calls in no session.
+
+    If the test is asynchronous, also keep its scopes from the next test on the same event loop.
+    """
+    left_open: list[session_scope] = []
     patch = pytest.MonkeyPatch()
     if isinstance(item, pytest.Function):
-        _isolate(item, patch, left)
+        _isolate(item, patch, left_open)
     outcome = yield
     patch.undo()
-    passed = outcome.excinfo is None and not getattr(item, "_excinfo", None)  # where unittest's failures are
-    with _failing(outcome):
-        if passed and _gateway in item.stash:
-            item.stash[_gateway].check_sessions()
-        _warn_of(left, item, "the test")
+    # pytest keeps the failures of a unittest.TestCase in item._excinfo.
+    passed = outcome.excinfo is None and not getattr(item, "_excinfo", None)
+    with _fail_on_problem(outcome):
+        if passed and _gateway_of_test in item.stash:
+            item.stash[_gateway_of_test].check_sessions()
+        _warn_about(left_open, item, "the test")
 
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, pluggy.Result[Any], None]:
-    """Close what the test has left open."""
+    """Close the scopes that the test left open."""
     outcome = yield
-    kept = item.config.stash[_kept]
-    with _failing(outcome):
-        _close([scope for scope in open_scopes() if scope not in kept], item, "the test")
+    keep = item.config.stash[_scopes_to_keep]
+    with _fail_on_problem(outcome):
+        _close([scope for scope in open_scopes() if scope not in keep], item, "the test")
 
 
-def _marked(marker: pytest.Mark) -> str:
-    """Return the session ID that *marker* gives."""
+def _session_id_of(marker: pytest.Mark) -> str:
+    """Return the session ID in *marker*, or fail the test if there is no valid one."""
     problem = 'takes one session ID, as in session_id("sess-abc1")'
     if len(marker.args) == 1 and not marker.kwargs:
         try:
@@ -153,13 +190,16 @@ def _marked(marker: pytest.Mark) -> str:
 
 
 def _failure(problem: Exception) -> BaseException:
-    """Return a failure that shows what *problem* says, and no traceback."""
+    """Return a failure with the message of *problem* and no traceback."""
     return pytest.fail.Exception(str(problem), pytrace=False)
 
 
 @contextlib.contextmanager
-def _failing(outcome: pluggy.Result[Any]) -> Iterator[None]:
-    """Fail what has come to *outcome* for a problem, unless it has failed by itself."""
+def _fail_on_problem(outcome: pluggy.Result[Any]) -> Iterator[None]:
+    """Turn a problem in the ``with`` block into a failure of *outcome*.
+
+    An outcome that is a failure already stays as it is.
+    """
     try:
         yield
     except (AssertionError, SessionLeakWarning) as problem:
@@ -167,11 +207,17 @@ def _failing(outcome: pluggy.Result[Any]) -> Iterator[None]:
             outcome.force_exception(_failure(problem))
 
 
-def _isolate(item: pytest.Function, patch: pytest.MonkeyPatch, left: list[session_scope]) -> None:
-    """Let an asynchronous test leave no scope open in its loop's context, which may be the next test's, too.
+def _isolate(
+    item: pytest.Function, patch: pytest.MonkeyPatch, left_open: list[session_scope]
+) -> None:
+    """Keep the scopes of an asynchronous test out of the context of its event loop.
 
-    It begins in the session that is in scope here. A loop that is older than the fixtures, as anyio's may be, or that
-    has copied the context before them, as unittest's has, does not know that. But scopes of the loop's own count more.
+    The next test may run on the same loop. The test itself starts in the session that is current
+    here. A loop may not know that session: anyio's loop may be older than the fixtures, and
+    unittest's loop copies the context before them. But scopes that were entered on the loop are
+    the inner ones, so they win.
+
+    :param left_open: receives the scopes that the test leaves open. They are closed.
     """
     target, name = item, "obj"
     if hasattr(item.obj, "hypothesis"):
@@ -181,36 +227,40 @@ def _isolate(item: pytest.Function, patch: pytest.MonkeyPatch, left: list[sessio
     test = getattr(target, name)
     if not inspect.iscoroutinefunction(test):
         return
-    here, session_id = open_scopes(), current_session_id()
+    open_here, session_here = open_scopes(), current_session_id()
 
     @functools.wraps(test)
     async def isolated(*args: Any, **kwargs: Any) -> Any:
-        own = any(scope not in here for scope in open_scopes())
-        with session_scope(current_session_id() if own else session_id):
-            kept = open_scopes()
+        entered_on_loop = any(scope not in open_here for scope in open_scopes())
+        with session_scope(current_session_id() if entered_on_loop else session_here):
+            keep = open_scopes()
             try:
                 return await test(*args, **kwargs)
             finally:
-                left.extend(scope for scope in open_scopes() if scope not in kept)
-                _exit(left)
+                left_open.extend(scope for scope in open_scopes() if scope not in keep)
+                _leave(left_open)
 
     patch.setattr(target, name, isolated)
 
 
-def _exit(scopes: list[session_scope]) -> list[session_scope]:
-    """Leave those of *scopes* that are open; return them."""
-    left = [scope for scope in open_scopes() if scope in scopes]
-    for scope in left:
+def _leave(scopes: list[session_scope]) -> list[session_scope]:
+    """Leave those of *scopes* that are open, and return them."""
+    still_open = [scope for scope in open_scopes() if scope in scopes]
+    for scope in still_open:
         scope.__exit__()
-    return left
+    return still_open
 
 
-def _close(scopes: list[session_scope], node: pytest.Item | pytest.Collector, whose: str) -> None:
-    _warn_of(_exit(scopes), node, whose)
+def _close(scopes: list[session_scope], node: pytest.Item | pytest.Collector, owner: str) -> None:
+    """Leave those of *scopes* that are open, with a warning for each."""
+    _warn_about(_leave(scopes), node, owner)
 
 
-def _warn_of(left: list[session_scope], node: Any, whose: str) -> None:
-    """Warn of the scopes that were left open."""
-    for scope in left:
-        told = f"{whose} left session_scope({scope.session_id!r}) open; it is closed now"
-        node.warn(SessionLeakWarning(f"{told}. Enter it in a with statement, or decorate with in_session()"))
+def _warn_about(scopes: list[session_scope], node: Any, owner: str) -> None:
+    """Warn that *owner* left *scopes* open."""
+    for scope in scopes:
+        message = (
+            f"{owner} left session_scope({scope.session_id!r}) open; it is closed now. "
+            "Enter it in a with statement, or decorate with in_session()"
+        )
+        node.warn(SessionLeakWarning(message))

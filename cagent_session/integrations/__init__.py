@@ -1,1 +1,1 @@
-"""Where else is the session known? One file for each library, imported only by who uses it."""
+"""Integrations with other libraries, one module for each. This package imports none of them."""

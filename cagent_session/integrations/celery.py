@@ -1,4 +1,4 @@
-"""Whose session is a Celery task's? Its publisher's: the ID rides in the headers of the task's message."""
+"""The session of Celery tasks: it travels in the headers of their messages."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from cagent_session.context import OwnScopes, current_session_id
-from cagent_session.gateway import SESSION_ID_HEADER
+from cagent_session.context import current_session_id, open_scopes, session_scope
+from cagent_session.headers import SESSION_ID_HEADER
 from cagent_session.session_id import InvalidSessionId
 
 try:
@@ -22,30 +22,38 @@ except ImportError as error:
 
 _logger = get_task_logger(__name__)
 _instrumented: WeakSet[Celery] = WeakSet()
-_running: WeakKeyDictionary[Context, OwnScopes] = WeakKeyDictionary()  # weak for tasks that lose their request
 _publisher: ContextVar[Celery | None] = ContextVar("cagent_session_publisher", default=None)
+
+# By the request of the task that runs in the scope. The keys are weak because task_postrun may
+# see another request than task_prerun did.
+_scopes: WeakKeyDictionary[Context, session_scope] = WeakKeyDictionary()
 
 
 def instrument(app: Celery) -> Celery:
     """Let the tasks of *app* run in the session in which they were published; return *app*.
 
-    Call it where the app is made, so that producers and workers both do. A task's message has the ID of the session
-    that is in scope as its header ``X-Cagent-Session-Id``, beside those given to ``apply_async(headers=…)``; the worker
-    runs the task in that session, and in none where there is no such header. What a task publishes, its callbacks, the
-    rest of its chain and the body of its chord included, is in its session. A retry is the same task, and stays in the
-    session that the task started in. An eager task runs in its caller's session.
+    Call it where the app is created, so that both the producers and the workers call it. The
+    message of a task gets the current session's ID as its header ``X-Cagent-Session-Id``, next to
+    the headers that are passed to ``apply_async(headers=…)``. The worker runs the task in that
+    session, or in no session if the message has no such header.
 
-    Where a message has a malformed ID the task runs in no session, and the worker logs a warning.
+    The tasks that a task publishes are in its session. This includes its callbacks, the rest of
+    its chain and the body of its chord. A retry is the same task: it runs in the session in which
+    the task started. An eager task runs in its caller's session.
 
-    The session is there for every receiver of ``task_prerun``, ``task_success``, ``task_failure`` and ``task_retry``,
-    but not for those of ``task_postrun`` that are connected after this module is imported. Nor is it for what Celery
-    does before or after a task: in the worker's main process, where a child was lost or ran into its hard time limit;
-    for a task that is delivered again after it had succeeded; where the result can't be stored. Callbacks that are
-    published or called then are in no session.
+    If the ID in a message is malformed, the task runs in no session, and the worker logs a warning.
 
-    A copy of an app, and an app that was pickled, is to be instrumented by itself.
+    All receivers of ``task_prerun``, ``task_success``, ``task_failure`` and ``task_retry`` run in
+    the session. A receiver of ``task_postrun`` does not, if it was connected after this module was
+    imported. Celery also publishes or calls callbacks outside a task. These are in no session:
 
-    :param app: a :class:`celery.Celery`; one that is instrumented already is left as it is.
+    - in the worker's main process, after a child process was lost or exceeded its hard time limit
+    - for a task that is delivered again although it had succeeded
+    - if the result can't be stored
+
+    Instrument copies of an app, and apps that were unpickled, by themselves.
+
+    :param app: a :class:`celery.Celery`. If it is instrumented already, nothing changes.
     :raises TypeError: for anything else.
 
     >>> from cagent_session import current_session_id, session_scope
@@ -57,7 +65,7 @@ def instrument(app: Celery) -> Celery:
     ...     whose.delay().get()
     'sess-1'
     """
-    app = _checked(app, "instrument")
+    app = _require_app(app, "instrument")
     _instrumented.add(app)
     if not isinstance(vars(app).get("send_task"), _SendTask):
         vars(app)["send_task"] = _SendTask(app)
@@ -65,33 +73,38 @@ def instrument(app: Celery) -> Celery:
 
 
 def uninstrument(app: Celery) -> Celery:
-    """Undo :func:`instrument`; return *app*. Tasks that are running stay in their sessions until they end.
+    """Undo :func:`instrument`; return *app*. Running tasks stay in their sessions until they end.
 
-    :param app: a :class:`celery.Celery`; one that is not instrumented is left as it is.
+    :param app: a :class:`celery.Celery`. If it is not instrumented, nothing changes.
     :raises TypeError: for anything else.
     """
-    app = _checked(app, "uninstrument")
+    app = _require_app(app, "uninstrument")
     _instrumented.discard(app)
     send_task = vars(app).get("send_task")
-    if isinstance(send_task, _SendTask):  # under another's wrapper it stays, and does nothing more
+    # If another library has wrapped ours, ours must stay. It has no effect any more.
+    if isinstance(send_task, _SendTask):
         del vars(app)["send_task"]
-        vars(app).update(send_task.before)
+        vars(app).update(send_task.replaced)
     return app
 
 
 class _SendTask:
-    """An app's ``send_task``, through which all its tasks are published: the signal does not tell which app's they are.
+    """Replaces an app's ``send_task``, through which the app publishes all its tasks.
 
-    Celery's own is looked up when it is called: others may have replaced it in the class by then.
+    It notes which app publishes, because the signal ``before_task_publish`` does not say that.
+    Celery's own method is looked up at each call: other libraries may have replaced it in the
+    class.
     """
 
     def __init__(self, app: Celery) -> None:
         functools.update_wrapper(self, app.send_task)
         self._app = app
-        self.before = {name: value for name, value in vars(app).items() if name == "send_task"}
+        # The app's attribute, or nothing if the app has only the method of its class.
+        self.replaced = {name: value for name, value in vars(app).items() if name == "send_task"}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        send_task = self.before.get("send_task") or functools.partial(type(self._app).send_task, self._app)
+        method = functools.partial(type(self._app).send_task, self._app)
+        send_task = self.replaced.get("send_task", method)
         token = _publisher.set(self._app)
         try:
             return send_task(*args, **kwargs)
@@ -100,42 +113,57 @@ class _SendTask:
 
 
 def _stamp(headers: dict[str, Any], body: Any, **_: Any) -> None:
-    """Write the session's ID into the headers of a message: a retry's is the task's, any other's is the current one."""
+    """Write the session's ID into the headers of a message.
+
+    It is the current session, except for a retry: that has the session of its task's message.
+    """
     if _publisher.get() not in _instrumented:
         return
     fields = body if isinstance(body, dict) else headers  # protocol 1, protocol 2
     is_retry = fields["retries"] and current_task and current_task.request.id == fields["id"]
-    session_id = _given_in(current_task.request) if is_retry else current_session_id()
+    session_id = _id_in_message(current_task.request) if is_retry else current_session_id()
     if session_id is not None:
         headers[SESSION_ID_HEADER] = session_id
 
 
 def _enter(task: Any, **_: Any) -> None:
+    """Enter the session of a task that is about to run."""
     if task.app in _instrumented:
-        scopes = _running[task.request] = _scopes_of(task.request)
-        scopes.__enter__()
+        scope = _scopes[task.request] = _scope_of(task.request)
+        scope.__enter__()
 
 
 def _leave(task: Any, **_: Any) -> None:
-    scopes = _running.pop(task.request, None)
-    if scopes:
-        scopes.__exit__()
+    """Leave the session of a task that has run, and every scope that the task left open.
+
+    Otherwise the next task of the worker's thread would start in them.
+    """
+    scope = _scopes.pop(task.request, None)
+    scopes = open_scopes()
+    if scope in scopes:  # not in a forked child, nor in a context that does not know the scope
+        for still_open in scopes[: scopes.index(scope) + 1]:
+            still_open.__exit__()
 
 
-def _scopes_of(request: Context) -> OwnScopes:
-    """Return the scopes in which the task of *request* is to run: its session's, or that of no session."""
+def _scope_of(request: Context) -> session_scope:
+    """Return the scope in which the task of *request* has to run."""
     session_id = current_session_id() if request.is_eager else None
     try:
-        return OwnScopes(_given_in(request) if session_id is None else session_id)
+        return session_scope(_id_in_message(request) if session_id is None else session_id)
     except InvalidSessionId as error:
-        _logger.warning("%s of the message is malformed, so the task runs in no session: %s", SESSION_ID_HEADER, error)
-        return OwnScopes(None)
+        _logger.warning(
+            "%s of the message is malformed, so the task runs in no session: %s",
+            SESSION_ID_HEADER,
+            error,
+        )
+        return session_scope(None)
 
 
-def _given_in(request: Context) -> Any:
-    """Return the session ID that the message of *request* gives, in whatever form, or ``None``.
+def _id_in_message(request: Context) -> Any:
+    """Return the session ID in the message of *request*, not validated, or ``None``.
 
-    Tracers send a header named ``headers``, too, which is then all that Celery takes for the message's headers.
+    Some tracers send a header that is named ``headers``. Then ``request.headers`` is the value of
+    that header, and the message's other headers are attributes of *request*.
     """
     for headers in (vars(request), request.headers):
         if isinstance(headers, dict) and SESSION_ID_HEADER in headers:
@@ -143,15 +171,16 @@ def _given_in(request: Context) -> Any:
     return None
 
 
-def _checked(app: Celery, call: str) -> Celery:
-    """Return the app that *app* is, or stands for, as :data:`celery.current_app` does."""
+def _require_app(app: Celery, caller: str) -> Celery:
+    """Return *app*, or the app that a proxy such as :data:`celery.current_app` stands for."""
     if not isinstance(app, Celery):
-        raise TypeError(f"{call}() takes a celery.Celery, got {type(app).__name__}")
+        raise TypeError(f"{caller}() takes a celery.Celery, got {type(app).__name__}")
     return getattr(app, "_get_current_object", lambda: app)()
 
 
-# For good, and for every app: what is no instrumented app's is passed over.
+# These stay connected, for all apps of the process. They ignore apps that are not instrumented.
 before_task_publish.connect(_stamp)
 task_prerun.connect(_enter)
-task_prerun.receivers.insert(0, task_prerun.receivers.pop())  # first: what others start there is in the session
+# Ours becomes the first receiver: what the others start, such as a span, is then in the session.
+task_prerun.receivers.insert(0, task_prerun.receivers.pop())
 task_postrun.connect(_leave)

@@ -1,4 +1,4 @@
-"""Whose session does a log record belong to? A filter writes it on the record."""
+"""The session in log records: a filter writes its ID on each record."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from cagent_session.context import current_session_id
 
 
 class SessionIdFilter(logging.Filter):
-    """A logging filter that lets every record pass, with the current session's ID as its ``session_id``.
+    """A logging filter that sets each record's ``session_id`` to the current session's ID.
 
-    On a handler it sees all that the handler gets; on a logger, only what is logged to that very logger. Where a
-    :class:`logging.handlers.QueueHandler` hands records to a thread, which is in no session, put it on that handler: a
-    record that has a ``session_id`` keeps it, like one that is given as ``extra``.
+    It lets every record pass. On a handler, it sees all records that the handler gets. On a
+    logger, it sees only the records that are logged to that logger, not those of child loggers.
+
+    A record that already has a ``session_id`` keeps it, for example one that was given in
+    ``extra``. A :class:`logging.handlers.QueueHandler` hands its records to a thread, which is in
+    no session. Add the filter to the ``QueueHandler`` itself.
 
     :param default: a :class:`str`, or ``None``, for records of no session.
 
@@ -21,7 +24,12 @@ class SessionIdFilter(logging.Filter):
     >>> logging.config.dictConfig({
     ...     "version": 1,
     ...     "disable_existing_loggers": False,
-    ...     "filters": {"session": {"()": "cagent_session.integrations.logging.SessionIdFilter", "default": "none"}},
+    ...     "filters": {
+    ...         "session": {
+    ...             "()": "cagent_session.integrations.logging.SessionIdFilter",
+    ...             "default": "none",
+    ...         },
+    ...     },
     ...     "formatters": {"short": {"format": "%(session_id)s: %(message)s"}},
     ...     "handlers": {
     ...         "out": {
@@ -45,7 +53,7 @@ class SessionIdFilter(logging.Filter):
         self.default = default
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Write the session's ID on *record*, unless it has one, and let it pass."""
+        """Set the ``session_id`` of *record*, unless it has one, and let it pass."""
         if not hasattr(record, "session_id"):
             record.session_id = current_session_id() or self.default
         return True

@@ -1,4 +1,4 @@
-"""Whose session does a span belong to? A span processor writes it on the span."""
+"""The session in spans: a span processor writes its ID on each span."""
 
 from __future__ import annotations
 
@@ -8,35 +8,45 @@ try:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import Span, SpanProcessor
 except ImportError as error:
-    needed = 'cagent_session.integrations.opentelemetry needs pip install "cagent-session[opentelemetry]"'
+    module = "cagent_session.integrations.opentelemetry"
+    needed = f'{module} needs pip install "cagent-session[opentelemetry]"'
     raise ImportError(f"{error}: {needed}") from None
 
 
 class SessionIdSpanProcessor(SpanProcessor):
     """A span processor that writes the current session's ID on every recorded span as it starts.
 
-    The attributes are those of OpenTelemetry's semantic conventions: ``session.id`` and ``gen_ai.conversation.id``. As
-    in the header, the session in scope replaces a value that the span was started with; what is set later stays. A
-    span that is started in no session keeps what it has.
+    The attributes are ``session.id`` and ``gen_ai.conversation.id``, from OpenTelemetry's semantic
+    conventions. The current session replaces a value that the span was started with, as it does
+    in the header. A value that is set later stays. A span that starts in no session keeps what it
+    has.
 
-    Add it to the provider itself, before or after those that export, and not inside a ``ConcurrentMultiSpanProcessor``,
-    whose threads are in no session.
+    Add the processor to the provider itself, before or after the processors that export. Don't add
+    it to a ``ConcurrentMultiSpanProcessor``, because the threads of that are in no session.
 
     >>> from cagent_session import session_scope
     >>> from opentelemetry.sdk.trace import TracerProvider
     >>> provider = TracerProvider()
     >>> provider.add_span_processor(SessionIdSpanProcessor())
-    >>> with session_scope("sess-1"), provider.get_tracer("agent").start_as_current_span("run loop") as span:
+    >>> tracer = provider.get_tracer("agent")
+    >>> with session_scope("sess-1"), tracer.start_as_current_span("run loop") as span:
     ...     dict(span.attributes)
     {'session.id': 'sess-1', 'gen_ai.conversation.id': 'sess-1'}
     """
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002 - the base class's
+    def on_start(
+        self,
+        span: Span,
+        parent_context: Context | None = None,  # noqa: ARG002 - the base class's
+    ) -> None:
         """Write the session's ID on *span*."""
         session_id = current_session_id()
         if session_id is not None:
             span.set_attributes({"session.id": session_id, "gen_ai.conversation.id": session_id})
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 - the base class's
-        """Return ``True``: there is nothing to flush, and SDKs before 1.42 stop at a processor that says less."""
+        """Return ``True``: there is nothing to flush.
+
+        SDKs before 1.42 would not flush the next processors if this returned ``None``.
+        """
         return True

@@ -1,0 +1,131 @@
+"""Taking a session to threads, pools, processes and cluster jobs."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+from cagent_session.context import current_session_id, scoped, session_scope
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def carry_session(fn: Callable[P, R]) -> Callable[P, R]:
+    """Return a callable that runs *fn* in the session that is current now, or in none if none is.
+
+    Use it for threads, timers, callbacks, processes and cluster jobs. The result can be pickled if
+    *fn* can. A coroutine function or generator function stays what it is, as with
+    :func:`in_session`.
+
+    :param fn: any callable.
+    :returns: a callable with the same parameters, result and name.
+    :raises TypeError: if *fn* can't be called.
+
+    >>> with session_scope("sess-1"):
+    ...     later = carry_session(current_session_id)
+    >>> later()
+    'sess-1'
+    """
+    if not callable(fn):
+        raise TypeError(f"carry_session() takes a callable, got {type(fn).__name__}")
+    return _carried(fn, current_session_id())
+
+
+class SessionExecutor(Executor):
+    """An executor around another one. Each job runs in the session of the code that submitted it.
+
+    The threads and processes of a plain pool are in no session. (Where threads inherit the context,
+    as on free-threaded builds of Python 3.14, they are in the session of the pool's first job. The
+    threads of an executor inside a ``SessionExecutor`` are not.)
+
+    ``map`` is the inner executor's. ``shutdown``, and so the end of a ``with`` statement, shuts the
+    inner executor down. Other attributes are those of the inner executor. To :func:`isinstance` it
+    is of the inner executor's class, too.
+
+    :param executor: any :class:`concurrent.futures.Executor`.
+    :raises TypeError: for any other object.
+
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> with SessionExecutor(ThreadPoolExecutor()) as pool, session_scope("sess-1"):
+    ...     pool.submit(current_session_id).result()
+    'sess-1'
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        if not isinstance(executor, Executor):
+            raise TypeError(f"SessionExecutor() takes an Executor, got {type(executor).__name__}")
+        self._executor = executor
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Submit *fn* to the inner executor, with the current session; return its future."""
+        job = carry_session(fn)
+        with session_scope(None):  # a thread that is started now may inherit it
+            return self._executor.submit(job, *args, **kwargs)
+
+    def map(self, fn: Callable[..., R], *iterables: Iterable[Any], **kwargs: Any) -> Iterator[R]:
+        """Call the inner executor's ``map`` with the current session and the same parameters."""
+        job = carry_session(fn)
+        with session_scope(None):
+            return self._executor.map(job, *iterables, **kwargs)
+
+    def shutdown(self, *args: Any, **kwargs: Any) -> None:
+        """Shut the inner executor down. The parameters are those of its ``shutdown``."""
+        self._executor.shutdown(*args, **kwargs)
+
+    if not TYPE_CHECKING:
+
+        @property
+        def __class__(self) -> type[Any]:
+            """The inner executor's class: ``loop.set_default_executor()`` asks for it."""
+            return type(self._executor)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._executor, name)
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return type(self), (self._executor,)
+
+
+class _Carried:
+    """The result of :func:`carry_session`: an object of a class, because it must be picklable."""
+
+    def __init__(
+        self, fn: Callable[..., Any], session_id: str | None, run: Callable[..., Any]
+    ) -> None:
+        functools.update_wrapper(self, fn)
+        self._fn = fn
+        self._session_id = session_id
+        self._run = run
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self._run(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Callable[..., _Carried], tuple[Callable[..., Any], str | None]]:
+        return _carried, (self._fn, self._session_id)
+
+    def __repr__(self) -> str:
+        return f"carry_session({self._fn!r})"
+
+
+class _CarriedCoroutineFunction(_Carried):
+    """A carried coroutine function. Frameworks look for an ``async def __call__``."""
+
+    async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return await self._run(*args, **kwargs)
+
+
+def _carried(fn: Callable[..., Any], session_id: str | None) -> _Carried:
+    run = scoped(fn, lambda *_args, **_kwargs: session_id)
+    if not inspect.iscoroutinefunction(run):
+        return _Carried(fn, session_id, run)
+    from asyncio import coroutines  # noqa: PLC0415 - only asynchronous programs need it
+
+    carried = _CarriedCoroutineFunction(fn, session_id, run)
+    # What asyncio.iscoroutinefunction() looks for, and since Python 3.12 inspect's, too.
+    vars(carried)["_is_coroutine"] = getattr(coroutines, "_is_coroutine", None)
+    mark = getattr(inspect, "markcoroutinefunction", lambda unmarked: unmarked)
+    return cast("_Carried", mark(carried))

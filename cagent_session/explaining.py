@@ -1,0 +1,162 @@
+"""Why a call is attributed to a session, or not: as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import requests
+from requests.sessions import merge_setting
+from requests.structures import CaseInsensitiveDict
+
+from cagent_session.gateway import ANOTHER_ORIGIN, BOUND, NO_MARKER, STAMPED, Gateway
+from cagent_session.headers import FORWARD_HEADER, SESSION_ID_HEADER, as_text, own_value
+from cagent_session.origins import DEFAULT_PORTS, Origin, origin_of, without_secrets
+from cagent_session.transports.httpx import SessionIdHook, callers_headers, value_of
+from cagent_session.transports.requests import SessionIdAdapter
+
+_LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
+
+_NOT_MOUNTED = (
+    "mount() was not called on this Session. It counts for one Session only: if another one is "
+    "mounted, that makes no difference here. Call mount(session, gateway) on this one."
+)
+_REPLACED = (
+    "mount() was called on this Session, but the adapter for this URL was mounted later, perhaps "
+    "by an SDK. Call mount(session, gateway) once more, after that."
+)
+_NO_HOOK = (
+    "this client has no hook of this library. A hook counts for one client only: an SDK's "
+    "synchronous and asynchronous clients need one each. Make the client with "
+    'event_hooks={"request": [session_id_hook(gateway)]}, or assign that to client.event_hooks.'
+)
+_NO_SESSION_OBJECT = (
+    "requests.post() and the like make a Session for each call, and nothing is mounted on it. Make "
+    "a requests.Session(), call mount(session, gateway), and use session.post()."
+)
+_NO_CLIENT_OBJECT = (
+    "post() and the like of {0} make a client for each call, which has no hook. Make a {0}.Client("
+    'event_hooks={{"request": [session_id_hook(gateway)]}}) and use client.post().'
+)
+_NO_MARKER = (
+    "it has no marker, the header X-Cagent-Forward. Add gateway_headers(...) to the headers of the "
+    "call or of the client."
+)
+_NO_SESSION = (
+    "it is made in no session. Make it inside session_scope(), or in a function decorated with "
+    "in_session(). For threads and pools, use carry_session() or SessionExecutor."
+)
+_OTHER_HOOKS = " The client's other hooks, which may add it, were not run for this."
+_RAISES = " As missing is 'raise', the call would raise MissingSessionId, and send nothing."
+
+
+def explain(client: Any, url: str, headers: Mapping[str, Any] | None = None) -> str:
+    """Say what a request to *url* would carry if it was made now, and if no session ID, why.
+
+    Nothing is sent.
+
+    :param client: what makes the call: a :class:`requests.Session`, or a ``Client`` or
+        ``AsyncClient`` of httpx or httpx2. For an SDK, the client that it uses. For calls such as
+        ``requests.post()``, the module ``requests``, ``httpx`` or ``httpx2``.
+    :param url: the URL of the call, as it is given to the client.
+    :param headers: the headers of the call, in addition to the client's own.
+    :returns: a few sentences. They contain no key, no query and no password.
+    :raises TypeError: for any other client.
+    :raises ValueError: if the client can't call such a URL.
+
+    >>> print(explain(requests, "https://gateway.example/v1"))  # doctest: +ELLIPSIS
+    A request to https://gateway.example/v1 would carry no session ID: requests.post() and ...
+    """
+    if isinstance(client, requests.Session):
+        target, carried = _by_session(client, url, headers)
+    elif hasattr(client, "build_request") and hasattr(client, "event_hooks"):
+        target, carried = _by_httpx_client(client, url, headers)
+    elif client is requests:
+        target, carried = url, f"no session ID: {_NO_SESSION_OBJECT}"
+    elif isinstance(client, ModuleType) and client.__name__ in ("httpx", "httpx2"):
+        target, carried = url, f"no session ID: {_NO_CLIENT_OBJECT.format(client.__name__)}"
+    else:
+        kind = f"{type(client).__module__}.{type(client).__qualname__}"
+        raise TypeError(
+            f"explain() takes a requests.Session or a client of httpx or httpx2, got {kind}: for "
+            "an SDK, give the client that it uses"
+        )
+    return f"A request to {without_secrets(target)} would carry {carried}"
+
+
+def _by_session(
+    session: requests.Session, url: str, headers: Mapping[str, Any] | None
+) -> tuple[str, str]:
+    request = requests.PreparedRequest()
+    try:
+        request.prepare_url(url, None)
+        adapter: Any = session.get_adapter(str(request.url))
+    except Exception:  # noqa: BLE001 - requests has many, and some repeat the URL
+        raise ValueError("a requests.Session can't call such a URL") from None
+    target, gateways = str(request.url), list[Gateway]()
+    while adapter is not None:
+        if isinstance(adapter, SessionIdAdapter):
+            gateways.append(adapter.gateway)
+        inside = getattr(adapter, "__dict__", {}).values()  # an SDK's adapter may be around ours
+        adapter = next((value for value in inside if isinstance(value, SessionIdAdapter)), None)
+    if not gateways:
+        mounted = [a for a in session.adapters.values() if isinstance(a, SessionIdAdapter)]
+        return target, f"no session ID: {_REPLACED if mounted else _NOT_MOUNTED}"
+    merged = merge_setting(headers, session.headers, dict_class=CaseInsensitiveDict)
+    named = {as_text(name).lower(): value for name, value in merged.items()}
+    own = own_value(named.get(SESSION_ID_HEADER.lower()))
+    return target, _carried(gateways, target, named.get(FORWARD_HEADER.lower()), own)
+
+
+def _by_httpx_client(client: Any, url: str, headers: Mapping[str, Any] | None) -> tuple[str, str]:
+    try:
+        request = client.build_request("POST", url, headers=headers)
+    except Exception:  # noqa: BLE001 - httpx.InvalidURL has no base class but Exception
+        raise ValueError("this client can't call such a URL") from None
+    target = str(request.url)
+    hooks = [h for h in client.event_hooks["request"] if isinstance(h, SessionIdHook)]
+    if not hooks:
+        return target, f"no session ID: {_NO_HOOK}"
+    callers, gateways = callers_headers(request.headers), [hook.gateway for hook in hooks]
+    forward, own = value_of(callers, FORWARD_HEADER), value_of(callers, SESSION_ID_HEADER)
+    carried = _carried(gateways, target, forward, own)
+    has_others = len(hooks) < len(client.event_hooks["request"])
+    return target, carried + _OTHER_HOOKS if has_others and not forward else carried
+
+
+def _carried(gateways: list[Gateway], url: str, forward: object, own: Any) -> str:
+    """Return what the request carries, by the rule, and why."""
+    decided = [(gateway, *gateway.decide(url, forward, own)) for gateway in gateways]
+    bound = [each for each in decided if each[1] in BOUND]
+    gateway, reason, session_id = (bound or decided)[0]
+    if session_id is not None:
+        whose = "of the current session" if reason is STAMPED else "that the caller set"
+        return f"{SESSION_ID_HEADER}: {as_text(session_id)}, the ID {whose}."
+    if reason is ANOTHER_ORIGIN:
+        return f"no session ID: {_another_origin(gateway, url)}"
+    if reason is NO_MARKER:
+        return f"no session ID: {_NO_MARKER}"
+    return f"no session ID: {_NO_SESSION}{_RAISES if gateway.missing == 'raise' else ''}"
+
+
+def _another_origin(gateway: Gateway, url: str) -> str:
+    target, hint = origin_of(url), ""
+    scheme, host, _ = target or ("", "", 0)
+    for other_scheme, other_host, _ in gateway.origins:
+        if host == other_host and scheme != other_scheme:
+            hint = " One is http, the other https."
+        elif host != other_host and {host, other_host} <= _LOOPBACK:
+            hint = " These names are different origins, although they mean the same machine."
+    known = " or ".join(map(_spelled, sorted(gateway.origins)))
+    return (
+        f"its origin is {_spelled(target)}, the gateway's is {known}.{hint} Only calls to the "
+        "gateway get an ID. Write both URLs with the same scheme, host and port."
+    )
+
+
+def _spelled(origin: Origin | None) -> str:
+    if origin is None:
+        return "unclear"
+    scheme, host, port = origin
+    return f"{scheme}://{host}" if port == DEFAULT_PORTS[scheme] else f"{scheme}://{host}:{port}"

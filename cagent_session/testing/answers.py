@@ -1,0 +1,82 @@
+"""The default answer to a request, in the format of the provider that has the request's path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from werkzeug import Request, Response
+from werkzeug.exceptions import BadRequest
+
+from cagent_session.testing import anthropic, cohere, dashscope, gemini, ollama, openai
+from cagent_session.testing.json_bodies import json_response
+
+Answer = Callable[[Request], Response]
+
+# By the end of the path. If several ends match, the longest counts: "/chat/completions" also
+# ends in "/completions".
+#
+# An answer need not check the body. If a key is missing, or a type or value is wrong, the
+# exception becomes a 400.
+ANSWERS: dict[str, Answer] = {
+    "/chat/completions": openai.chat_completion,
+    "/agents/completions": openai.chat_completion,  # Mistral
+    "/fim/completions": openai.chat_completion,  # Mistral
+    "/completions": openai.text_completion,
+    "/embeddings": openai.embeddings,
+    "/invocations": openai.databricks_invocation,
+    "/responses": openai.model_response,
+    "/v1/messages": anthropic.message,
+    "/v1/messages/count_tokens": anthropic.token_count,
+    ":generateContent": gemini.content,
+    ":streamGenerateContent": gemini.content,
+    ":countTokens": gemini.token_count,
+    ":embedContent": gemini.embeddings,
+    ":batchEmbedContents": gemini.embeddings,
+    "/api/chat": ollama.chat,
+    "/api/generate": ollama.generate,
+    "/api/embed": ollama.embed,
+    "/v2/chat": cohere.chat,
+    "/text-generation/generation": dashscope.generation,
+}
+
+_is_gemini_path = re.compile(r"/models/[^/]+:\w+$").search
+_is_ollama_path = re.compile(r"/api/\w+$").search
+
+
+def default_answer(request: Request) -> Response | None:
+    """Return what a provider would answer to *request*, which may be an error.
+
+    ``None`` if the request is not a POST, or if no provider here has its path.
+    """
+    ends = [end for end in ANSWERS if request.path.endswith(end)]
+    if request.method != "POST" or not ends:
+        return None
+    answer = ANSWERS[max(ends, key=len)]
+    try:
+        return answer(request)
+    except BadRequest as error:
+        return error_answer(request, 400, str(error.description))
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        return error_answer(request, 400, f"the body is malformed: {error!r}")
+
+
+def error_answer(request: Request, status: int, message: str) -> Response:
+    """Return an error in the format of the provider that has the path of *request*.
+
+    Any other path gets OpenAI's format. The outer type and message make it that of Anthropic and
+    Cohere as well.
+    """
+    error: Any = {
+        "message": message,
+        "type": "invalid_request_error",
+        "param": None,
+        "code": None,
+    }
+    if _is_gemini_path(request.path):
+        error["code"] = status
+        error["status"] = "NOT_FOUND" if status == 404 else "INVALID_ARGUMENT"
+    if _is_ollama_path(request.path):
+        error = message
+    return json_response({"type": "error", "error": error, "message": message}, status)

@@ -1,0 +1,179 @@
+"""How the session ID gets on the requests of ``requests``: a transport adapter."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import requests
+from requests.adapters import BaseAdapter
+from requests.structures import CaseInsensitiveDict
+
+from cagent_session.gateway import BOUND, STAMPED, Gateway, Missing, logger
+from cagent_session.headers import (
+    FORWARD_HEADER,
+    PREFIX,
+    SESSION_ID_HEADER,
+    SentMarker,
+    StampedId,
+    as_text,
+    cagent_names,
+    own_value,
+    remove_cagent_headers,
+)
+from cagent_session.transports.sent_headers import (
+    ByName,
+    SentHeaders,
+    by_lower_name,
+    copy_of,
+    hand_back,
+    remember,
+)
+from cagent_session.transports.wrapping import WrappingAdapter
+
+_SEND_ARGUMENTS = ("stream", "timeout", "verify", "cert", "proxies")  # BaseAdapter.send's, in order
+_ABSENT = (None, None)
+_FORWARD, _SESSION_ID = FORWARD_HEADER.lower(), SESSION_ID_HEADER.lower()
+
+
+class SessionIdAdapter(WrappingAdapter):
+    """Transport adapter that adds the current session ID to requests bound for the gateway.
+
+    The ID is set on a copy of the request, which becomes ``response.request``. The caller's request
+    keeps its values, and gets what an inner adapter writes on it. Its headers become a
+    :class:`requests.structures.CaseInsensitiveDict` that remembers where they were sent. For a
+    redirect requests makes a copy of them (``copy()``), and the copy loses every ``X-Cagent-*``
+    header if the redirect leaves the origin. The same holds for any other code that follows
+    redirects with a copy of the request. It does not hold for an inner adapter that follows
+    redirects itself: this adapter does not see these.
+
+    :param gateway: the models gateway: its URL or a :class:`~cagent_session.Gateway`. If it is
+        known, no other origin gets an ``X-Cagent-*`` header. If it is ``None``, the marker
+        ``X-Cagent-Forward`` alone decides.
+    :param inner: an adapter that sends the requests. All its methods and attributes can be used
+        through this one.
+    :param missing: see :class:`~cagent_session.Gateway`, whose value it replaces.
+    :param http_adapter_kwargs: the parameters of :class:`requests.adapters.HTTPAdapter`, if there
+        is no *inner*.
+    :raises InvalidGatewayURL: for another gateway URL.
+    :raises ValueError: for another value of *missing*.
+    :raises TypeError: if *inner* can't send, or is given together with *http_adapter_kwargs*.
+
+    >>> session = requests.Session()
+    >>> session.mount("https://", SessionIdAdapter("https://gateway.example", max_retries=2))
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway | str | None = None,
+        *,
+        inner: BaseAdapter | None = None,
+        missing: Missing | None = None,
+        **http_adapter_kwargs: Any,
+    ) -> None:
+        self.gateway = Gateway.of(gateway, missing)
+        self.inner = inner
+        if inner is None:
+            super().__init__(**http_adapter_kwargs)
+        elif http_adapter_kwargs:
+            names = ", ".join(http_adapter_kwargs)
+            raise TypeError(f"configure the inner adapter with {names}, not its wrapper")
+        elif not callable(getattr(inner, "send", None)):
+            kind = type(inner).__name__
+            raise TypeError(f"inner must be a transport adapter of requests, got {kind}")
+
+    def send(
+        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
+    ) -> requests.Response:
+        """Send *request*. urllib3's retries and a streamed body stay in the current session.
+
+        Parameters, result and errors are those of :meth:`requests.adapters.HTTPAdapter.send`.
+
+        :raises MissingSessionId: if *missing* is ``"raise"`` and there is no session ID. Nothing is
+            sent.
+        """
+        if args:  # several adapters take them by keyword only
+            kwargs.update(zip(_SEND_ARGUMENTS, args, strict=False))
+        send = super().send if self.inner is None else self.inner.send
+        outgoing = _outgoing(request, self.gateway)
+        try:
+            response = send(outgoing, **kwargs)
+        finally:
+            if outgoing is not request:
+                hand_back(outgoing, request)
+        response.connection = self
+        return response
+
+    def __repr__(self) -> str:
+        inner = "" if self.inner is None else f", inner={self.inner!r}"
+        return f"{type(self).__name__}({self.gateway!r}{inner})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "gateway": self.gateway}
+
+
+def _outgoing(request: requests.PreparedRequest, gateway: Gateway) -> requests.PreparedRequest:
+    """Return what to send: *request* itself, or a copy of it with other headers."""
+    headers: Any = request.headers
+    # An adapter around this one, for another gateway, may have removed what this one needs.
+    callers = getattr(headers, "callers", None) or headers
+    by_name = by_lower_name(callers)
+    try:
+        has_ours = PREFIX in "".join(by_name)
+    except TypeError:  # some names are bytes, and are found by no look-up
+        callers = dict(callers.items())
+        by_name = by_lower_name(callers)
+        has_ours = bool(cagent_names(by_name))
+    if not has_ours:
+        if logger.isEnabledFor(logging.DEBUG):
+            gateway.report(request, gateway.decide(str(request.url), None, None)[0], None, None)
+        return request
+    is_unchanged = callers is headers
+    if type(headers) is not SentHeaders:
+        is_unchanged = is_unchanged and type(headers) is CaseInsensitiveDict
+        headers = remember(request)
+        by_name = by_lower_name(headers) if is_unchanged else by_name
+    return _decided(request, gateway, headers, by_name, is_unchanged)
+
+
+def _decided(
+    request: requests.PreparedRequest,
+    gateway: Gateway,
+    headers: SentHeaders,
+    by_name: ByName,
+    is_unchanged: bool,
+) -> requests.PreparedRequest:
+    """Apply the rule to *request*, which has some ``X-Cagent-*`` header, and return what to send.
+
+    :param by_name: the headers that the caller set.
+    :param is_unchanged: whether *headers* are just these.
+    """
+    url = request.url or ""
+    forward, present = by_name.get(_FORWARD, _ABSENT)[1], by_name.get(_SESSION_ID, _ABSENT)[1]
+    left = headers.is_copy or type(forward) is SentMarker
+    if left:  # perhaps: it is a copy of a request that was sent
+        left, by_name = headers.moved_to(url, by_name)
+    headers.url = url
+    own = present and own_value(present)
+    reason, session_id = gateway.decide(url, forward, own, left=left)
+    if session_id is None or logger.isEnabledFor(logging.DEBUG):
+        gateway.report(request, reason, forward, session_id)
+    if left:
+        remove_cagent_headers(headers)  # for good: the request was made for this redirect
+        return request
+    if headers.callers is not None and reason not in BOUND:
+        return request  # it may be bound for the gateway of the adapter around this one
+    is_right = is_unchanged and session_id == present and present is own
+    if is_right and not gateway.removes_all(reason):
+        return request
+    if session_id is not None:
+        by_name = {**by_name, _SESSION_ID: (SESSION_ID_HEADER, session_id)}
+    else:
+        removes_all = gateway.removes_all(reason)
+        by_name = {
+            name: by_name[name]
+            for name in by_name
+            if name != _SESSION_ID and not (removes_all and as_text(name).startswith(PREFIX))
+        }
+    stamp = StampedId.of(session_id, own) if reason is STAMPED else None
+    return copy_of(request, SentHeaders.of(by_name, url=url, callers=headers, stamp=stamp))

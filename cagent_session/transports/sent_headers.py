@@ -1,0 +1,163 @@
+"""Headers of requests that remember where they were sent, and what the caller had set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import requests
+from requests.structures import CaseInsensitiveDict
+
+from cagent_session.headers import (
+    FORWARD_HEADER,
+    PREFIX,
+    SESSION_ID_HEADER,
+    SentMarker,
+    StampedId,
+    as_text,
+    cagent_names,
+    own_value,
+    remove_cagent_headers,
+)
+from cagent_session.origins import left_origin
+
+ByName = dict[Any, tuple[Any, Any]]  # names and values by the names in lower case
+
+# Headers of requests have one attribute, which is such a dict. To use it is several times faster
+# than the public methods, which serve if another release of requests should have it otherwise.
+_STORE = "_store"
+_HAS_STORE = getattr(CaseInsensitiveDict(A="b"), "__dict__", {}) == {_STORE: {"a": ("A", "b")}}
+_FORWARD, _SESSION_ID = FORWARD_HEADER.lower(), SESSION_ID_HEADER.lower()
+
+
+class SentHeaders(CaseInsensitiveDict[Any]):
+    """Headers that remember where they were sent, and whether they are a copy.
+
+    While a request is sent, *callers* are the headers of the caller's request. What an inner
+    adapter writes here is written there, too. *stamp* is what we have set here.
+    """
+
+    url: str = ""
+    is_copy = False
+    callers: SentHeaders | None = None
+    stamp: StampedId | None = None
+    state: dict[str, Any] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        by_name: ByName,
+        url: str,
+        callers: SentHeaders | None = None,
+        stamp: StampedId | None = None,
+    ) -> SentHeaders:
+        """Return headers that have these names and values, and remember the rest."""
+        headers = cls.__new__(cls)
+        if _HAS_STORE:
+            headers._store = by_name  # type: ignore[assignment]  # noqa: SLF001
+        else:
+            headers.__init__(by_name.values())  # type: ignore[misc] # it is new
+        headers.url, headers.callers, headers.stamp = url, callers, stamp
+        return headers
+
+    def copy(self) -> SentHeaders:
+        """Return a copy, as requests makes it for the next request of a redirect."""
+        by_name = {**by_lower_name(self)}
+        name, forward = by_name.get(_FORWARD, (FORWARD_HEADER, None))
+        if isinstance(forward, str):
+            marker = SentMarker(forward)
+            marker.url = forward.url if isinstance(forward, SentMarker) else self.url
+            by_name[_FORWARD] = (name, marker)
+        copied = self.of(by_name, self.url)
+        copied.is_copy = True
+        return copied
+
+    __copy__ = copy
+
+    def moved_to(self, url: str, by_name: ByName) -> tuple[bool, ByName]:
+        """Tell whether *url* is off the origin that these headers, a copy, were sent to before.
+
+        :param by_name: the headers that the caller set.
+        :returns: also *by_name*, without a :class:`SentMarker`.
+        """
+        left = self.is_copy and left_origin(self.url, url)
+        self.is_copy = False
+        name, forward = by_name.get(_FORWARD, (None, None))
+        if isinstance(forward, SentMarker):
+            left = left or left_origin(forward.url, url)
+            self[name] = str(forward)
+            by_name = {**by_name, _FORWARD: (name, str(forward))}
+        return left, by_name
+
+    def __deepcopy__(self, memo: object) -> SentHeaders:
+        return self.copy()
+
+    def __setitem__(self, name: Any, value: Any) -> None:
+        super().__setitem__(name, value)
+        if self.callers is not None:
+            self._written(name)
+            self.callers[name] = value
+
+    def __delitem__(self, name: Any) -> None:
+        super().__delitem__(name)
+        if self.callers is not None:
+            self._written(name)
+            self.callers.pop(name, None)
+
+    def _written(self, name: Any) -> None:
+        if as_text(name).lower() == _SESSION_ID:
+            self.stamp = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as plain headers with the caller's own values, which load without this library."""
+        own = {name: own_value(value) for name, value in self.items()}
+        return CaseInsensitiveDict, ({n: v for n, v in own.items() if v is not None},)
+
+
+def by_lower_name(headers: Any) -> ByName:
+    """Return the names and values of *headers* by the names in lower case."""
+    if _HAS_STORE and (type(headers) is SentHeaders or type(headers) is CaseInsensitiveDict):
+        store: ByName = headers._store  # noqa: SLF001 - see _STORE
+        return store
+    by_name = {}
+    for name in headers or ():
+        text = as_text(name)
+        key = text if text.isascii() and text.lower().startswith(PREFIX) else name
+        by_name[key.lower()] = (key, headers[name])
+    return by_name
+
+
+def remember(request: requests.PreparedRequest) -> SentHeaders:
+    """Return the headers of *request*, which remember nothing, as headers that remember."""
+    headers: Any = request.headers
+    if type(headers) is CaseInsensitiveDict:
+        headers.__class__ = SentHeaders  # so that they remain the very object that they are
+        if _HAS_STORE:  # an OrderedDict, which takes ten times as long to copy
+            headers._store = dict(headers._store)  # type: ignore[assignment]  # noqa: SLF001
+    else:
+        request.headers = SentHeaders(headers)
+    return request.headers  # type: ignore[return-value] # it is, now
+
+
+def copy_of(request: requests.PreparedRequest, headers: SentHeaders) -> requests.PreparedRequest:
+    """Return a shallow copy of *request* that has these *headers*."""
+    headers.state = {**request.__dict__, "headers": headers}
+    copied = type(request).__new__(type(request))
+    copied.__dict__.update(headers.state)
+    return copied
+
+
+def hand_back(outgoing: requests.PreparedRequest, request: requests.PreparedRequest) -> None:
+    """Give *request* what an inner adapter wrote on *outgoing*, the copy that was sent."""
+    sent: Any = outgoing.headers
+    if type(sent) is SentHeaders and sent.callers is not None:
+        if outgoing.__dict__ != sent.state:
+            vars(request).update(vars(outgoing), headers=request.headers)
+        sent.callers = sent.state = None
+        if sent.stamp is not None:
+            CaseInsensitiveDict.__setitem__(sent, SESSION_ID_HEADER, sent.stamp)
+        return
+    # The inner adapter replaced them. What is ours in there is not what the caller had set.
+    ours = {name: request.headers[name] for name in cagent_names(request.headers)}
+    vars(request).update(vars(outgoing), headers=CaseInsensitiveDict(sent))
+    remove_cagent_headers(request.headers)
+    request.headers.update(ours)
