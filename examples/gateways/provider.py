@@ -12,8 +12,8 @@ import trustme
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from cagent_session.answers import default_answer
 from cagent_session.testing import ModelsGateway
+from cagent_session.testing.answers import default_answer
 
 HOSTS = ("api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.com")
 
@@ -34,7 +34,9 @@ class Provider(HTTPServer):
 
     def respond_nohandler(self, request: Request, extra_message: str = "") -> Response:  # noqa: ARG002 - the parent's
         """Give the default answer, or an empty list of models."""
-        return default_answer(request) or Response('{"object": "list", "data": []}', mimetype="application/json")
+        return default_answer(request) or Response(
+            '{"object": "list", "data": []}', mimetype="application/json"
+        )
 
 
 @dataclass
@@ -49,7 +51,9 @@ class Providers:
 
 
 @contextmanager
-def running_providers(folder: Path, names: Iterable[str] = (*HOSTS, "127.0.0.1")) -> Iterator[Providers]:
+def running_providers(
+    folder: Path, names: Iterable[str] = (*HOSTS, "127.0.0.1")
+) -> Iterator[Providers]:
     """Run one for each of the :data:`HOSTS`, with a certificate for *names*; *folder* takes the authority's."""
     authority, file = trustme.CA(), folder / "authority.pem"
     authority.cert_pem.write_to_path(str(file))

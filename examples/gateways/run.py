@@ -20,7 +20,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 try:
-    from programs import ON_LOOPBACK, PROGRAMS, Gateway, NotInstalled, NotStarted, executable, running
+    from programs import (
+        ON_LOOPBACK,
+        PROGRAMS,
+        Gateway,
+        NotInstalled,
+        NotStarted,
+        executable,
+        running,
+    )
     from provider import HOSTS, Providers, running_providers
 except ImportError as error:
     sys.exit(f'run.py: {error}: pip install ".[gateways]"')
@@ -34,12 +42,16 @@ Line = dict[str, Any]  # of the audit
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("gateway", choices=PROGRAMS)
     parser.add_argument("prompt", nargs="?", help="what the agent is asked")
     options = parser.parse_args()
     for wish in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(wish, lambda number, _: sys.exit(128 + number))  # so that it stops the gateway, too
+        signal.signal(
+            wish, lambda number, _: sys.exit(128 + number)
+        )  # so that it stops the gateway, too
     try:
         executable(options.gateway)
         with TemporaryDirectory() as folder, running_providers(Path(folder)) as providers:
@@ -48,7 +60,10 @@ def main() -> int:
             known = PROGRAMS[options.gateway].forward
             own = known.replace("\\", "").replace(f"https://{OPENAI}", origin)
             with running(options.gateway, Path(folder), providers, {known: own}) as gateway:
-                print(f"{options.gateway} listens on {gateway.url}, before a provider on loopback\n", flush=True)
+                print(
+                    f"{options.gateway} listens on {gateway.url}, before a provider on loopback\n",
+                    flush=True,
+                )
                 status = run_agent(gateway, f"{origin}/v1", options.prompt)
                 if status == 0:
                     show(gateway.audit(len(providers[OPENAI].log) - 1))  # one call went past it
@@ -68,7 +83,9 @@ def run_agent(gateway: Gateway, forward: str, prompt: str | None) -> int:
         "REQUESTS_CA_BUNDLE": str(gateway.place.providers.authority),
     }
     arguments = [] if prompt is None else ["--", prompt]
-    return subprocess.run([*command, *arguments], env={**os.environ, **variables}, check=False).returncode
+    return subprocess.run(
+        [*command, *arguments], env={**os.environ, **variables}, check=False
+    ).returncode
 
 
 def show(lines: list[Line]) -> None:
@@ -94,7 +111,10 @@ def show_table(names: list[str], lines: Iterable[Line]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = zip(names, row, widths, strict=True)
-        aligned = [cell.rjust(width) if name in NUMBERS else cell.ljust(width) for name, cell, width in cells]
+        aligned = [
+            cell.rjust(width) if name in NUMBERS else cell.ljust(width)
+            for name, cell, width in cells
+        ]
         print("  ".join(aligned).rstrip())
 
 
@@ -105,7 +125,12 @@ def shown(value: float | str) -> str:
 def told_the_provider(providers: Providers) -> int:
     """Return 1 if the provider was told anything of ours, and say so."""
     requests = [request for request, _ in providers[OPENAI].log]
-    told = {name for request in requests for name in request.headers.keys() if name.lower().startswith("x-cagent-")}  # noqa: SIM118 - pairs, otherwise
+    told = {
+        name
+        for request in requests
+        for name in request.headers.keys()  # noqa: SIM118 - pairs, otherwise
+        if name.lower().startswith("x-cagent-")
+    }
     if told:
         print(f"run.py: the provider was told {', '.join(sorted(told))}", file=sys.stderr)
         return 1

@@ -29,8 +29,12 @@ def run(main: Main, forward: str, model: str, key: str | None = None) -> None:
     :param key: the environment variable in which the SDK looks for its key.
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--models-gateway", metavar="URL", help=f"default: ${', else $'.join(GATEWAY_VARIABLES)}")
-    parser.add_argument("--forward", metavar="URL", default=forward, help="the provider's; default: %(default)s")
+    parser.add_argument(
+        "--models-gateway", metavar="URL", help=f"default: ${', else $'.join(GATEWAY_VARIABLES)}"
+    )
+    parser.add_argument(
+        "--forward", metavar="URL", default=forward, help="the provider's; default: %(default)s"
+    )
     parser.add_argument("--model", metavar="NAME", default=model, help="default: %(default)s")
     options = parser.parse_args()
     urls = (options.models_gateway, *map(os.environ.get, GATEWAY_VARIABLES))

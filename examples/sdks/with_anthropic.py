@@ -10,7 +10,9 @@ from cagent_session import new_session_id, session_id_hook, session_scope
 
 def main(gateway: str, headers: dict[str, str], model: str) -> None:
     hooks = {"request": [session_id_hook(gateway)]}
-    client = Anthropic(base_url=gateway, default_headers=headers, http_client=DefaultHttpxClient(event_hooks=hooks))
+    client = Anthropic(
+        base_url=gateway, default_headers=headers, http_client=DefaultHttpxClient(event_hooks=hooks)
+    )
 
     for question in ("How are you?", "And you?"):
         with session_scope(new_session_id()) as session_id:
@@ -20,4 +22,9 @@ def main(gateway: str, headers: dict[str, str], model: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main, forward="https://api.anthropic.com", model="claude-sonnet-5-5", key="ANTHROPIC_API_KEY")
+    run(
+        main,
+        forward="https://api.anthropic.com",
+        model="claude-sonnet-5-5",
+        key="ANTHROPIC_API_KEY",
+    )

@@ -25,4 +25,9 @@ def main(gateway: str, headers: dict[str, str], model: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main, forward="https://models.inference.ai.azure.com", model="gpt-4o-mini", key="AZURE_AI_API_KEY")
+    run(
+        main,
+        forward="https://models.inference.ai.azure.com",
+        model="gpt-4o-mini",
+        key="AZURE_AI_API_KEY",
+    )

@@ -11,7 +11,9 @@ from cagent_session import new_session_id, session_id_hook, session_scope
 
 def main(gateway: str, headers: dict[str, str], model: str) -> None:
     hooks = {"request": [session_id_hook(gateway)]}
-    http_client = httpx.Client(event_hooks=hooks, headers=headers, follow_redirects=True, timeout=300)
+    http_client = httpx.Client(
+        event_hooks=hooks, headers=headers, follow_redirects=True, timeout=300
+    )
     client = ClientV2(base_url=gateway, httpx_client=http_client)
 
     for question in ("How are you?", "And you?"):

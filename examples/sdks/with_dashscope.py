@@ -19,9 +19,16 @@ def main(gateway: str, headers: dict[str, str], model: str) -> None:
     for question in ("How are you?", "And you?"):
         with session_scope(new_session_id()) as session_id:
             messages = [{"role": "user", "content": question}]
-            answer = Generation.call(model, messages=messages, result_format="message", session=session)
+            answer = Generation.call(
+                model, messages=messages, result_format="message", session=session
+            )
             print(session_id, answer.output.choices[0].message.content)
 
 
 if __name__ == "__main__":
-    run(main, forward="https://dashscope.aliyuncs.com/api/v1", model="qwen-plus", key="DASHSCOPE_API_KEY")
+    run(
+        main,
+        forward="https://dashscope.aliyuncs.com/api/v1",
+        model="qwen-plus",
+        key="DASHSCOPE_API_KEY",
+    )

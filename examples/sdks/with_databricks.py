@@ -12,7 +12,9 @@ from cagent_session import mount, new_session_id, session_scope
 
 
 def main(gateway: str, headers: dict[str, str], model: str) -> None:
-    logging.getLogger("databricks.sdk").setLevel(logging.ERROR)  # it warns that a gateway has no workspace's metadata
+    logging.getLogger("databricks.sdk").setLevel(
+        logging.ERROR
+    )  # it warns that a gateway has no workspace's metadata
     client = WorkspaceClient(host=gateway, custom_headers=headers)
     mount(client.api_client._api_client._session, gateway)  # private: the SDK has no public way in
 
@@ -24,4 +26,9 @@ def main(gateway: str, headers: dict[str, str], model: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main, forward="https://example.databricks.com", model="databricks-gpt-oss-20b", key="DATABRICKS_TOKEN")
+    run(
+        main,
+        forward="https://example.databricks.com",
+        model="databricks-gpt-oss-20b",
+        key="DATABRICKS_TOKEN",
+    )

@@ -20,4 +20,9 @@ def main(gateway: str, headers: dict[str, str], model: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main, forward="https://generativelanguage.googleapis.com", model="gemini-2.5-flash", key="GEMINI_API_KEY")
+    run(
+        main,
+        forward="https://generativelanguage.googleapis.com",
+        model="gemini-2.5-flash",
+        key="GEMINI_API_KEY",
+    )

@@ -11,8 +11,12 @@ from cagent_session import mount, new_session_id, session_scope
 
 def main(gateway: str, headers: dict[str, str], model: str) -> None:
     options = {"api_endpoint": gateway}
-    genai.configure(transport="rest", client_options=options, default_metadata=list(headers.items()))
-    mount(get_default_generative_client().transport._session, gateway)  # private: the SDK has no public way in
+    genai.configure(
+        transport="rest", client_options=options, default_metadata=list(headers.items())
+    )
+    mount(
+        get_default_generative_client().transport._session, gateway
+    )  # private: the SDK has no public way in
     client = genai.GenerativeModel(model)
 
     for question in ("How are you?", "And you?"):
@@ -21,4 +25,9 @@ def main(gateway: str, headers: dict[str, str], model: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main, forward="https://generativelanguage.googleapis.com", model="gemini-2.5-flash", key="GOOGLE_API_KEY")
+    run(
+        main,
+        forward="https://generativelanguage.googleapis.com",
+        model="gemini-2.5-flash",
+        key="GOOGLE_API_KEY",
+    )

@@ -19,4 +19,9 @@ def main(gateway: str, headers: dict[str, str], model: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main, forward="https://router.huggingface.co/v1", model="meta-llama/Llama-3.1-8B-Instruct", key="HF_TOKEN")
+    run(
+        main,
+        forward="https://router.huggingface.co/v1",
+        model="meta-llama/Llama-3.1-8B-Instruct",
+        key="HF_TOKEN",
+    )

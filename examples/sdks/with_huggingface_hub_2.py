@@ -11,7 +11,9 @@ from cagent_session import new_session_id, session_id_hook, session_scope
 
 def main(gateway: str, headers: dict[str, str], model: str) -> None:
     hooks = {"request": [session_id_hook(gateway)]}
-    set_client_factory(lambda: httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=None))
+    set_client_factory(
+        lambda: httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=None)
+    )
     client = InferenceClient(base_url=f"{gateway}/v1", headers=headers)
 
     for question in ("How are you?", "And you?"):
@@ -22,4 +24,9 @@ def main(gateway: str, headers: dict[str, str], model: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main, forward="https://router.huggingface.co/v1", model="meta-llama/Llama-3.3-70B-Instruct", key="HF_TOKEN")
+    run(
+        main,
+        forward="https://router.huggingface.co/v1",
+        model="meta-llama/Llama-3.3-70B-Instruct",
+        key="HF_TOKEN",
+    )

@@ -12,7 +12,9 @@ from cagent_session import new_session_id, session_id_hook, session_scope
 def main(gateway: str, headers: dict[str, str], model: str) -> None:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = DefaultHttpxClient(event_hooks=hooks)
-    chat = ChatOpenAI(model=model, base_url=f"{gateway}/v1", default_headers=headers, http_client=http_client)
+    chat = ChatOpenAI(
+        model=model, base_url=f"{gateway}/v1", default_headers=headers, http_client=http_client
+    )
 
     for question in ("How are you?", "And you?"):
         with session_scope(new_session_id()) as session_id:

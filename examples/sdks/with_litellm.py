@@ -24,4 +24,9 @@ def main(gateway: str, headers: dict[str, str], model: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main, forward="https://api.anthropic.com", model="anthropic/claude-sonnet-5-5", key="ANTHROPIC_API_KEY")
+    run(
+        main,
+        forward="https://api.anthropic.com",
+        model="anthropic/claude-sonnet-5-5",
+        key="ANTHROPIC_API_KEY",
+    )

@@ -16,7 +16,9 @@ def main(gateway: str, headers: dict[str, str], model: str) -> None:
 
     for question in ("How are you?", "And you?"):
         with session_scope(new_session_id()) as session_id:
-            answer = client.chat.complete(model=model, messages=[{"role": "user", "content": question}])
+            answer = client.chat.complete(
+                model=model, messages=[{"role": "user", "content": question}]
+            )
             print(session_id, answer.choices[0].message.content)
 
 

@@ -6,11 +6,11 @@ from agents import Agent, Runner, set_default_openai_client, set_tracing_disable
 from common import run
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-from cagent_session import async_session_id_hook, new_session_id, session_scope
+from cagent_session import new_session_id, session_id_hook, session_scope
 
 
 def main(gateway: str, headers: dict[str, str], model: str) -> None:
-    hooks = {"request": [async_session_id_hook(gateway)]}
+    hooks = {"request": [session_id_hook(gateway)]}
     http_client = DefaultAsyncHttpxClient(event_hooks=hooks, headers=headers)
     set_default_openai_client(AsyncOpenAI(base_url=f"{gateway}/v1", http_client=http_client))
     set_tracing_disabled(disabled=True)  # traces would go to OpenAI, past the gateway

@@ -8,11 +8,11 @@ from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-from cagent_session import async_session_id_hook, new_session_id, session_scope
+from cagent_session import new_session_id, session_id_hook, session_scope
 
 
 def main(gateway: str, headers: dict[str, str], model: str) -> None:
-    hooks = {"request": [async_session_id_hook(gateway)]}
+    hooks = {"request": [session_id_hook(gateway)]}
     http_client = DefaultAsyncHttpxClient(event_hooks=hooks, headers=headers)
     provider = OpenAIProvider(base_url=f"{gateway}/v1", http_client=http_client)
     agent = Agent(OpenAIChatModel(model, provider=provider))

@@ -21,4 +21,9 @@ def main(gateway: str, headers: dict[str, str], model: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main, forward="https://api.together.xyz/v1", model="openai/gpt-oss-20b", key="TOGETHER_API_KEY")
+    run(
+        main,
+        forward="https://api.together.xyz/v1",
+        model="openai/gpt-oss-20b",
+        key="TOGETHER_API_KEY",
+    )

@@ -41,12 +41,17 @@ class Agent:
     model: str
 
     def answer(self, question: str) -> str:
-        body: dict[str, Any] = {"model": self.model, "messages": [{"role": "user", "content": question}]}
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": question}],
+        }
         headers = gateway_headers(self.forward, model=self.model)
         if key := os.environ.get("OPENAI_API_KEY", "").strip():
             headers["Authorization"] = f"Bearer {key}"
         with mount(requests.Session(), self.gateway) as http:
-            answer = http.post(f"{self.gateway}/v1/chat/completions", json=body, headers=headers, timeout=60)
+            answer = http.post(
+                f"{self.gateway}/v1/chat/completions", json=body, headers=headers, timeout=60
+            )
         answer.raise_for_status()
         return str(answer.json()["choices"][0]["message"]["content"])
 
@@ -60,8 +65,12 @@ def run(work: Work) -> None:
     Without a gateway of yours, what the embedded one bills is printed at the end, and compared with what a loop costs.
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--models-gateway", metavar="URL", help=f"default: ${', else $'.join(GATEWAY_VARIABLES)}")
-    parser.add_argument("--forward", metavar="URL", default="https://api.openai.com/v1", help="default: %(default)s")
+    parser.add_argument(
+        "--models-gateway", metavar="URL", help=f"default: ${', else $'.join(GATEWAY_VARIABLES)}"
+    )
+    parser.add_argument(
+        "--forward", metavar="URL", default="https://api.openai.com/v1", help="default: %(default)s"
+    )
     parser.add_argument("--model", metavar="NAME", default="gpt-4o", help="default: %(default)s")
     options = parser.parse_args()
     urls = (options.models_gateway, *map(os.environ.get, GATEWAY_VARIABLES))

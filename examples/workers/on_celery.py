@@ -28,7 +28,16 @@ from cagent_session import session_scope
 @contextmanager
 def worker_process() -> Iterator[None]:
     os.environ.setdefault("CELERY_RESULT_BACKEND", os.environ["CELERY_BROKER_URL"])
-    command = [sys.executable, "-m", "celery", "--app=tasks", "--quiet", "worker", "--pool=threads", "--loglevel=ERROR"]
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "--app=tasks",
+        "--quiet",
+        "worker",
+        "--pool=threads",
+        "--loglevel=ERROR",
+    ]
     with subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.DEVNULL) as process:
         try:
             yield
@@ -39,7 +48,9 @@ def worker_process() -> Iterator[None]:
 def worker_thread() -> AbstractContextManager[Any]:
     app.conf.update(broker_url="memory://", broker_transport_options={"polling_interval": 0.02})
     app.conf.result_backend = "cache+memory://"
-    worker: AbstractContextManager[Any] = start_worker(app, concurrency=4, pool="threads", perform_ping_check=False)
+    worker: AbstractContextManager[Any] = start_worker(
+        app, concurrency=4, pool="threads", perform_ping_check=False
+    )
     return worker
 
 

@@ -8,7 +8,9 @@ from celery import Celery
 from cagent_session.integrations.celery import instrument
 
 app = instrument(Celery("tasks"))
-app.conf.task_default_queue = "cagent-session-batch"  # a broker may be shared: nobody else's tasks are taken
+app.conf.task_default_queue = (
+    "cagent-session-batch"  # a broker may be shared: nobody else's tasks are taken
+)
 
 
 @app.task

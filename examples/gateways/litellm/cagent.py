@@ -40,7 +40,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 AUDIT = "/var/log/litellm/audit.log"
-KEYS = {hashlib.sha256(key.encode()).hexdigest() for key in os.environ["CAGENT_CLIENT_KEYS"].replace(",", " ").split()}
+KEYS = {
+    hashlib.sha256(key.encode()).hexdigest()
+    for key in os.environ["CAGENT_CLIENT_KEYS"].replace(",", " ").split()
+}
 KEY_RPM = 600  # calls a minute with one client's key, whatever sessions it names
 SESSION_REQUIRED = True  # False: calls in no session share one limit for each address
 MAX_BODY = 32 * 1024 * 1024
@@ -55,16 +58,32 @@ MODEL = "[A-Za-z0-9._:@-]{1,128}"  # a slash or an asterisk would mean something
 # LiteLLM takes settings of its own from a body: with custom_llm_provider a call costs nothing, extra_headers go to the
 # provider. So only the provider's fields pass, as packages list them that come with LiteLLM.
 PATHS = {  # that are open
-    "POST openai /v1/chat/completions": {*CompletionCreateParamsNonStreaming.__annotations__, "stream"},
+    "POST openai /v1/chat/completions": {
+        *CompletionCreateParamsNonStreaming.__annotations__,
+        "stream",
+    },
     "POST openai /v1/embeddings": {*EmbeddingCreateParams.__annotations__},
     # What runs in the background ends before its bill.
-    "POST openai /v1/responses": {*ResponseCreateParamsNonStreaming.__annotations__, "stream"} - {"background"},
-    "POST anthropic /v1/messages": {*AnthropicMessagesRequest.__annotations__, "service_tier"} - {"litellm_metadata"},
+    "POST openai /v1/responses": {*ResponseCreateParamsNonStreaming.__annotations__, "stream"}
+    - {"background"},
+    "POST anthropic /v1/messages": {*AnthropicMessagesRequest.__annotations__, "service_tier"}
+    - {"litellm_metadata"},
     f"POST google /v1beta/models/({MODEL}):(?:streamG|g)enerateContent": {
-        *("contents", "systemInstruction", "tools", "toolConfig", "safetySettings", "generationConfig")
+        *(
+            "contents",
+            "systemInstruction",
+            "tools",
+            "toolConfig",
+            "safetySettings",
+            "generationConfig",
+        )
     },
 }
-KEPT_HEADERS = ("accept", "anthropic-beta", "anthropic-version")  # others are LiteLLM's settings, or say who calls
+KEPT_HEADERS = (
+    "accept",
+    "anthropic-beta",
+    "anthropic-version",
+)  # others are LiteLLM's settings, or say who calls
 
 calls: dict[str, Call] = {}  # those in hand, by the ID with which LiteLLM reports on them
 audit = logging.getLogger("cagent.audit")
@@ -76,7 +95,9 @@ audit.addHandler(WatchedFileHandler(AUDIT))  # opens the file anew when logrotat
 class Refusal(Exception):  # noqa: N818 - reads as what it is
     def __init__(self, status: int, code: str, message: str, **headers: str) -> None:
         kind = "rate_limit_error" if status == 429 else "invalid_request_error"
-        self.answer = JSONResponse({"error": {"message": message, "type": kind, "code": code}}, status, headers)
+        self.answer = JSONResponse(
+            {"error": {"message": message, "type": kind, "code": code}}, status, headers
+        )
 
 
 class Call:
@@ -88,14 +109,21 @@ class Call:
         self.refusal: Refusal | None = None  # which takes the place of LiteLLM's answer
         self.answered = False
         bearer, *others = self.headers.getlist("authorization") or [""]
-        api_key = bearer[7:] or self.headers.get("x-api-key") or self.headers.get("x-goog-api-key", "")
+        api_key = (
+            bearer[7:] or self.headers.get("x-api-key") or self.headers.get("x-goog-api-key", "")
+        )
         digest = hashlib.sha256(api_key.encode("latin-1")).hexdigest()
         self.key = digest[:8] if digest in KEYS and not others else ""
-        markers, sessions = self.headers.getlist("x-cagent-forward"), self.headers.getlist("x-cagent-session-id")
+        markers, sessions = (
+            self.headers.getlist("x-cagent-forward"),
+            self.headers.getlist("x-cagent-session-id"),
+        )
         session = "(none)" if sessions in ([], [""]) else "(malformed)"
         if len(sessions) == 1 and re.fullmatch("[A-Za-z0-9_-]{8,64}", sessions[0]):
             session = sessions[0]
-        self.line: dict[str, Any] = {  # with no key, query or body in it, and no marker that is not known
+        self.line: dict[
+            str, Any
+        ] = {  # with no key, query or body in it, and no marker that is not known
             "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "session": session,
             "key": self.key,
@@ -111,13 +139,23 @@ class Call:
         """Return the request and the body that LiteLLM gets: nothing in them is a client's word on its settings."""
         provider, session = self.line["provider"], self.line["session"]
         if not provider:
-            raise Refusal(421, "unknown_forward", "X-Cagent-Forward must be one URL that this gateway forwards to")
+            raise Refusal(
+                421,
+                "unknown_forward",
+                "X-Cagent-Forward must be one URL that this gateway forwards to",
+            )
         if not self.key:
             raise Refusal(401, "invalid_api_key", "the API key must be one of this gateway's")
         if SESSION_REQUIRED and session.startswith("("):
-            raise Refusal(400, "missing_session_id", "X-Cagent-Session-Id must be one ID: [A-Za-z0-9_-]{8,64}")
+            raise Refusal(
+                400, "missing_session_id", "X-Cagent-Session-Id must be one ID: [A-Za-z0-9_-]{8,64}"
+            )
         called = f"{self.line['method']} {provider} {self.scope['path']}"
-        matches = [(match, fields) for path, fields in PATHS.items() if (match := re.fullmatch(path, called))]
+        matches = [
+            (match, fields)
+            for path, fields in PATHS.items()
+            if (match := re.fullmatch(path, called))
+        ]
         if not matches:
             raise Refusal(404, "unknown_path", f"this gateway has no such path for {provider}")
         match, fields = matches[0]
@@ -132,9 +170,15 @@ class Call:
             model = match[1] if match.groups() else document["model"]
             self.line["model"] = re.fullmatch(MODEL, model)[0]  # type: ignore[index] # None is a TypeError
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
-            raise Refusal(400, "invalid_body", "the body must be JSON with the name of a model") from None
+            raise Refusal(
+                400, "invalid_body", "the body must be JSON with the name of a model"
+            ) from None
         if unknown:
-            raise Refusal(400, "unknown_parameter", f"the body has parameters that are not open: {sorted(unknown)}")
+            raise Refusal(
+                400,
+                "unknown_parameter",
+                f"the body has parameters that are not open: {sorted(unknown)}",
+            )
         if not isinstance(document.get("stream", False), bool):
             raise Refusal(400, "invalid_body", "stream must be true or false")
         document.pop("metadata", None)  # LiteLLM would find a session in it
@@ -143,8 +187,12 @@ class Call:
         counted = f"{whose.get(session, self.key)}.{session}"
         kept = {name: value for name, value in self.headers.items() if name in KEPT_HEADERS}
         ours = {"x-litellm-call-id": self.id, "x-litellm-session-id": counted}
-        headers = Headers({**kept, **ours, "content-type": "application/json", "host": "127.0.0.1"}).raw
-        return {**self.scope, "headers": headers, "query_string": b"", "cagent": self}, json.dumps(document).encode()
+        headers = Headers(
+            {**kept, **ours, "content-type": "application/json", "host": "127.0.0.1"}
+        ).raw
+        return {**self.scope, "headers": headers, "query_string": b"", "cagent": self}, json.dumps(
+            document
+        ).encode()
 
     async def close(self) -> None:
         """Write the audit line, once. LiteLLM tells the bill of an answer beside it, in a moment."""
@@ -152,7 +200,11 @@ class Call:
             if self.id in calls and self.line["status"] == 200:
                 await asyncio.wait_for(self.priced.wait(), 5)
         if calls.pop(self.id, None):
-            audit.info(json.dumps(self.line | {"duration_ms": round((time.monotonic() - self.began) * 1000)}))
+            audit.info(
+                json.dumps(
+                    self.line | {"duration_ms": round((time.monotonic() - self.began) * 1000)}
+                )
+            )
 
 
 class Gateway:
@@ -160,7 +212,10 @@ class Gateway:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or (scope["type"], scope["path"]) == ("http", "/health/liveliness"):
+        if scope["type"] == "lifespan" or (scope["type"], scope["path"]) == (
+            "http",
+            "/health/liveliness",
+        ):
             return await self.app(scope, receive, send)
         call = Call(scope)
         calls[call.id] = call
@@ -218,19 +273,32 @@ class Books(CustomLogger):  # type: ignore[misc] # where mypy runs there is no L
         self, *, request_data: dict[str, Any], original_exception: Exception, **_: Any
     ) -> None:
         if call := calls.get(request_data.get("litellm_call_id", "")):
-            call.line["error"] = type(original_exception).__name__  # no more: its text may quote a prompt
+            call.line["error"] = type(
+                original_exception
+            ).__name__  # no more: its text may quote a prompt
             match original_exception:
                 case _ if call.answered:
                     pass  # a stream has broken off, and LiteLLM says so in it
-                case ProxyRateLimitError(rate_limit_type=RateLimitType.BUDGET | RateLimitType.MAX_ITERATIONS):
+                case ProxyRateLimitError(
+                    rate_limit_type=RateLimitType.BUDGET | RateLimitType.MAX_ITERATIONS
+                ):
                     # LiteLLM answers 429 here, too, and SDKs would try again and again.
-                    call.refusal = Refusal(403, "session_budget_exceeded", "this session has spent its budget")
+                    call.refusal = Refusal(
+                        403, "session_budget_exceeded", "this session has spent its budget"
+                    )
                 case ProxyRateLimitError(headers=headers):
                     wait = (headers or {}).get("retry-after", "1")
                     message = "too many calls in this session or with this key"
-                    call.refusal = Refusal(429, "rate_limit_exceeded", message, **{"retry-after": wait})
-                case _ if any(isinstance(cause, httpx.TransportError) for cause in causes_of(original_exception)):
-                    call.refusal = Refusal(502, "provider_unreachable", "no answer from the provider")
+                    call.refusal = Refusal(
+                        429, "rate_limit_exceeded", message, **{"retry-after": wait}
+                    )
+                case _ if any(
+                    isinstance(cause, httpx.TransportError)
+                    for cause in causes_of(original_exception)
+                ):
+                    call.refusal = Refusal(
+                        502, "provider_unreachable", "no answer from the provider"
+                    )
 
 
 def causes_of(error: BaseException | None) -> Iterator[BaseException]:
