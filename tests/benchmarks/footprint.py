@@ -27,7 +27,11 @@ print(between - start, perf_counter() - start)
 
 def memory() -> tuple[float, float]:
     """Return the bytes that a call in a session of its own allocates, at most at a time, and those that it keeps."""
-    adapter, request, numbers = SessionIdAdapter(GATEWAY, inner=NullAdapter()), prepared(**MARKER), itertools.count()
+    adapter, request, numbers = (
+        SessionIdAdapter(GATEWAY, inner=NullAdapter()),
+        prepared(**MARKER),
+        itertools.count(),
+    )
 
     def call() -> None:
         with session_scope(f"sess-{next(numbers)}"):
@@ -56,7 +60,10 @@ def memory() -> tuple[float, float]:
 def imports(rounds: int) -> Times:
     """Time the imports, each time in an interpreter of its own."""
     command = [sys.executable, "-c", IMPORTS]
-    outputs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(rounds)]
+    outputs = [
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        for _ in range(rounds)
+    ]
     alone, both = zip(*(map(float, output.split()) for output in outputs), strict=True)
     return {"import requests": alone, "import requests and cagent_session": both}
 
@@ -64,7 +71,18 @@ def imports(rounds: int) -> Times:
 def rows(rounds: int) -> tuple[Times, list[Row]]:
     times, (allocated, kept) = imports(max(10, rounds // 10)), memory()
     return times, [
-        compared("import, beyond requests", times, "import requests and cagent_session", "import requests"),
+        compared(
+            "import, beyond requests",
+            times,
+            "import requests and cagent_session",
+            "import requests",
+        ),
         Row("at most allocated by a call, its scope included", [allocated], unit="byte"),
-        Row(f"kept by {CALLS:,} calls", [kept * CALLS], [kept * CALLS], KEPT_BYTES * CALLS, unit="byte"),
+        Row(
+            f"kept by {CALLS:,} calls",
+            [kept * CALLS],
+            [kept * CALLS],
+            KEPT_BYTES * CALLS,
+            unit="byte",
+        ),
     ]

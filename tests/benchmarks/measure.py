@@ -41,7 +41,13 @@ Parts = Mapping[str, list[Row]]
 
 
 def ratio_as_text(ratio: float) -> str:
-    return f"1/{1 / ratio:.3g}" if 0.01 < ratio < 0.1 else f"{ratio:.3f}" if ratio < 10 else f"{ratio:.1f}"
+    return (
+        f"1/{1 / ratio:.3g}"
+        if 0.01 < ratio < 0.1
+        else f"{ratio:.3f}"
+        if ratio < 10
+        else f"{ratio:.1f}"
+    )
 
 
 def cost_as_text(row: Row) -> str:
@@ -64,13 +70,27 @@ def cells(row: Row) -> list[str]:
             "" if row.target is None else f"<= {row.target:,.0f} bytes",
             row.verdict,
         ]
-    ratios = [ratio_as_text(row.ratio), " to ".join(map(ratio_as_text, row.interval))] if row.ratios else ["", ""]
-    return [row.what, cost_as_text(row), *ratios, f"<= {ratio_as_text(row.target)}" if row.target else "", row.verdict]
+    ratios = (
+        [ratio_as_text(row.ratio), " to ".join(map(ratio_as_text, row.interval))]
+        if row.ratios
+        else ["", ""]
+    )
+    return [
+        row.what,
+        cost_as_text(row),
+        *ratios,
+        f"<= {ratio_as_text(row.target)}" if row.target else "",
+        row.verdict,
+    ]
 
 
 def as_text(parts: Parts) -> str:
     """Return the table for a terminal."""
-    lines = [line for title, rows in parts.items() for line in ([title, *HEADS], *map(cells, rows), [""] * 6)]
+    lines = [
+        line
+        for title, rows in parts.items()
+        for line in ([title, *HEADS], *map(cells, rows), [""] * 6)
+    ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
@@ -80,14 +100,19 @@ def as_rst(parts: Parts) -> str:
     lines = []
     for title, rows in parts.items():
         for line in ([f"*{title}*", *HEADS], *map(cells, rows)):
-            lines += [f"   {' ' if column else '*'} - {cell}".rstrip() for column, cell in enumerate(line[:-1])]
+            lines += [
+                f"   {' ' if column else '*'} - {cell}".rstrip()
+                for column, cell in enumerate(line[:-1])
+            ]
     return "\n".join([".. list-table::", "", *lines])
 
 
 def as_json(parts: Parts, times: Times) -> str:
     """Return all that was measured: the rows, and the times of each round as pyperf reads them."""
     versions = {name: metadata.version(name) for name in COMPARED}
-    runs = [pyperf.Run(seconds, metadata={"name": case, **versions}) for case, seconds in times.items()]
+    runs = [
+        pyperf.Run(seconds, metadata={"name": case, **versions}) for case, seconds in times.items()
+    ]
     pyperfs = io.StringIO()
     pyperf.BenchmarkSuite([pyperf.Benchmark([run]) for run in runs]).dump(pyperfs)
     rows = [asdict(row) | {"verdict": row.verdict} for part in parts.values() for row in part]
@@ -107,8 +132,14 @@ def made_on() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"at least 10; {ROUNDS} unless told")
-    parser.add_argument("--json", type=Path, help="write all that was measured into this file, which pyperf reads, too")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help=f"at least 10; {ROUNDS} unless told"
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="write all that was measured into this file, which pyperf reads, too",
+    )
     parser.add_argument("--rst", action="store_true", help="print the table as the README has it")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that nginx is stopped, too

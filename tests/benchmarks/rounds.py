@@ -46,7 +46,9 @@ class Row:
         return "missed" if self.interval[0] > self.target else "open"
 
 
-def paired(cases: Mapping[str, timeit.Timer], rounds: int, seconds: float) -> dict[str, list[float]]:
+def paired(
+    cases: Mapping[str, timeit.Timer], rounds: int, seconds: float
+) -> dict[str, list[float]]:
     """Time each of *cases* in each of the *rounds* for about so many *seconds*, in a new order every time."""
     loops = {name: calibrated(timer, seconds) for name, timer in cases.items()}
     times: dict[str, list[float]] = {name: [] for name in cases}
@@ -80,7 +82,11 @@ def compared(what: str, times: Times, case: str, base: str, target: float | None
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Return what the median is in with confidence, by order statistics: no distribution is taken for granted."""
     ordered, rank = sorted(values), 0
-    outside = 2 / 2 ** len(ordered)  # the probability that the median is beyond the outermost values
-    while (outside := outside + 2 * comb(len(ordered), rank + 1) / 2 ** len(ordered)) < 1 - CONFIDENCE:
+    outside = 2 / 2 ** len(
+        ordered
+    )  # the probability that the median is beyond the outermost values
+    while (
+        outside := outside + 2 * comb(len(ordered), rank + 1) / 2 ** len(ordered)
+    ) < 1 - CONFIDENCE:
         rank += 1
     return ordered[rank], ordered[-1 - rank]

@@ -24,9 +24,13 @@ def test_the_interval_is_that_of_the_median() -> None:
     assert interval([float(value) for value in range(100, 0, -1)]) == (37.0, 64.0)
 
 
-@pytest.mark.parametrize(("target", "verdict"), [(50.5, "met"), (50.4, "open"), (37.0, "open"), (36.9, "missed")])
+@pytest.mark.parametrize(
+    ("target", "verdict"), [(50.5, "met"), (50.4, "open"), (37.0, "open"), (36.9, "missed")]
+)
 def test_a_target_is_missed_where_chance_does_not_explain_it(target: float, verdict: str) -> None:
-    assert Row("x", ratios=[float(value) for value in range(1, 101)], target=target).verdict == verdict
+    assert (
+        Row("x", ratios=[float(value) for value in range(1, 101)], target=target).verdict == verdict
+    )
 
 
 def test_every_round_runs_every_case() -> None:
@@ -35,11 +39,16 @@ def test_every_round_runs_every_case() -> None:
     times = paired(cases, rounds=20, seconds=1e-9)
     assert {name: len(seconds) for name, seconds in times.items()} == {"one": 20, "two": 20}
     assert calls.count("one") == calls.count("two")
-    assert {"".join(name[0] for name in calls[-40:][i : i + 2]) for i in range(0, 40, 2)} == {"ot", "to"}
+    assert {"".join(name[0] for name in calls[-40:][i : i + 2]) for i in range(0, 40, 2)} == {
+        "ot",
+        "to",
+    }
 
 
 def test_a_ratio_is_of_one_round() -> None:
-    ratios = each_round({"ours": [2.0, 40.0], "base": [1.0, 10.0]}, lambda one: one["ours"] / one["base"])
+    ratios = each_round(
+        {"ours": [2.0, 40.0], "base": [1.0, 10.0]}, lambda one: one["ours"] / one["base"]
+    )
     assert ratios == [2.0, 4.0]
 
 
@@ -48,12 +57,21 @@ def test_the_readme_has_the_rows_that_the_command_prints(tmp_path: Path) -> None
     if shutil.which("nginx", path=loopback.PATH) is None and not os.environ.get("CI"):
         pytest.skip("there is no nginx: apt-get install nginx")
     command = [sys.executable, str(ROOT / "tests/benchmarks/measure.py"), "--rounds", "10", "--rst"]
-    done = subprocess.run([*command, "--json", str(tmp_path / "out.json")], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--json", str(tmp_path / "out.json")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode in (0, 1), done.stderr
     printed = table_in(done.stdout)
-    shown = table_in((ROOT / "README.rst").read_text("utf-8").partition("How it compares\n=====")[2])
+    shown = table_in(
+        (ROOT / "README.rst").read_text("utf-8").partition("How it compares\n=====")[2]
+    )
     assert [(row[0], row[-1]) for row in shown] == [(row[0], row[-1]) for row in printed]
-    limits = [(row[2], row[4].removeprefix("<= ")) for row in shown if row[2] and row[4].startswith("<= ")]
+    limits = [
+        (row[2], row[4].removeprefix("<= ")) for row in shown if row[2] and row[4].startswith("<= ")
+    ]
     assert len(limits) > 5
     assert [ratio for ratio, target in limits if as_number(ratio) > as_number(target)] == []
     rows = json.loads((tmp_path / "out.json").read_text("utf-8"))["rows"]

@@ -23,7 +23,9 @@ import trustme
 LONGEST_LINE = 8190  # of a header, by default: Apache's LimitRequestFieldSize; nginx' buffers end 2 bytes later
 DIGEST = 'WWW-Authenticate: Digest realm="gateway", nonce="abc", qop="auth", algorithm=SHA-256\r\n'
 
-_UNFIT = re.compile(rb"[^\t\x20-\x7e]").search  # RFC 9110, section 5.5: no controls, and new fields keep to ASCII
+_UNFIT = re.compile(
+    rb"[^\t\x20-\x7e]"
+).search  # RFC 9110, section 5.5: no controls, and new fields keep to ASCII
 _HOST = re.compile(rb"(?im)^host: *(\S+)\r$").search
 _WHOLE = re.compile(rb"(?s)\AGET .*\r\n\r\n|\r\n\r\n\{\}").search  # each POST has this body
 _AUTHORIZATION = re.compile(rb"(?im)^authorization:").search
@@ -64,12 +66,17 @@ class Arrival:
     @property
     def query(self) -> dict[str, str]:
         target = self.head.split(b" ", 2)[1].decode("latin-1")
-        return {name: values[0] for name, values in parse_qs(urlsplit(target).query, keep_blank_values=True).items()}
+        return {
+            name: values[0]
+            for name, values in parse_qs(urlsplit(target).query, keep_blank_values=True).items()
+        }
 
     @property
     def headers(self) -> dict[str, str]:
         """The headers as a server that is lenient reads them."""
-        lines = (line.decode("latin-1").partition(":") for line in self.head.split(b"\r\n")[1:] if line)
+        lines = (
+            line.decode("latin-1").partition(":") for line in self.head.split(b"\r\n")[1:] if line
+        )
         return {name.lower(): value.strip(" \t") for name, _, value in lines}
 
     @property
@@ -135,7 +142,9 @@ class _Handler(socketserver.BaseRequestHandler):
             stack.enter_context(suppress(OSError))  # whoever hangs up early
             connection = self.request
             if self.server.tls:
-                connection = stack.enter_context(self.server.tls.wrap_socket(connection, server_side=True))
+                connection = stack.enter_context(
+                    self.server.tls.wrap_socket(connection, server_side=True)
+                )
             received = b""
             while not _WHOLE(received):
                 data = connection.recv(65536)
@@ -168,9 +177,13 @@ def listening() -> Iterator[Wire]:
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(tls)
     arrivals: list[Arrival] = []
     with ExitStack() as stack:
-        listeners = [stack.enter_context(_Listener(arrivals, how)) for how in (None, tls, None, tls)]
+        listeners = [
+            stack.enter_context(_Listener(arrivals, how)) for how in (None, tls, None, tls)
+        ]
         for listener in listeners:
-            threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+            threading.Thread(
+                target=listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+            ).start()
             stack.callback(listener.shutdown)
         ca = stack.enter_context(authority.cert_pem.tempfile())
         gateway, gateway_tls, other, other_tls = (listener.url for listener in listeners)

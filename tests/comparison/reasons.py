@@ -6,7 +6,11 @@ from collections.abc import Iterable
 
 from scenarios import SCENARIOS
 
-BACK, AGAIN, MALFORMED = "redirect away and back to the gateway", "prepared request sent again", "malformed ID"
+BACK, AGAIN, MALFORMED = (
+    "redirect away and back to the gateway",
+    "prepared request sent again",
+    "malformed ID",
+)
 COPIES, PROCESSES = "copy or pickle of a client", "process pool made in a session"
 LONGER, WRAPPED = "SDK's own adapter on a longer prefix", "SDK's adapter around the mounted one"
 AROUND, AFTERWARDS = "the same, and a redirect elsewhere", "SDK that mounts an adapter afterwards"
@@ -38,7 +42,10 @@ _OURS = {
     POST: "nothing is patched globally, and the call goes past the client that is mounted or hooked",
     URLLIB3: "the call goes past requests and httpx",
 }
-_ADAPTER = {**_OURS, AFTERWARDS: "the SDK's adapter takes the place of ours, until it is mounted again"}
+_ADAPTER = {
+    **_OURS,
+    AFTERWARDS: "the SDK's adapter takes the place of ours, until it is mounted again",
+}
 
 _OPENTELEMETRY = {
     **dict.fromkeys(
@@ -110,5 +117,9 @@ def numbers(of: Iterable[str]) -> str:
             runs[-1].append(number)
         else:
             runs.append([number])
-    parts = [part for run in runs for part in ([f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run))]
+    parts = [
+        part
+        for run in runs
+        for part in ([f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run))
+    ]
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

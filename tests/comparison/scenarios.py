@@ -60,9 +60,13 @@ class Stage:
     def client(self, gateway: str | None = None) -> Any:
         return self.solution.client(gateway or self.places.gateway)
 
-    def call(self, owner: object = None, place: str | None = None, *, client: Any = None, **plan: object) -> Any:
+    def call(
+        self, owner: object = None, place: str | None = None, *, client: Any = None, **plan: object
+    ) -> Any:
         """Make a marked call, which belongs to *owner*'s session."""
-        return self.transport.send(client or self.client(), self.url(owner, place, **plan), headers=MARKED)
+        return self.transport.send(
+            client or self.client(), self.url(owner, place, **plan), headers=MARKED
+        )
 
     def scope(self, session_id: object) -> Any:
         self.client()
@@ -104,8 +108,14 @@ def scenario(
     """Add a row to the table: one scenario, or one for *each* variant, whose value the function gets first."""
 
     def add(run: Callable[..., None]) -> Callable[..., None]:
-        variants = {row: run} if each is None else {f"{row}: {name}": partial(run, each[name]) for name in each}
-        SCENARIOS.update({name: Scenario(name, row, arrivals, variant) for name, variant in variants.items()})
+        variants = (
+            {row: run}
+            if each is None
+            else {f"{row}: {name}": partial(run, each[name]) for name in each}
+        )
+        SCENARIOS.update(
+            {name: Scenario(name, row, arrivals, variant) for name, variant in variants.items()}
+        )
         return run
 
     return add
@@ -213,7 +223,9 @@ def retries(on: Stage) -> None:
 
 
 def _retrying() -> HTTPAdapter:
-    return HTTPAdapter(max_retries=Retry(3, status_forcelist=[503], allowed_methods=None, backoff_factor=0))
+    return HTTPAdapter(
+        max_retries=Retry(3, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
+    )
 
 
 @scenario("unmarked call to another host", 2)
@@ -346,7 +358,9 @@ def pool(on: Stage) -> None:
             done.result()
 
 
-@scenario("process pool made in a session", 3, each={method: method for method in ("fork", "spawn")})
+@scenario(
+    "process pool made in a session", 3, each={method: method for method in ("fork", "spawn")}
+)
 def processes(method: str, on: Stage) -> None:
     if method not in multiprocessing.get_all_start_methods():
         raise NotApplicable(f"there is no {method} here")
@@ -437,7 +451,9 @@ def past_the_library(on: Stage) -> None:
 def report_on(scenario: Scenario, solution: Solution) -> dict[str, str]:
     """Run a scenario with a solution, and tell whether it ran, was refused, or can't be."""
     try:
-        copy_context().run(scenario.run, Stage(solution, scenario.name))  # what it leaves behind is nothing to the next
+        copy_context().run(
+            scenario.run, Stage(solution, scenario.name)
+        )  # what it leaves behind is nothing to the next
     except NotApplicable as reason:
         return {"not applicable": str(reason)}
     except Exception as error:  # noqa: BLE001 - whatever it is, it goes into the report

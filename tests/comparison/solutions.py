@@ -29,7 +29,14 @@ from opentelemetry.sdk.trace import TracerProvider
 from requests.auth import HTTPDigestAuth
 from sentry_sdk.transport import Transport
 
-from cagent_session import InvalidSessionId, carry_session, in_session, mount, session_id_hook, session_scope
+from cagent_session import (
+    InvalidSessionId,
+    carry_session,
+    in_session,
+    mount,
+    session_id_hook,
+    session_scope,
+)
 
 SESSION_ID_HEADER = "X-Cagent-Session-Id"
 MARKED = {"X-Cagent-Forward": "https://api.openai.com/v1"}
@@ -69,7 +76,9 @@ class OnHttpx:
     post = staticmethod(httpx.post)
 
     def make(self, places: Places) -> Any:
-        return httpx.Client(trust_env=False, verify=ssl.create_default_context(cafile=places.ca), timeout=TIMEOUT)
+        return httpx.Client(
+            trust_env=False, verify=ssl.create_default_context(cafile=places.ca), timeout=TIMEOUT
+        )
 
     def send(self, client: Any, url: str, *, follow: bool = True, **options: Any) -> Any:
         return client.post(url, json={}, follow_redirects=follow, **options)
@@ -236,7 +245,11 @@ class OpenTelemetry(Solution):
     @staticmethod
     def found_in(headers: Mapping[str, str], known: Collection[str]) -> str | None:
         members = (member.strip() for member in headers.get("baggage", "").split(","))
-        found = (member.removeprefix("session.id=") for member in members if member.startswith("session.id="))
+        found = (
+            member.removeprefix("session.id=")
+            for member in members
+            if member.startswith("session.id=")
+        )
         return unquote_plus(next(found, "")) or None
 
 
@@ -279,7 +292,9 @@ class Sentry(Solution):
         )
 
     def options(self, places: Places) -> dict[str, Any]:
-        return {"trace_propagation_targets": [f"^{re.escape(gateway)}/" for gateway in places.gateways]}
+        return {
+            "trace_propagation_targets": [f"^{re.escape(gateway)}/" for gateway in places.gateways]
+        }
 
     @staticmethod
     def trace_id_of(session_id: Any) -> str:
@@ -300,12 +315,16 @@ class Sentry(Solution):
 @contextmanager
 def _continued(traceparent: str) -> Iterator[None]:
     with sentry_sdk.isolation_scope():
-        transaction = sentry_sdk.continue_trace({"sentry-trace": traceparent}, op="agent", name="session")
+        transaction = sentry_sdk.continue_trace(
+            {"sentry-trace": traceparent}, op="agent", name="session"
+        )
         with sentry_sdk.start_transaction(transaction):
             yield
 
 
-def _in(scope: Callable[[Any], AbstractContextManager[Any]], session_id: Any, job: Callable[[], Any]) -> Any:
+def _in(
+    scope: Callable[[Any], AbstractContextManager[Any]], session_id: Any, job: Callable[[], Any]
+) -> Any:
     with scope(session_id):
         return job()
 
@@ -318,7 +337,9 @@ class SessionHeaders(Solution):
 
     @contextmanager
     def scope(self, session_id: Any) -> Iterator[None]:
-        earlier = [(client, client.headers.get(SESSION_ID_HEADER)) for client in self.clients.values()]
+        earlier = [
+            (client, client.headers.get(SESSION_ID_HEADER)) for client in self.clients.values()
+        ]
         try:
             for client, _ in earlier:
                 client.headers[SESSION_ID_HEADER] = session_id
@@ -331,7 +352,9 @@ class SessionHeaders(Solution):
                     client.headers[SESSION_ID_HEADER] = value
 
     def to_process(self, job: Callable[[], Any]) -> Callable[[], Any]:
-        current = next((client.headers.get(SESSION_ID_HEADER) for client in self.clients.values()), None)
+        current = next(
+            (client.headers.get(SESSION_ID_HEADER) for client in self.clients.values()), None
+        )
         return functools.partial(_in_process, self.name, self.places, current, job)
 
 

@@ -32,7 +32,9 @@ Results = Mapping[str, Outcomes]
 
 def verdict(results: Results, solution: type[Solution], row: str) -> str:
     """Return the verdict on a row of the table: the worst of its scenarios'."""
-    return worst(results[solution.name][name] for name, scenario in SCENARIOS.items() if scenario.row == row)
+    return worst(
+        results[solution.name][name] for name, scenario in SCENARIOS.items() if scenario.row == row
+    )
 
 
 def versions(solutions: Iterable[type[Solution]]) -> str:
@@ -44,7 +46,10 @@ def table(header: list[str], lines: list[list[str]]) -> str:
     """Return a simple table of reStructuredText."""
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     rule = "  ".join("=" * width for width in widths)
-    texts = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    texts = [
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
     head = "  ".join(cell.ljust(width) for cell, width in zip(header, widths, strict=True)).rstrip()
     return "\n".join([rule, head, rule, *texts, rule])
 
@@ -52,17 +57,28 @@ def table(header: list[str], lines: list[list[str]]) -> str:
 def folded(results: Results) -> str:
     """Return the table with one row for kindred scenarios."""
     verdicts = [[verdict(results, solution, row) for solution in COLUMNS] for row in rows()]
-    lines = [[str(number), row, *said] for number, (row, said) in enumerate(zip(rows(), verdicts, strict=True), 1)]
-    return table(["row", "what befalls the session", *(solution.name for solution in COLUMNS)], lines)
+    lines = [
+        [str(number), row, *said]
+        for number, (row, said) in enumerate(zip(rows(), verdicts, strict=True), 1)
+    ]
+    return table(
+        ["row", "what befalls the session", *(solution.name for solution in COLUMNS)], lines
+    )
 
 
 def unfolded(results: Results) -> str:
     """Return the table with a line for each scenario, under the number of its row."""
     lines = [
-        [numbers([scenario.row]), name, *(results[solution.name][name].verdict for solution in COLUMNS)]
+        [
+            numbers([scenario.row]),
+            name,
+            *(results[solution.name][name].verdict for solution in COLUMNS),
+        ]
         for name, scenario in SCENARIOS.items()
     ]
-    return table(["row", "what befalls the session", *(solution.name for solution in COLUMNS)], lines)
+    return table(
+        ["row", "what befalls the session", *(solution.name for solution in COLUMNS)], lines
+    )
 
 
 def why_not_right(results: Results, solutions: Iterable[type[Solution]]) -> list[str]:
@@ -72,12 +88,17 @@ def why_not_right(results: Results, solutions: Iterable[type[Solution]]) -> list
         said = verdict(results, solution, row)
         told = UNTOLD.get(solution)
         if said in NOT_RIGHT and (told is None or said != verdict(results, told, row)):
-            rows_by_solution.setdefault((REASONS[solution.name][row], said, solution.name), []).append(row)
+            rows_by_solution.setdefault(
+                (REASONS[solution.name][row], said, solution.name), []
+            ).append(row)
     names: dict[tuple[str, str, str], list[str]] = {}
     for (reason, said, name), those in rows_by_solution.items():
         names.setdefault((numbers(those), said, reason), []).append(name)
     by_row = sorted(names.items(), key=lambda item: int(re.findall("[0-9]+", item[0][0])[0]))
-    return [f"{those}: {', '.join(who)} ({said}), because {reason}" for (those, said, reason), who in by_row]
+    return [
+        f"{those}: {', '.join(who)} ({said}), because {reason}"
+        for (those, said, reason), who in by_row
+    ]
 
 
 def peers_do_better(results: Results) -> list[str]:
@@ -88,7 +109,9 @@ def peers_do_better(results: Results) -> list[str]:
         better = [solution.name for solution in PEERS if verdict(results, solution, row) == RIGHT]
         if ours and better:
             said, reason = verdict(results, ours[0], row), REASONS[ours[0].name][row]
-            found.append(f"{numbers([row])}: {', '.join(better)}. With ours it is {said}, because {reason}")
+            found.append(
+                f"{numbers([row])}: {', '.join(better)}. With ours it is {said}, because {reason}"
+            )
     return found
 
 
@@ -105,9 +128,15 @@ def not_applicable(results: Results) -> list[str]:
 def sections(results: Results) -> Iterator[tuple[str, list[str]]]:
     """Yield what there is to say below the table: headings, and their points."""
     yield "A peer does better than ours in", peers_do_better(results)
-    yield "Where a solution isn't told the gateway's URL, it does worse in", why_not_right(results, UNTOLD)
+    yield (
+        "Where a solution isn't told the gateway's URL, it does worse in",
+        why_not_right(results, UNTOLD),
+    )
     yield "What a client can't do at all is n/a:", not_applicable(results)
-    yield "Each peer is set up in its own favour:", [f"{peer.name}: {peer.made_of}" for peer in PEERS]
+    yield (
+        "Each peer is set up in its own favour:",
+        [f"{peer.name}: {peer.made_of}" for peer in PEERS],
+    )
     yield "Compared are", [versions(PEERS)]
 
 
@@ -123,7 +152,10 @@ def as_rst(results: Results) -> str:
 
 
 def below(headed: Iterable[tuple[str, list[str]]]) -> list[str]:
-    bulleted = ("\n".join([f"{heading}\n", *(fill(f"{p}.", "- ") for p in points)]) for heading, points in headed)
+    bulleted = (
+        "\n".join([f"{heading}\n", *(fill(f"{p}.", "- ") for p in points)])
+        for heading, points in headed
+    )
     return [fill(WORDS), *bulleted]
 
 
@@ -141,7 +173,8 @@ def fill(text: str, bullet: str = "") -> str:
 def as_json(results: Results) -> str:
     outcomes = {
         name: {
-            scenario: {"verdict": outcome.verdict, "seen": outcome.seen} for scenario, outcome in by_scenario.items()
+            scenario: {"verdict": outcome.verdict, "seen": outcome.seen}
+            for scenario, outcome in by_scenario.items()
         }
         for name, by_scenario in results.items()
     }
@@ -160,9 +193,14 @@ def broken(results: Results) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rst", action="store_true", help="print it in short, as the README has it")
     parser.add_argument(
-        "--json", metavar="FILE", type=Path, help="also write each verdict and what it rests on to FILE"
+        "--rst", action="store_true", help="print it in short, as the README has it"
+    )
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        type=Path,
+        help="also write each verdict and what it rests on to FILE",
     )
     options = parser.parse_args(arguments)
     results = run_all([*OURS, *PEERS, *UNTOLD])

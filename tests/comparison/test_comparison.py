@@ -14,23 +14,60 @@ import table
 from arrivals import Arrival, Places, listening, url_at
 from reasons import REASONS, rows
 from scenarios import MALFORMED, SCENARIOS
-from solutions import CONTROLS, OURS, PEERS, UNTOLD, Adapter, Blunt, Hooks, Mute, OpenTelemetry, Sentry, SessionHeaders
-from verdicts import BROKEN, LEAKED, LOST, NOT_APPLICABLE, RIGHT, Outcome, Outcomes, judge, run_all, worst
+from solutions import (
+    CONTROLS,
+    OURS,
+    PEERS,
+    UNTOLD,
+    Adapter,
+    Blunt,
+    Hooks,
+    Mute,
+    OpenTelemetry,
+    Sentry,
+    SessionHeaders,
+)
+from verdicts import (
+    BROKEN,
+    LEAKED,
+    LOST,
+    NOT_APPLICABLE,
+    RIGHT,
+    Outcome,
+    Outcomes,
+    judge,
+    run_all,
+    worst,
+)
 
 README = Path(__file__).parents[2] / "README.rst"
 HEADING = "How it compares"
 
 BOTH = {reasons.BACK: LOST, reasons.POST: LOST, reasons.URLLIB3: LOST}
-ON_REQUESTS = ["retries", reasons.COPIES, reasons.LONGER, reasons.WRAPPED, reasons.AROUND, reasons.AFTERWARDS]
+ON_REQUESTS = [
+    "retries",
+    reasons.COPIES,
+    reasons.LONGER,
+    reasons.WRAPPED,
+    reasons.AROUND,
+    reasons.AFTERWARDS,
+]
 EXCEPTIONS: dict[str, dict[str, str]] = {  # for the reasons, which the table prints, see reasons.py
     "adapter": {**BOTH, reasons.AFTERWARDS: LOST},
     "hooks": {**BOTH, **dict.fromkeys(ON_REQUESTS, NOT_APPLICABLE)},
-    "adapter, no URL": {**BOTH, reasons.AFTERWARDS: LOST, reasons.MARKED: LEAKED, reasons.AROUND: LEAKED},
+    "adapter, no URL": {
+        **BOTH,
+        reasons.AFTERWARDS: LOST,
+        reasons.MARKED: LEAKED,
+        reasons.AROUND: LEAKED,
+    },
     "hooks, no URL": {**BOTH, **dict.fromkeys(ON_REQUESTS, NOT_APPLICABLE), reasons.MARKED: LEAKED},
 }
 OURS_IN_ALL = [*OURS, *(solution for solution in UNTOLD if issubclass(solution, Adapter))]
 
-PLACES = Places("http://127.0.0.1:1", "https://127.0.0.1:2", "http://127.0.0.1:3", "https://127.0.0.1:4", "")
+PLACES = Places(
+    "http://127.0.0.1:1", "https://127.0.0.1:2", "http://127.0.0.1:3", "https://127.0.0.1:4", ""
+)
 IN_TURN = SCENARIOS[rows()[0]]
 REDIRECTED = SCENARIOS["redirect to another host or port: 307 to another port"]
 
@@ -48,19 +85,30 @@ def controls() -> dict[str, Outcomes]:
 @pytest.fixture(scope="module")
 def results(ours: dict[str, Outcomes]) -> dict[str, Outcomes]:
     """Return what the table is made of."""
-    return {**ours, **run_all([*PEERS, *(solution for solution in UNTOLD if solution not in OURS_IN_ALL)])}
+    return {
+        **ours,
+        **run_all([*PEERS, *(solution for solution in UNTOLD if solution not in OURS_IN_ALL)]),
+    }
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("solution", EXCEPTIONS)
-def test_ours_tells_whose_each_call_is(solution: str, scenario: str, ours: dict[str, Outcomes]) -> None:
+def test_ours_tells_whose_each_call_is(
+    solution: str, scenario: str, ours: dict[str, Outcomes]
+) -> None:
     outcome = ours[solution][scenario]
     assert outcome.verdict == EXCEPTIONS[solution].get(SCENARIOS[scenario].row, RIGHT), outcome.seen
 
 
-def test_what_is_not_right_has_a_reason_and_no_reason_is_left_over(results: dict[str, Outcomes]) -> None:
+def test_what_is_not_right_has_a_reason_and_no_reason_is_left_over(
+    results: dict[str, Outcomes],
+) -> None:
     not_right = {
-        name: {SCENARIOS[scenario].row for scenario, outcome in outcomes.items() if outcome.verdict in (LEAKED, LOST)}
+        name: {
+            SCENARIOS[scenario].row
+            for scenario, outcome in outcomes.items()
+            if outcome.verdict in (LEAKED, LOST)
+        }
         for name, outcomes in results.items()
     }
     assert {name: set(by_row) for name, by_row in REASONS.items()} == not_right
@@ -68,7 +116,9 @@ def test_what_is_not_right_has_a_reason_and_no_reason_is_left_over(results: dict
 
 def test_the_readme_has_the_table(results: dict[str, Outcomes]) -> None:
     """Paste what ``table.py --rst`` prints."""
-    section = re.search(rf"(?ms)^{HEADING}\n=+\n(.+?)(?=^[^\n]+\n=+\n\n|\Z)", README.read_text("utf-8"))
+    section = re.search(
+        rf"(?ms)^{HEADING}\n=+\n(.+?)(?=^[^\n]+\n=+\n\n|\Z)", README.read_text("utf-8")
+    )
     assert section is not None, f"README.rst has no section {HEADING!r}"
     assert table.as_rst(results) in section[1]
 
@@ -77,12 +127,16 @@ def test_a_header_on_the_session_leaks_over_a_redirect(results: dict[str, Outcom
     assert results[SessionHeaders.name][REDIRECTED.name].verdict == LEAKED
 
 
-def test_a_header_on_the_session_is_lost_by_a_thread_that_outlives_the_scope(results: dict[str, Outcomes]) -> None:
+def test_a_header_on_the_session_is_lost_by_a_thread_that_outlives_the_scope(
+    results: dict[str, Outcomes],
+) -> None:
     assert results[SessionHeaders.name]["thread that outlives the scope"].verdict == LOST
 
 
 def test_malformed_bytes_on_the_wire_are_told(results: dict[str, Outcomes]) -> None:
-    verdicts = {name: results[SessionHeaders.name][f"malformed ID: {name}"].verdict for name in MALFORMED}
+    verdicts = {
+        name: results[SessionHeaders.name][f"malformed ID: {name}"].verdict for name in MALFORMED
+    }
     assert [name for name, verdict in verdicts.items() if verdict == LEAKED] == [
         "a space at its end",
         "NUL",
@@ -98,7 +152,9 @@ def test_where_a_peer_that_patches_globally_does_better_it_is_said(
 ) -> None:
     assert results[peer.name][reasons.POST].verdict == RIGHT
     line = next(
-        line for line in table.peers_do_better(results) if line.startswith(f"{reasons.numbers([reasons.POST])}:")
+        line
+        for line in table.peers_do_better(results)
+        if line.startswith(f"{reasons.numbers([reasons.POST])}:")
     )
     assert peer.name in line
 
@@ -110,7 +166,9 @@ def test_every_scenario_tells_a_solution_that_tells_nobody_or_everybody(
     """One that finds both right proves nothing. What goes past a client goes past its header, too."""
     row = SCENARIOS[scenario].row
     assert controls[Mute.name][scenario].verdict == (RIGHT if row in reasons.ELSEWHERE else LOST)
-    assert controls[Blunt.name][scenario].verdict == (LOST if row in (reasons.POST, reasons.URLLIB3) else LEAKED)
+    assert controls[Blunt.name][scenario].verdict == (
+        LOST if row in (reasons.POST, reasons.URLLIB3) else LEAKED
+    )
 
 
 def arrival(owner: str | None, session_id: bytes | None, place: str = PLACES.gateway) -> Arrival:
@@ -133,7 +191,11 @@ def arrival(owner: str | None, session_id: bytes | None, place: str = PLACES.gat
         (LEAKED, arrival("sess-a", b"sess-a"), arrival("sess-a", b"sess-a", PLACES.other)),
         (LEAKED, arrival("sess-a", b"sess-a"), arrival("sess-a", b"sess-a", PLACES.other_tls)),
         (LEAKED, arrival("sess-a", b"sess-a"), arrival("sess-a", b"sess-a", PLACES.localhost)),
-        (LEAKED, arrival("sess-a", None), arrival(None, b"sess-a", PLACES.other)),  # leaked is worse than lost
+        (
+            LEAKED,
+            arrival("sess-a", None),
+            arrival(None, b"sess-a", PLACES.other),
+        ),  # leaked is worse than lost
         (LEAKED, arrival("sess-a", b"sess-a\x7f"), arrival(None, None)),
     ],
 )
@@ -143,11 +205,16 @@ def test_the_verdict_on_what_arrived(verdict: str, redirected: Arrival, then: Ar
 
 @pytest.mark.parametrize("calls", [0, 1, 3])
 def test_there_is_no_verdict_where_more_or_less_arrived(calls: int) -> None:
-    assert judge(REDIRECTED, Adapter, [arrival("sess-a", b"sess-a")] * calls, {}, PLACES).verdict == BROKEN
+    assert (
+        judge(REDIRECTED, Adapter, [arrival("sess-a", b"sess-a")] * calls, {}, PLACES).verdict
+        == BROKEN
+    )
 
 
 def test_there_is_no_verdict_where_the_scenario_failed() -> None:
-    outcome = judge(REDIRECTED, Adapter, [arrival("sess-a", b"sess-a")] * 2, {"broke": "Traceback"}, PLACES)
+    outcome = judge(
+        REDIRECTED, Adapter, [arrival("sess-a", b"sess-a")] * 2, {"broke": "Traceback"}, PLACES
+    )
     assert outcome == Outcome(BROKEN, ("2 arrived", "Traceback"))
 
 
@@ -172,10 +239,14 @@ def test_a_malformed_id_may_be_refused_but_not_vanish() -> None:
         (b"s" * 8200, "too long"),
     ],
 )
-def test_the_bytes_are_written_down_as_they_came_and_read_strictly(value: bytes, problem: str | None) -> None:
+def test_the_bytes_are_written_down_as_they_came_and_read_strictly(
+    value: bytes, problem: str | None
+) -> None:
     with listening() as wire:
         sent = arrival("sess-a", value, wire.places.gateway).head
-        with socket.create_connection(("127.0.0.1", int(wire.places.gateway.rpartition(":")[2])), 10) as client:
+        with socket.create_connection(
+            ("127.0.0.1", int(wire.places.gateway.rpartition(":")[2])), 10
+        ) as client:
             client.sendall(sent + b"{}")
             assert client.recv(100).startswith(b"HTTP/1.1 200")
     assert [arrived.head for arrived in wire.of(IN_TURN.name)] == [sent]
@@ -185,7 +256,9 @@ def test_the_bytes_are_written_down_as_they_came_and_read_strictly(value: bytes,
 
 def test_a_row_is_as_bad_as_the_worst_of_its_scenarios() -> None:
     outcomes = [Outcome(verdict) for verdict in (NOT_APPLICABLE, RIGHT, LOST, LEAKED, BROKEN)]
-    assert [worst(outcomes[:count]) for count in range(1, 6)] == [outcome.verdict for outcome in outcomes]
+    assert [worst(outcomes[:count]) for count in range(1, 6)] == [
+        outcome.verdict for outcome in outcomes
+    ]
 
 
 def test_the_command_prints_the_table_and_writes_the_verdicts(
@@ -194,7 +267,9 @@ def test_the_command_prints_the_table_and_writes_the_verdicts(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(table, "run_all", lambda solutions: {each.name: results[each.name] for each in solutions})
+    monkeypatch.setattr(
+        table, "run_all", lambda solutions: {each.name: results[each.name] for each in solutions}
+    )
     table.main(["--json", str(tmp_path / "verdicts.json")])
     printed = capsys.readouterr().out
     written = json.loads((tmp_path / "verdicts.json").read_text("utf-8"))

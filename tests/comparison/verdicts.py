@@ -22,7 +22,13 @@ from arrivals import Arrival, Places, Wire, listening
 from scenarios import MALFORMED, SCENARIOS, A, B, Scenario
 from solutions import Solution
 
-WORST_FIRST = BROKEN, LEAKED, LOST, RIGHT, NOT_APPLICABLE = "broken", "leaked", "lost", "right", "n/a"
+WORST_FIRST = BROKEN, LEAKED, LOST, RIGHT, NOT_APPLICABLE = (
+    "broken",
+    "leaked",
+    "lost",
+    "right",
+    "n/a",
+)
 KNOWN = [A, B, *map(str, MALFORMED.values())]
 
 Report = Mapping[str, str]
@@ -45,12 +51,18 @@ def worst(outcomes: Iterable[Outcome]) -> str:
 
 
 def judge(
-    scenario: Scenario, solution: type[Solution], arrivals: list[Arrival], report: Report, places: Places
+    scenario: Scenario,
+    solution: type[Solution],
+    arrivals: list[Arrival],
+    report: Report,
+    places: Places,
 ) -> Outcome:
     """Return the verdict on what arrived; there is none where that is more or less than the scenario sends."""
     if "not applicable" in report:
         return Outcome(NOT_APPLICABLE, (report["not applicable"],))
-    expected = {0 if "refused" in report else 1, 1} if scenario.arrivals is None else {scenario.arrivals}
+    expected = (
+        {0 if "refused" in report else 1, 1} if scenario.arrivals is None else {scenario.arrivals}
+    )
     if "broke" in report or len(arrivals) not in expected:
         return Outcome(BROKEN, (f"{len(arrivals)} arrived", report.get("broke", "")))
     leaks, losses = [], []
@@ -69,7 +81,9 @@ def judge(
 
 def run(solution: type[Solution]) -> Outcomes:
     """Run every scenario with *solution*, which has a process and servers of its own, and return the verdicts."""
-    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
+    }
     with listening() as wire:
         ran = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("scenarios.py")), solution.name],
@@ -87,7 +101,9 @@ def run(solution: type[Solution]) -> Outcomes:
 
 def _outcomes(solution: type[Solution], reports: Mapping[str, Report], wire: Wire) -> Outcomes:
     return {
-        scenario.name: judge(scenario, solution, wire.of(scenario.name), reports[scenario.name], wire.places)
+        scenario.name: judge(
+            scenario, solution, wire.of(scenario.name), reports[scenario.name], wire.places
+        )
         for scenario in SCENARIOS.values()
     }
 

@@ -32,9 +32,56 @@ ODD = st.sampled_from(
             "\x7f",
             "\x85",
         ),
-        *("\xa0", "\xad", "\u200b", "\u2028", "\u3002", "\uff0e", "\uff0f", "\uff20", "\u2100", "\u212a", "\u0130"),
-        *("é", "ß", "\ud800", "\udc80", "\U0001f600", "%", "%00", "%0d%0a", "%2e", "%2F", "%40", "%5c"),
-        *("\\", "/", "//", "@", ":", "#", "?", ".", "..", "[", "]", ",", ";", '"', "'", "<", "^", "`", "{", "|", "0x"),
+        *(
+            "\xa0",
+            "\xad",
+            "\u200b",
+            "\u2028",
+            "\u3002",
+            "\uff0e",
+            "\uff0f",
+            "\uff20",
+            "\u2100",
+            "\u212a",
+            "\u0130",
+        ),
+        *(
+            "é",
+            "ß",
+            "\ud800",
+            "\udc80",
+            "\U0001f600",
+            "%",
+            "%00",
+            "%0d%0a",
+            "%2e",
+            "%2F",
+            "%40",
+            "%5c",
+        ),
+        *(
+            "\\",
+            "/",
+            "//",
+            "@",
+            ":",
+            "#",
+            "?",
+            ".",
+            "..",
+            "[",
+            "]",
+            ",",
+            ";",
+            '"',
+            "'",
+            "<",
+            "^",
+            "`",
+            "{",
+            "|",
+            "0x",
+        ),
     ]
 )
 
@@ -90,7 +137,12 @@ LONG = st.builds(lambda text, length: (text * length)[:length], VALID_IDS, st.in
 TEXT_IDS = VALID_IDS | LONG | mutated(VALID_IDS) | mutated(LONG) | ANY_TEXT
 NO_TEXT = st.one_of(
     *(st.binary(), st.binary().map(bytearray), st.integers(), st.floats(), st.booleans()),
-    *(st.lists(VALID_IDS), st.tuples(VALID_IDS), st.dictionaries(VALID_IDS, VALID_IDS), st.builds(object)),
+    *(
+        st.lists(VALID_IDS),
+        st.tuples(VALID_IDS),
+        st.dictionaries(VALID_IDS, VALID_IDS),
+        st.builds(object),
+    ),
     *(st.complex_numbers(), st.decimals(), st.sampled_from([str, uuid.UUID, len, Ellipsis])),
 )
 ANY_IDS = st.one_of(
@@ -101,20 +153,76 @@ ANY_IDS = st.one_of(
 # URLs
 
 LABELS = st.sampled_from(["gw", "example", "evil", "a", "x_y", "_a", "a--b", "9z", "0", "a" * 63])
-DOMAINS = st.lists(LABELS, min_size=1, max_size=3).map(lambda labels: ".".join([*labels, "example"]))
-INTERNATIONAL = st.sampled_from(["bücher.example", "xn--bcher-kva.example", "straße.example", "例え.jp", "ایران.ir"])
+DOMAINS = st.lists(LABELS, min_size=1, max_size=3).map(
+    lambda labels: ".".join([*labels, "example"])
+)
+INTERNATIONAL = st.sampled_from(
+    ["bücher.example", "xn--bcher-kva.example", "straße.example", "例え.jp", "ایران.ir"]
+)
 IPV4 = st.sampled_from(["127.0.0.1", "10.0.0.255", "192.0.2.1", "0.0.0.0"])
-IPV6 = st.sampled_from(["[::1]", "[2001:db8::7]", "[2001:db8:0:1:1:1:1:1]", "[::ffff:192.0.2.1]", "[::]"])
+IPV6 = st.sampled_from(
+    ["[::1]", "[2001:db8::7]", "[2001:db8:0:1:1:1:1:1]", "[::ffff:192.0.2.1]", "[::]"]
+)
 HOSTS = st.just("gw.example") | DOMAINS | INTERNATIONAL | IPV4 | IPV6
 ODD_HOSTS = st.one_of(
     st.sampled_from(
         [
-            *("", ".", "..", "gw.example.", "gw.example..", ".gw.example", "-gw.example", "gw-.example", "gw..example"),
-            *("0x7f.1", "0X7F.1", "127.1", "2130706433", "017700000001", "127.0.0.1.", "1.2.3", "256.256.256.256"),
-            *("[::1]", "[::1", "::1", "[::1]x", "[fe80::1%eth0]", "[fe80::1%25eth0]", "[::ffff:1.2.3.4]", "[v1.a]"),
-            *("xn--", "xn--a", "xn--zz--", "gw%2eexample", "gw%65.example", "%", "g%77.example", "GW.EXAMPLE"),
-            *("gw。example", "\uff47\uff57.example", "gw.exampl\u212a", "\u0130.example", "faß.de", "☃.net", "a" * 64),
-            *("gw.example.evil.example", "gw.example@evil.example", "evil.example\\@gw.example", "a." * 126 + "aa"),
+            *(
+                "",
+                ".",
+                "..",
+                "gw.example.",
+                "gw.example..",
+                ".gw.example",
+                "-gw.example",
+                "gw-.example",
+                "gw..example",
+            ),
+            *(
+                "0x7f.1",
+                "0X7F.1",
+                "127.1",
+                "2130706433",
+                "017700000001",
+                "127.0.0.1.",
+                "1.2.3",
+                "256.256.256.256",
+            ),
+            *(
+                "[::1]",
+                "[::1",
+                "::1",
+                "[::1]x",
+                "[fe80::1%eth0]",
+                "[fe80::1%25eth0]",
+                "[::ffff:1.2.3.4]",
+                "[v1.a]",
+            ),
+            *(
+                "xn--",
+                "xn--a",
+                "xn--zz--",
+                "gw%2eexample",
+                "gw%65.example",
+                "%",
+                "g%77.example",
+                "GW.EXAMPLE",
+            ),
+            *(
+                "gw。example",
+                "\uff47\uff57.example",
+                "gw.exampl\u212a",
+                "\u0130.example",
+                "faß.de",
+                "☃.net",
+                "a" * 64,
+            ),
+            *(
+                "gw.example.evil.example",
+                "gw.example@evil.example",
+                "evil.example\\@gw.example",
+                "a." * 126 + "aa",
+            ),
         ]
     ),
     mutated(HOSTS),
@@ -141,9 +249,21 @@ ODD_PORTS = st.sampled_from(
     ]
 )
 USERS = st.sampled_from(
-    ["", "", f"{SECRET}@", f"user:{SECRET}@", f":{SECRET}@", f"a@b:{SECRET}@", "@", "gw.example@", "gw.example:443@"]
+    [
+        "",
+        "",
+        f"{SECRET}@",
+        f"user:{SECRET}@",
+        f":{SECRET}@",
+        f"a@b:{SECRET}@",
+        "@",
+        "gw.example@",
+        "gw.example:443@",
+    ]
 )
-PATHS = st.sampled_from(["", "/", "/v1", "/v1/../v2", "/./", "//v1", "/..", "/%2e%2e/", "/@gw.example", "/ü", "/a b"])
+PATHS = st.sampled_from(
+    ["", "/", "/v1", "/v1/../v2", "/./", "//v1", "/..", "/%2e%2e/", "/@gw.example", "/ü", "/a b"]
+)
 QUERIES = st.sampled_from(["", "", f"?key={SECRET}", "?", "?@gw.example", "??"])
 FRAGMENTS = st.sampled_from(["", "", f"#{SECRET}", "#", "#@gw.example"])
 SCHEMES = st.sampled_from(["http://", "https://", "HTTP://", "hTTps://"])
@@ -179,8 +299,16 @@ ODD_SCHEMES = st.sampled_from(
 
 def urls(**parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     """Draw a plain URL, but for these parts of it."""
-    plain = {"scheme": SCHEMES, "user": st.just(""), "host": HOSTS, "port": PORTS, "path": st.sampled_from(PLAIN_PATHS)}
-    return st.tuples(*{**plain, "query": st.just(""), "fragment": st.just(""), **parts}.values()).map("".join)
+    plain = {
+        "scheme": SCHEMES,
+        "user": st.just(""),
+        "host": HOSTS,
+        "port": PORTS,
+        "path": st.sampled_from(PLAIN_PATHS),
+    }
+    return st.tuples(
+        *{**plain, "query": st.just(""), "fragment": st.just(""), **parts}.values()
+    ).map("".join)
 
 
 PLAIN_PATHS = ["", "/", "/v1", "/v1/", "/a/b"]
@@ -194,17 +322,37 @@ ODD_PARTS = {
 }
 PLAIN_URLS = urls()
 GRAMMAR_URLS = urls(
-    **{**ODD_PARTS, "scheme": SCHEMES | SCHEMES | ODD_SCHEMES, "host": HOSTS | ODD_HOSTS, "port": PORTS | ODD_PORTS}
+    **{
+        **ODD_PARTS,
+        "scheme": SCHEMES | SCHEMES | ODD_SCHEMES,
+        "host": HOSTS | ODD_HOSTS,
+        "port": PORTS | ODD_PORTS,
+    }
 )
-ODD_IN_ONE_PART = st.one_of(urls(scheme=ODD_SCHEMES), *(urls(**{part: odd}) for part, odd in ODD_PARTS.items()))
-ANY_URLS = PLAIN_URLS | ODD_IN_ONE_PART | GRAMMAR_URLS | mutated(PLAIN_URLS) | mutated(GRAMMAR_URLS) | ANY_TEXT
+ODD_IN_ONE_PART = st.one_of(
+    urls(scheme=ODD_SCHEMES), *(urls(**{part: odd}) for part, odd in ODD_PARTS.items())
+)
+ANY_URLS = (
+    PLAIN_URLS
+    | ODD_IN_ONE_PART
+    | GRAMMAR_URLS
+    | mutated(PLAIN_URLS)
+    | mutated(GRAMMAR_URLS)
+    | ANY_TEXT
+)
 
 # Headers
 
 BLANKS = st.text(st.sampled_from(" \t\r\n\x0b\x0c\x1c\x85\xa0\u2003\u3000"), max_size=3)
-VALUES = st.sampled_from(["https://api.openai.com/v1", "x", "a b"]) | st.text(VISIBLE, min_size=1, max_size=10)
+VALUES = st.sampled_from(["https://api.openai.com/v1", "x", "a b"]) | st.text(
+    VISIBLE, min_size=1, max_size=10
+)
 TEXT_VALUES = VALUES | BLANKS | mutated(VALUES) | ANY_TEXT | st.just("x" * 20_000)
-ANY_VALUES = TEXT_VALUES | TEXT_VALUES.map(lambda text: text.encode("utf-8", "replace")) | st.binary(max_size=8)
+ANY_VALUES = (
+    TEXT_VALUES
+    | TEXT_VALUES.map(lambda text: text.encode("utf-8", "replace"))
+    | st.binary(max_size=8)
+)
 
 
 def in_any_case(name: str) -> st.SearchStrategy[str]:
@@ -215,5 +363,7 @@ def in_any_case(name: str) -> st.SearchStrategy[str]:
 
 FORWARD_NAMES = in_any_case("x-cagent-forward")
 SESSION_ID_NAMES = in_any_case("x-cagent-session-id")
-OTHER_NAMES = st.sampled_from(["X-Cagent-Model", "Accept", "X-Cagent-Session", "X-Cagent-Session-Id2", "X-Custom"])
+OTHER_NAMES = st.sampled_from(
+    ["X-Cagent-Model", "Accept", "X-Cagent-Session", "X-Cagent-Session-Id2", "X-Custom"]
+)
 NAMES = OTHER_NAMES | mutated(OTHER_NAMES)

@@ -31,7 +31,13 @@ from hostile import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cagent_session import FORWARD_HEADER, SessionIdAdapter, gateway_headers, session_factory, session_id_hook
+from cagent_session import (
+    FORWARD_HEADER,
+    SessionIdAdapter,
+    gateway_headers,
+    session_factory,
+    session_id_hook,
+)
 
 SECRETS = mutated(st.sampled_from([SECRET, f"a {SECRET} b"]))
 HEADER_VALUES = SECRETS | SECRETS.map(Label) | mutated(VALUES) | ANY_VALUES | NO_TEXT | st.uuids()
@@ -41,7 +47,9 @@ SETTERS: list[Callable[..., object]] = [SessionIdAdapter, session_id_hook, sessi
 def read_by_a_strict_server(headers: dict[str, str]) -> dict[str, str]:
     """Send *headers* as requests prepares them, and return what h11 reads, which leaves white space at the ends out."""
     prepared: Any = requests.Request("GET", "http://gw.example", headers=headers).prepare().headers
-    lines = [b"%b: %b\r\n" % (name.encode(), value.encode("latin-1")) for name, value in prepared.items()]
+    lines = [
+        b"%b: %b\r\n" % (name.encode(), value.encode("latin-1")) for name, value in prepared.items()
+    ]
     server = h11.Connection(h11.SERVER)
     server.receive_data(b"GET / HTTP/1.1\r\nHost: gw.example\r\n%b\r\n" % b"".join(lines))
     request = server.next_event()
@@ -54,11 +62,19 @@ def read_by_a_strict_server(headers: dict[str, str]) -> dict[str, str]:
 
 @given(
     PLAIN_URLS | PLAIN_URLS | ODD_IN_ONE_PART | ANY_URLS | NO_TEXT,
-    st.dictionaries(st.sampled_from(["provider", "model", "model_name", "install_id"]), HEADER_VALUES, max_size=1),
+    st.dictionaries(
+        st.sampled_from(["provider", "model", "model_name", "install_id"]),
+        HEADER_VALUES,
+        max_size=1,
+    ),
     st.booleans(),
 )
-def test_gateway_headers_are_fit_for_the_wire_or_refused(forward: Any, values: dict[str, Any], flag: bool) -> None:
-    make = functools.partial(gateway_headers, forward, **values, generating_title=flag, compacting=flag)
+def test_gateway_headers_are_fit_for_the_wire_or_refused(
+    forward: Any, values: dict[str, Any], flag: bool
+) -> None:
+    make = functools.partial(
+        gateway_headers, forward, **values, generating_title=flag, compacting=flag
+    )
     message = refusal(ValueError, make)
     if message is not None:
         assert SECRET not in message
@@ -67,7 +83,9 @@ def test_gateway_headers_are_fit_for_the_wire_or_refused(forward: Any, values: d
     assert read_by_a_strict_server(headers) == headers
     assert headers[FORWARD_HEADER] == forward
     assert "@" not in urlsplit(forward).netloc
-    assert set(headers.values()) >= {str(v) if isinstance(v, uuid.UUID) else v for v in values.values() if v}
+    assert set(headers.values()) >= {
+        str(v) if isinstance(v, uuid.UUID) else v for v in values.values() if v
+    }
 
 
 @given(
@@ -91,7 +109,11 @@ def test_a_factorys_headers_are_fit_for_the_wire_or_refused(name: Any, value: An
 
 
 @FEWER
-@given(st.sampled_from(["omit", "warn", "raise", "omit ", "Raise", b"omit", Label("omit")]) | ANY_TEXT | NO_TEXT)
+@given(
+    st.sampled_from(["omit", "warn", "raise", "omit ", "Raise", b"omit", Label("omit")])
+    | ANY_TEXT
+    | NO_TEXT
+)
 @pytest.mark.parametrize("take", SETTERS)
 def test_missing_is_one_of_three_or_refused(take: Callable[..., object], missing: Any) -> None:
     if isinstance(missing, str) and "".join(missing) in ("omit", "warn", "raise"):

@@ -16,7 +16,9 @@ from cagent_session import current_session_id, in_session
 def works_at(path: str) -> bool:
     """Tell it from the path alone: a parameter, and attributes that Python's syntax could ask for."""
     first, *attributes = path.split(".")
-    return first in ("session_id", "sess", "of") and all(attribute.isidentifier() for attribute in attributes)
+    return first in ("session_id", "sess", "of") and all(
+        attribute.isidentifier() for attribute in attributes
+    )
 
 
 def holding(attributes: list[str], value: str) -> Any:
@@ -26,7 +28,18 @@ def holding(attributes: list[str], value: str) -> Any:
 
 
 PATHS = st.sampled_from(
-    ["session_id", "sess.id", "sess.agent.id", "of", "rest", "rest.x", "more", "\u017fess", "sess.\u017f", "sess.class"]
+    [
+        "session_id",
+        "sess.id",
+        "sess.agent.id",
+        "of",
+        "rest",
+        "rest.x",
+        "more",
+        "\u017fess",
+        "sess.\u017f",
+        "sess.class",
+    ]
 )
 
 
@@ -34,7 +47,9 @@ PATHS = st.sampled_from(
 @example("")
 @example("sess.")
 def test_a_path_works_or_is_refused_at_decoration(path: str) -> None:
-    def run(session_id: Any = None, /, sess: Any = None, *rest: Any, of: Any = None, **more: Any) -> str | None:
+    def run(
+        session_id: Any = None, /, sess: Any = None, *rest: Any, of: Any = None, **more: Any
+    ) -> str | None:
         return current_session_id()
 
     if not works_at(path):
@@ -44,6 +59,10 @@ def test_a_path_works_or_is_refused_at_decoration(path: str) -> None:
     first, *attributes = path.split(".")
     value = holding(attributes, "sess-1")
     decorated = in_session(path)(run)
-    arguments: dict[str, Any] = {"session_id": ((value,), {}), "sess": ((None, value), {}), "of": ((), {"of": value})}
+    arguments: dict[str, Any] = {
+        "session_id": ((value,), {}),
+        "sess": ((None, value), {}),
+        "of": ((), {"of": value}),
+    }
     positional, named = arguments[first]
     assert decorated(*positional, **named) == "sess-1"

@@ -24,7 +24,9 @@ MARKED = {"X-Cagent-Forward": "https://api.openai.com/v1"}
 Connect = Callable[[str, "str | None"], "tuple[Target | None, bool]"]
 
 
-def requests_connects(names: Names, prepare: Callable[[requests.PreparedRequest, str], None]) -> Connect:
+def requests_connects(
+    names: Names, prepare: Callable[[requests.PreparedRequest, str], None]
+) -> Connect:
     def connect(url: str, gateway: str | None) -> tuple[Target | None, bool]:
         names.asked.clear()
         bare = Bare()
@@ -53,11 +55,17 @@ def httpx_connects(names: Names, client: httpx.Client, transport: Noted) -> Conn
     def connect(url: str, gateway: str | None) -> tuple[Target | None, bool]:
         names.asked.clear()
         client.event_hooks = {"request": [] if gateway is None else [session_id_hook(gateway)]}
-        with contextlib.suppress(httpx.HTTPError, httpx.InvalidURL, ValueError), session_scope("sess-1"):
+        with (
+            contextlib.suppress(httpx.HTTPError, httpx.InvalidURL, ValueError),
+            session_scope("sess-1"),
+        ):
             client.post(url, headers=MARKED)
         if not names.asked:
             return None, False
-        return (transport.given.url.scheme, *names.asked[0]), "X-Cagent-Session-Id" in transport.given.headers
+        return (
+            transport.given.url.scheme,
+            *names.asked[0],
+        ), "X-Cagent-Session-Id" in transport.given.headers
 
     return connect
 
@@ -85,7 +93,9 @@ def near(draw: Any) -> tuple[str, str]:
 
 @given(near() | st.tuples(PLAIN_URLS | ANY_URLS, ANY_URLS))
 @example(("https://gw.example", "https://gw.example\\@evil.example/"))
-def test_the_session_id_goes_nowhere_but_to_the_gateway(connect: Connect, pair: tuple[str, str]) -> None:
+def test_the_session_id_goes_nowhere_but_to_the_gateway(
+    connect: Connect, pair: tuple[str, str]
+) -> None:
     gateway, url = pair
     try:
         SessionIdAdapter(gateway)
@@ -99,22 +109,45 @@ def test_the_session_id_goes_nowhere_but_to_the_gateway(connect: Connect, pair: 
 @FEWER
 @given(
     st.sampled_from(
-        [("http", "", ":80"), ("https", "", ":443"), ("https", ":8443", ":08443"), ("http", ":443", ":443")]
+        [
+            ("http", "", ":80"),
+            ("https", "", ":443"),
+            ("https", ":8443", ":08443"),
+            ("http", ":443", ":443"),
+        ]
     ),
     HOSTS,
     USERS,
     st.booleans(),
     st.booleans(),
     st.sampled_from(
-        ["", "/", "/v1/../v2", "?key=1", "/#x", "/v1?to=http://evil.example/", "//evil.example", "/%40@:/"]
+        [
+            "",
+            "/",
+            "/v1/../v2",
+            "?key=1",
+            "/#x",
+            "/v1?to=http://evil.example/",
+            "//evil.example",
+            "/%40@:/",
+        ]
     ),
     st.data(),
 )
 def test_any_spelling_of_the_gateways_url_is_bound_for_it(
-    connect: Connect, origin: tuple[str, str, str], host: str, user: str, dot: bool, upper: bool, rest: str, data: Any
+    connect: Connect,
+    origin: tuple[str, str, str],
+    host: str,
+    user: str,
+    dot: bool,
+    upper: bool,
+    rest: str,
+    data: Any,
 ) -> None:
     scheme, *ports = origin
     gateway = f"{scheme}://{host}{data.draw(st.sampled_from(ports))}"
-    spelled = (host.upper() if upper and host.isascii() else host) + "." * (dot and host[-1].isalpha())
+    spelled = (host.upper() if upper and host.isascii() else host) + "." * (
+        dot and host[-1].isalpha()
+    )
     url = f"{scheme.upper() if upper else scheme}://{user}{spelled}{data.draw(st.sampled_from(ports))}{rest}"
     assert connect(url, gateway) == (connect(gateway, None)[0], True)

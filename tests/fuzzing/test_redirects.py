@@ -32,9 +32,18 @@ HOSTILE = r"""
 """
 REFERENCES = st.just("") | st.sampled_from(HOSTILE.split())
 LOCATIONS = st.one_of(
-    *(REFERENCES, REFERENCES, mutated(REFERENCES), ANY_URLS, ANY_TEXT, st.builds("{}{}".format, ODD, REFERENCES)),
+    *(
+        REFERENCES,
+        REFERENCES,
+        mutated(REFERENCES),
+        ANY_URLS,
+        ANY_TEXT,
+        st.builds("{}{}".format, ODD, REFERENCES),
+    ),
 ).map(lambda text: text.encode("utf-8", "replace"))
-ROUTES = st.lists((LOCATIONS | st.binary()).filter(lambda location: b"\n" not in location), min_size=1, max_size=3)
+ROUTES = st.lists(
+    (LOCATIONS | st.binary()).filter(lambda location: b"\n" not in location), min_size=1, max_size=3
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +51,14 @@ def follow(names: Names) -> Iterator[Follow]:
     """Give what follows redirects from the gateway, which is one name; all the others lead elsewhere."""
     log: Log = []
     answers: list[bytes] = []
-    with Wire("gateway", log, answers).listening() as gateway, Wire("elsewhere", log, answers).listening() as elsewhere:
+    with (
+        Wire("gateway", log, answers).listening() as gateway,
+        Wire("elsewhere", log, answers).listening() as elsewhere,
+    ):
 
-        def follow(route: list[bytes], status: int, mounted: Callable[[requests.Session], object]) -> Journey:
+        def follow(
+            route: list[bytes], status: int, mounted: Callable[[requests.Session], object]
+        ) -> Journey:
             log.clear()
             answers[:] = [MOVED % (status, location) for location in route]
             bare, error = Bare(tls=False), None
@@ -59,7 +73,9 @@ def follow(names: Names) -> Iterator[Follow]:
                     error = type(raised)
             return log.copy(), bare.sent, error
 
-        names.leads_to = lambda host, port: (gateway if (host, port) == ("gw.example", 80) else elsewhere).address
+        names.leads_to = lambda host, port: (
+            (gateway if (host, port) == ("gw.example", 80) else elsewhere).address
+        )
         yield follow
         names.leads_to = lambda _host, _port: None
 
@@ -103,7 +119,11 @@ def test_no_cagent_header_leaves_the_gateway(
 def test_an_adapter_alone_returns_any_redirect(location: bytes) -> None:
     """What can't be read raises where requests follows it, not before."""
     answer = requests.Response()
-    answer.status_code, answer.url, answer.headers["Location"] = 302, GATEWAY, location.decode("latin-1")
+    answer.status_code, answer.url, answer.headers["Location"] = (
+        302,
+        GATEWAY,
+        location.decode("latin-1"),
+    )
     inner = Bare()
     inner.send = lambda *_args, **_kwargs: answer  # type: ignore[method-assign]
     request = requests.Request("POST", GATEWAY, IDENTITY).prepare()

@@ -45,6 +45,7 @@ from cagent_session import (
     session_id_hook,
     session_scope,
 )
+from cagent_session.headers import as_text
 
 Outcome = bytes | type[Exception]
 
@@ -72,7 +73,9 @@ class Requests:
 
     def prepare(self, call: Call) -> requests.PreparedRequest:
         if not call.by_hand:
-            return requests.Request("POST", self.url + call.path, dict(call.headers), data=call.body).prepare()
+            return requests.Request(
+                "POST", self.url + call.path, dict(call.headers), data=call.body
+            ).prepare()
         request = requests.Request("POST", self.url, data=call.body).prepare()
         request.url = self.url + call.path
         request.headers.update(dict(call.headers))
@@ -132,15 +135,31 @@ def outcome(wire: Wire, send: Callable[[], object]) -> Outcome:
     return raw
 
 
-SCOPES = st.one_of(VALID_IDS, VALID_IDS, LONG.filter(lambda text: len(text) <= 256), st.uuids(), st.none())
+def remove_our_headers(request: Any) -> None:
+    """Remove every ``X-Cagent-*`` header, whose names may be bytes."""
+    raw = getattr(request.headers, "raw", None) or list(request.headers.items())
+    kept = [(n, v) for n, v in raw if not as_text(n).lower().startswith("x-cagent-")]
+    request.headers = type(request.headers)(kept)
+
+
+SCOPES = st.one_of(
+    VALID_IDS, VALID_IDS, LONG.filter(lambda text: len(text) <= 256), st.uuids(), st.none()
+)
 HEADERS = st.tuples(
     st.lists(st.tuples(FORWARD_NAMES, VALUES | ANY_VALUES), min_size=0, max_size=1),
     st.lists(st.tuples(SESSION_ID_NAMES, VALUES | ANY_VALUES), max_size=1),
-    st.lists(st.tuples(NAMES | NAMES.map(lambda name: name.encode("utf-8", "replace")), ANY_VALUES), max_size=1),
+    st.lists(
+        st.tuples(NAMES | NAMES.map(lambda name: name.encode("utf-8", "replace")), ANY_VALUES),
+        max_size=1,
+    ),
 ).map(lambda parts: [*parts[0], *parts[1], *parts[2]])
 CALLS = st.builds(
     Call,
-    st.builds("/{}{}".format, PATHS.map(lambda path: path.lstrip("/")) | mutated(PATHS) | ANY_TEXT, QUERIES),
+    st.builds(
+        "/{}{}".format,
+        PATHS.map(lambda path: path.lstrip("/")) | mutated(PATHS) | ANY_TEXT,
+        QUERIES,
+    ),
     HEADERS,
     st.booleans(),
     st.sampled_from([None, b"{}"]),
@@ -155,13 +174,19 @@ def test_the_only_difference_to_the_bare_transport_is_one_valid_session_id(
         request, reference = transport.prepare(call), transport.prepare(call)
     except Exception:  # noqa: BLE001 - the library has no part in it
         return
-    marker, callers = (request.headers.get(name) for name in ("X-Cagent-Forward", SESSION_ID_HEADER))
-    bound = bool(marker and marker.strip())
-    if not bound or session_id is not None:
+    marker, callers = (
+        request.headers.get(name) for name in ("X-Cagent-Forward", SESSION_ID_HEADER)
+    )
+    bound = bool(marker) and not (marker.isspace() and marker.isascii())
+    if not bound or session_id is not None or not callers:
         reference.headers.pop(SESSION_ID_HEADER, None)
+    if not bound and pinned:
+        remove_our_headers(reference)
     with session_scope(session_id), warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", MissingSessionIdWarning)
-        ours = outcome(wire, lambda: transport.send(request, (wire.url if pinned else None, missing)))
+        ours = outcome(
+            wire, lambda: transport.send(request, (wire.url if pinned else None, missing))
+        )
     is_missing = bound and session_id is None and not callers
     assert len(warned) == (is_missing and missing == "warn")
     if is_missing and missing == "raise":
@@ -170,7 +195,9 @@ def test_the_only_difference_to_the_bare_transport_is_one_valid_session_id(
     bare = outcome(wire, lambda: transport.send(reference, None))
     if isinstance(bare, bytes) and bound and session_id is not None:
         assert isinstance(ours, bytes)
-        (stamp,) = (line for line in header_lines(ours) if line.lower().startswith(b"x-cagent-session-id:"))
+        (stamp,) = (
+            line for line in header_lines(ours) if line.lower().startswith(b"x-cagent-session-id:")
+        )
         assert stamp.partition(b": ")[2] == str(session_id).encode()
         assert ours.replace(stamp + b"\r\n", b"") == bare
     else:

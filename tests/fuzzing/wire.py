@@ -28,7 +28,9 @@ class Wire(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, name: str = "gateway", log: Log | None = None, answers: list[bytes] | None = None) -> None:
+    def __init__(
+        self, name: str = "gateway", log: Log | None = None, answers: list[bytes] | None = None
+    ) -> None:
         self.name = name
         self.log: Log = [] if log is None else log
         self.answers = [] if answers is None else answers
@@ -44,7 +46,9 @@ class Wire(socketserver.ThreadingTCPServer):
 
     @contextmanager
     def listening(self) -> Iterator[Wire]:
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         with self:
             yield self
             self.shutdown()
@@ -57,7 +61,9 @@ class _Requests(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         while head := b"".join(self.lines()):
             length = _LENGTH(head)
-            self.server.log.append((self.server.name, head + self.rfile.read(int(length[1]) if length else 0)))
+            self.server.log.append(
+                (self.server.name, head + self.rfile.read(int(length[1]) if length else 0))
+            )
             if self.server.answers:  # it may end in the middle of anything
                 self.wfile.write(self.server.answers.pop(0))
                 return
@@ -85,7 +91,11 @@ class Names:
         resolve = socket.getaddrinfo
 
         def look_up(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
-            name = host.decode("ascii") if isinstance(host, bytes) else host.encode("idna").decode("ascii")
+            name = (
+                host.decode("ascii")
+                if isinstance(host, bytes)
+                else host.encode("idna").decode("ascii")
+            )
             self.asked.append((name.lower().removesuffix("."), int(port)))
             address = self.leads_to(*self.asked[-1])
             if address is None:
@@ -105,9 +115,13 @@ class Bare(HTTPAdapter):
         self.tls = tls
         self.sent: list[tuple[Target, dict[Any, Any]]] = []
 
-    def get_connection_with_tls_context(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
+    ) -> Any:
         pool: Any = super().get_connection_with_tls_context(request, *args, **kwargs)
-        self.sent.append(((pool.scheme, pool.host.removesuffix("."), pool.port), dict(request.headers)))
+        self.sent.append(
+            ((pool.scheme, pool.host.removesuffix("."), pool.port), dict(request.headers))
+        )
         if pool.scheme == "https" and not self.tls:
             raise requests.ConnectionError("no server here speaks TLS")
         return pool

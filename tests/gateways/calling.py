@@ -29,7 +29,9 @@ Header = tuple[str, str | bytes]
 class Start(Protocol):
     """Starts a gateway, which is stopped at the end of the test."""
 
-    def __call__(self, name: str, edits: Edits | None = None, behind: Providers | None = None) -> Gateway: ...
+    def __call__(
+        self, name: str, edits: Edits | None = None, behind: Providers | None = None
+    ) -> Gateway: ...
 
 
 def must_be_installed(name: str) -> None:
@@ -60,7 +62,9 @@ def agent(gateway: Gateway, missing: Any = "omit") -> Iterator[requests.Session]
         yield session
 
 
-def call(http: requests.Session, gateway: Gateway, session_id: str | None, **more: Any) -> requests.Response:
+def call(
+    http: requests.Session, gateway: Gateway, session_id: str | None, **more: Any
+) -> requests.Response:
     """Ask a question in a session, or in none."""
     with session_scope(session_id):
         return http.post(gateway.url + CHAT, json=question(), timeout=TIMEOUT, **more)
@@ -84,13 +88,19 @@ def first_refusal(gateway: Gateway, session_id: str, most: int = 150) -> request
         return answer
 
 
-def answer_to(gateway: Gateway, headers: Iterable[Header], path: str = CHAT, body: bytes = b"") -> tuple[int, bytes]:
+def answer_to(
+    gateway: Gateway, headers: Iterable[Header], path: str = CHAT, body: bytes = b""
+) -> tuple[int, bytes]:
     """Send just these headers, which need not be fit for the wire, and return the status and the body."""
     body = body or json.dumps(question()).encode()
     connection = http.client.HTTPConnection("127.0.0.1", gateway.place.port, timeout=TIMEOUT)
     try:
         connection.putrequest("POST", path)
-        for name, value in [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers]:
+        for name, value in [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            *headers,
+        ]:
             connection.putheader(name, value)
         connection.endheaders(body)
         answer = connection.getresponse()
@@ -104,7 +114,12 @@ def raw_call(gateway: Gateway, session_id: str, version: str) -> bytes:
     body = json.dumps(question()).encode()
     said = {"Host": "gateway", "Content-Type": "application/json", "Content-Length": str(len(body))}
     headers = {**agent_headers(gateway), **said, SESSION_ID_HEADER: session_id}
-    lines = [f"POST {CHAT} {version}", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    lines = [
+        f"POST {CHAT} {version}",
+        *(f"{name}: {value}" for name, value in headers.items()),
+        "",
+        "",
+    ]
     return "\r\n".join(lines).encode() + body
 
 

@@ -29,15 +29,21 @@ def providers(running_behind: Providers) -> Providers:
 def start(providers: Providers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     with ExitStack() as stack:
 
-        def start_one(name: str, edits: Edits | None = None, behind: Providers | None = None) -> Gateway:
+        def start_one(
+            name: str, edits: Edits | None = None, behind: Providers | None = None
+        ) -> Gateway:
             must_be_installed(name)
-            return stack.enter_context(running(name, tmp_path_factory.mktemp(name), behind or providers, edits))
+            return stack.enter_context(
+                running(name, tmp_path_factory.mktemp(name), behind or providers, edits)
+            )
 
         yield start_one
 
 
 @pytest.fixture(scope="session")
-def shared_litellm(running_behind: Providers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def shared_litellm(
+    running_behind: Providers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
     """Run one LiteLLM for all tests that take it as it is: it starts for ten seconds."""
     must_be_installed("litellm")
     with running("litellm", tmp_path_factory.mktemp("litellm"), running_behind) as gateway:

@@ -39,7 +39,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from cagent_session import SESSION_ID_HEADER, MissingSessionId, gateway_headers, new_session_id
-from cagent_session.answers import default_answer
+from cagent_session.testing.answers import default_answer
 
 SESSIONS, CALLS_EACH = 10, 20
 CROWD = 30  # sessions, which is more than Envoy remembers unless it is told to
@@ -56,8 +56,19 @@ MALFORMED = {
     "other bytes": "sess-\xfc\xff-{}",
     "kilobytes": "{:05000}",
 }
-HOSTILE = (b'"},{"', b"\\", b"\t", b"\x7f" * 128, b"\xff\xfe", b"x" * 6000, b"%s%00%22", "\u2028".encode())
-REFUSALS: dict[str, Edits] = {  # the change of a recipe that refuses what names no session; LiteLLM does as it is
+HOSTILE = (
+    b'"},{"',
+    b"\\",
+    b"\t",
+    b"\x7f" * 128,
+    b"\xff\xfe",
+    b"x" * 6000,
+    b"%s%00%22",
+    "\u2028".encode(),
+)
+REFUSALS: dict[
+    str, Edits
+] = {  # the change of a recipe that refuses what names no session; LiteLLM does as it is
     "nginx": {'"~^\\("  0;': '"~^\\("  1;'},
     "haproxy": {"#http-request return status 400": "http-request return status 400"},
     "envoy": {"shadow_rules:": "rules:"},
@@ -77,7 +88,9 @@ CREDENTIALS = {
     "Anthropic-Version": "2023-06-01",
     "User-Agent": "an agent",
 }
-BALANCERS = dict.fromkeys(("X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Forwarded"), "203.0.113.7")
+BALANCERS = dict.fromkeys(
+    ("X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Forwarded"), "203.0.113.7"
+)
 # Where the marker leads, and what is called there.
 FORWARDS = {
     "https://api.openai.com/v1": ("api.openai.com", "openai", CHAT),
@@ -94,7 +107,9 @@ REQUESTS = {  # what fits each of the paths
     CHAT: question(),
     "/v1/embeddings": {"model": "text-embedding-3-small", "input": "Hello, you!"},
     "/v1/messages": question(max_tokens=99),
-    "/v1beta/models/gemini-2.5-flash:generateContent": {"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]},
+    "/v1beta/models/gemini-2.5-flash:generateContent": {
+        "contents": [{"role": "user", "parts": [{"text": "Hello"}]}]
+    },
 }
 
 
@@ -114,7 +129,9 @@ def test_two_sessions_are_limited_independently(gateway: Gateway) -> None:
 
 
 @PROXIES
-def test_whoever_invents_a_session_for_each_call_meets_the_limit_of_the_client(gateway: Gateway) -> None:
+def test_whoever_invents_a_session_for_each_call_meets_the_limit_of_the_client(
+    gateway: Gateway,
+) -> None:
     with agent(gateway) as http:
         answered = [call(http, gateway, new_session_id()).status_code]
         while answered[-1] == 200 and len(answered) < 2000:
@@ -131,12 +148,16 @@ def test_whoever_is_refused_is_let_in_again_soon(gateway: Gateway) -> None:
         assert time.monotonic() < deadline
 
 
-def test_calls_in_no_session_do_not_escape_the_limit(gateway: Gateway, providers: Providers) -> None:
+def test_calls_in_no_session_do_not_escape_the_limit(
+    gateway: Gateway, providers: Providers
+) -> None:
     before = len(gateway.audit())
     answered = statuses(gateway, None, 3 * CALLS_AT_ONCE)
     assert sum(status in (400, 429) for status in answered) > CALLS_AT_ONCE
     assert len(providers["api.openai.com"].log) == answered.count(200) <= 2 * CALLS_AT_ONCE
-    assert {line["session"] for line in gateway.audit(before + len(answered))[before:]} == {"(none)"}
+    assert {line["session"] for line in gateway.audit(before + len(answered))[before:]} == {
+        "(none)"
+    }
 
 
 @pytest.mark.parametrize("malformed", MALFORMED.values(), ids=MALFORMED)
@@ -144,11 +165,15 @@ def test_calls_with_malformed_ids_do_not_escape_the_limit(
     malformed: str, gateway: Gateway, providers: Providers
 ) -> None:
     before = len(gateway.audit())
-    invented = [malformed.format(number, number).encode("latin-1") for number in range(3 * CALLS_AT_ONCE)]
+    invented = [
+        malformed.format(number, number).encode("latin-1") for number in range(3 * CALLS_AT_ONCE)
+    ]
     answered = [status_for(gateway, session_id) for session_id in invented]
     assert sum(status in (400, 429) for status in answered) > CALLS_AT_ONCE
     assert len(providers["api.openai.com"].log) == answered.count(200) <= 2 * CALLS_AT_ONCE
-    assert {line["session"] for line in gateway.audit(before + len(answered))[before:]} == {"(malformed)"}
+    assert {line["session"] for line in gateway.audit(before + len(answered))[before:]} == {
+        "(malformed)"
+    }
 
 
 def test_a_crowd_does_not_push_a_session_out_of_its_limit(gateway: Gateway) -> None:
@@ -181,7 +206,9 @@ def test_the_audit_says_whose_call_it_was_and_what_became_of_it(gateway: Gateway
     assert good["client"] == refused["client"] == "127.0.0.1"
 
 
-def test_the_duration_lasts_until_the_answer_has_ended(gateway: Gateway, providers: Providers) -> None:
+def test_the_duration_lasts_until_the_answer_has_ended(
+    gateway: Gateway, providers: Providers
+) -> None:
     before, seconds = len(gateway.audit()), 0.3
 
     def slow(_: Request) -> Response:
@@ -213,14 +240,20 @@ def test_the_provider_sees_none_of_our_headers(gateway: Gateway, providers: Prov
     assert SESSION_ID_HEADER in answer.request.headers
     (request,) = arrived(providers)["api.openai.com"]
     names = {name.lower() for name in request.headers.keys()}  # noqa: SIM118 - pairs, otherwise
-    assert not {name for name in names if name.startswith(("x-cagent-", "x-envoy-", "x-request-id", "x-forwarded-"))}
+    assert not {
+        name
+        for name in names
+        if name.startswith(("x-cagent-", "x-envoy-", "x-request-id", "x-forwarded-"))
+    }
     assert not names & {"x-real-ip", "forwarded", "via"}
     assert request.headers["Host"] in ("api.openai.com", providers["api.openai.com"].address)
     assert request.json == question()
 
 
 @PROXIES
-def test_the_provider_sees_the_key_and_what_else_is_its_own(gateway: Gateway, providers: Providers) -> None:
+def test_the_provider_sees_the_key_and_what_else_is_its_own(
+    gateway: Gateway, providers: Providers
+) -> None:
     with agent(gateway) as http:
         assert call(http, gateway, new_session_id(), headers=CREDENTIALS).ok
     (request,) = arrived(providers)["api.openai.com"]
@@ -228,39 +261,61 @@ def test_the_provider_sees_the_key_and_what_else_is_its_own(gateway: Gateway, pr
 
 
 @pytest.mark.parametrize("forward", FORWARDS)
-def test_a_marker_that_is_listed_leads_to_its_provider(forward: str, gateway: Gateway, providers: Providers) -> None:
+def test_a_marker_that_is_listed_leads_to_its_provider(
+    forward: str, gateway: Gateway, providers: Providers
+) -> None:
     host, provider, path = FORWARDS[forward]
     before = len(gateway.audit())
     headers = {**agent_headers(gateway, forward), SESSION_ID_HEADER: new_session_id()}
     status, body = answer_to(gateway, headers.items(), path, json.dumps(REQUESTS[path]).encode())
-    assert (status, {where: len(found) for where, found in arrived(providers).items() if found}) == (200, {host: 1})
+    assert (
+        status,
+        {where: len(found) for where, found in arrived(providers).items() if found},
+    ) == (200, {host: 1})
     assert arrived(providers)[host][0].path == path
     assert json.loads(body)
     assert gateway.audit(before + 1)[-1]["provider"] == provider
 
 
-@pytest.mark.parametrize("forward", ["", "https://elsewhere.example/v1", "https://api.openai.com", "openai", "{live}"])
+@pytest.mark.parametrize(
+    "forward", ["", "https://elsewhere.example/v1", "https://api.openai.com", "openai", "{live}"]
+)
 def test_a_marker_that_is_not_listed_leads_nowhere(
     forward: str, gateway: Gateway, providers: Providers, httpserver: HTTPServer
 ) -> None:
     marker = forward.format(live=f"http://127.0.0.1:{httpserver.port}/v1")
-    headers = {**agent_headers(gateway), SESSION_ID_HEADER: new_session_id(), "X-Cagent-Forward": marker}
+    headers = {
+        **agent_headers(gateway),
+        SESSION_ID_HEADER: new_session_id(),
+        "X-Cagent-Forward": marker,
+    }
     status, body = answer_to(gateway, headers.items())
     assert (status, json.loads(body)["error"]["code"]) == (421, "unknown_forward")
     assert not any(arrived(providers).values())
     assert not httpserver.log
 
 
-@pytest.mark.parametrize("name", ["haproxy", "envoy", "litellm"])  # nginx takes the first, which is listed, too
+@pytest.mark.parametrize(
+    "name", ["haproxy", "envoy", "litellm"]
+)  # nginx takes the first, which is listed, too
 def test_two_markers_lead_nowhere(gateway: Gateway, providers: Providers) -> None:
     headers = {**agent_headers(gateway), SESSION_ID_HEADER: new_session_id()}
-    assert answer_to(gateway, [*headers.items(), ("X-Cagent-Forward", "https://api.anthropic.com")])[0] == 421
+    assert (
+        answer_to(gateway, [*headers.items(), ("X-Cagent-Forward", "https://api.anthropic.com")])[0]
+        == 421
+    )
     assert not any(arrived(providers).values())
 
 
 def event(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": MODEL, "choices": [choice]}
+    chunk = {
+        "id": "1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": MODEL,
+        "choices": [choice],
+    }
     return f"data: {json.dumps(chunk)}\n\n".encode()
 
 
@@ -282,7 +337,9 @@ def test_a_stream_arrives_in_pieces(gateway: Gateway, providers: Providers) -> N
     with agent(gateway) as http:
         headers = {SESSION_ID_HEADER: new_session_id()}
         url = gateway.url + CHAT
-        with http.post(url, json=question(stream=True), headers=headers, stream=True, timeout=TIMEOUT) as response:
+        with http.post(
+            url, json=question(stream=True), headers=headers, stream=True, timeout=TIMEOUT
+        ) as response:
             lines = response.iter_lines()
             first = next(line for line in lines if line)
             assert b"first" in first
@@ -290,7 +347,9 @@ def test_a_stream_arrives_in_pieces(gateway: Gateway, providers: Providers) -> N
             assert b"second" in b"".join(lines)
 
 
-def test_the_calls_of_concurrent_sessions_add_up_exactly(gateway: Gateway, providers: Providers) -> None:
+def test_the_calls_of_concurrent_sessions_add_up_exactly(
+    gateway: Gateway, providers: Providers
+) -> None:
     before = len(gateway.audit())
     together = threading.Barrier(SESSIONS)
 
@@ -334,11 +393,16 @@ def test_the_audit_has_the_tokens_that_the_provider_told(stream: bool, gateway: 
             body, headers = question(text, **more), {SESSION_ID_HEADER: session_id}
             assert http.post(gateway.url + CHAT, json=body, headers=headers, timeout=TIMEOUT).ok
     lines = gateway.audit(before + 2)[before:]
-    assert [(line["prompt_tokens"], line["completion_tokens"]) for line in lines] == [(1, 3), (4, 6)]
+    assert [(line["prompt_tokens"], line["completion_tokens"]) for line in lines] == [
+        (1, 3),
+        (4, 6),
+    ]
 
 
 @pytest.mark.parametrize("name", COUNT_TOKENS)
-def test_the_tokens_of_a_provider_that_compresses_are_told(gateway: Gateway, providers: Providers) -> None:
+def test_the_tokens_of_a_provider_that_compresses_are_told(
+    gateway: Gateway, providers: Providers
+) -> None:
     def compressed(request: Request) -> Response:
         answer = default_answer(request)
         assert answer is not None
@@ -356,7 +420,9 @@ def test_the_tokens_of_a_provider_that_compresses_are_told(gateway: Gateway, pro
     assert (line.get("prompt_tokens"), line.get("completion_tokens")) == (2, 4)
 
 
-@pytest.mark.parametrize("path", ["/v1/messages", "/v1beta/models/gemini-2.5-flash:generateContent"])
+@pytest.mark.parametrize(
+    "path", ["/v1/messages", "/v1beta/models/gemini-2.5-flash:generateContent"]
+)
 @pytest.mark.parametrize("name", COUNT_TOKENS)
 def test_the_audit_has_the_tokens_of_every_provider(path: str, gateway: Gateway) -> None:
     before = len(gateway.audit())
@@ -369,36 +435,52 @@ def test_the_audit_has_the_tokens_of_every_provider(path: str, gateway: Gateway)
 
 
 @pytest.mark.parametrize("name", CALLS_IN_ALL)
-def test_a_session_that_has_made_its_calls_is_stopped_and_another_is_not(name: str, start: Start) -> None:
+def test_a_session_that_has_made_its_calls_is_stopped_and_another_is_not(
+    name: str, start: Start
+) -> None:
     gateway, one = start(name, CALLS_IN_ALL[name]), new_session_id()
     assert statuses(gateway, one, 8) == [200] * 5 + [403] * 3
     assert statuses(gateway, new_session_id(), 5) == [200] * 5
     status, body = answer_to(gateway, {**agent_headers(gateway), SESSION_ID_HEADER: one}.items())
     assert (status, json.loads(body)["error"]["code"]) == (403, "session_budget_exceeded")
-    assert [line["status"] for line in gateway.audit(14) if line["session"] == one] == [200] * 5 + [403] * 4
+    assert [line["status"] for line in gateway.audit(14) if line["session"] == one] == [200] * 5 + [
+        403
+    ] * 4
 
 
-@pytest.mark.parametrize("header", ["X-Cagent-Model", "X-Cagent-Forward", "User-Agent", SESSION_ID_HEADER])
+@pytest.mark.parametrize(
+    "header", ["X-Cagent-Model", "X-Cagent-Forward", "User-Agent", SESSION_ID_HEADER]
+)
 def test_whatever_a_client_sends_its_call_is_a_line_of_json(header: str, gateway: Gateway) -> None:
     before = len(gateway.audit())
     for value in HOSTILE:
-        headers: dict[str, str | bytes] = {**agent_headers(gateway), SESSION_ID_HEADER: new_session_id(), header: value}
+        headers: dict[str, str | bytes] = {
+            **agent_headers(gateway),
+            SESSION_ID_HEADER: new_session_id(),
+            header: value,
+        }
         answer_to(gateway, headers.items())
     assert len(gateway.audit(before + len(HOSTILE))) == before + len(HOSTILE)
 
 
 @pytest.mark.parametrize(
-    "line", [b'POST /"\\\xff%22?" HTTP/1.1', b"no HTTP", b'"} {" / HTTP/1.1', b"GET /" + b"x" * 70000]
+    "line",
+    [b'POST /"\\\xff%22?" HTTP/1.1', b"no HTTP", b'"} {" / HTTP/1.1', b"GET /" + b"x" * 70000],
 )
 def test_whatever_it_asks_for_the_audit_stays_json(line: bytes, gateway: Gateway) -> None:
     before = len(gateway.audit())
-    with socket.create_connection(("127.0.0.1", gateway.place.port), TIMEOUT) as client, suppress(ConnectionError):
+    with (
+        socket.create_connection(("127.0.0.1", gateway.place.port), TIMEOUT) as client,
+        suppress(ConnectionError),
+    ):
         client.sendall(line + b"\r\nHost: gateway\r\nConnection: close\r\n\r\n")
         while client.recv(65536):
             pass
     after, deadline = new_session_id(), time.monotonic() + TIMEOUT
     statuses(gateway, after, 1)
-    while gateway.audit(before + 1)[-1]["session"] != after:  # what is no HTTP need not have a line before it
+    while (
+        gateway.audit(before + 1)[-1]["session"] != after
+    ):  # what is no HTTP need not have a line before it
         assert time.monotonic() < deadline
     assert {line["status"] for line in gateway.audit()[before:]} <= {200, 400, 404, 414, 421, 431}
 
@@ -406,11 +488,15 @@ def test_whatever_it_asks_for_the_audit_stays_json(line: bytes, gateway: Gateway
 def test_no_log_has_a_key(gateway: Gateway, providers: Providers) -> None:
     """Google takes it in the query, a marker may have one by mistake, and a prompt is nobody's business either."""
     before = len(gateway.audit())
-    keys = CREDENTIALS if gateway.key == "" else {"X-Goog-Api-Key": KEY}  # LiteLLM has keys of its own
+    keys = (
+        CREDENTIALS if gateway.key == "" else {"X-Goog-Api-Key": KEY}
+    )  # LiteLLM has keys of its own
     headers = {**agent_headers(gateway), **keys, SESSION_ID_HEADER: new_session_id()}
     bad = {**headers, "X-Cagent-Forward": f"https://me:{KEY}@api.openai.com/v1"}
     body = json.dumps(question(KEY)).encode()
-    for number in range(2 * CALLS_AT_ONCE):  # some are refused by the limit, and the last by nobody's answering
+    for number in range(
+        2 * CALLS_AT_ONCE
+    ):  # some are refused by the limit, and the last by nobody's answering
         if number == 2 * CALLS_AT_ONCE - 2:
             headers[SESSION_ID_HEADER] = new_session_id()
             providers["api.openai.com"].expect_request(CHAT).respond_with_handler(hang_up)
@@ -431,13 +517,17 @@ def test_long_prompts_and_long_answers_pass(gateway: Gateway, providers: Provide
     long = "x" * 2_000_000
     headers = {SESSION_ID_HEADER: new_session_id()}
     with agent(gateway) as http:
-        answer = http.post(gateway.url + CHAT, json=question(long), headers=headers, timeout=TIMEOUT)
+        answer = http.post(
+            gateway.url + CHAT, json=question(long), headers=headers, timeout=TIMEOUT
+        )
     assert answer.status_code == 200
     assert answer.json()["choices"][0]["message"]["content"] == f"You said: {long}"
     assert arrived(providers)["api.openai.com"][0].json == question(long)
 
 
-def test_a_call_that_fails_at_the_provider_is_not_sent_again(gateway: Gateway, providers: Providers) -> None:
+def test_a_call_that_fails_at_the_provider_is_not_sent_again(
+    gateway: Gateway, providers: Providers
+) -> None:
     """It may have been billed."""
     before, session_id, tries = len(gateway.audit()), new_session_id(), list[Request]()
 
@@ -488,7 +578,9 @@ def test_a_stream_that_breaks_off_does_not_seem_to_have_ended(
     got, body, headers = b"", question(stream=True), {SESSION_ID_HEADER: session_id}
     with (
         agent(gateway) as http,
-        http.post(gateway.url + CHAT, json=body, headers=headers, stream=True, timeout=TIMEOUT) as response,
+        http.post(
+            gateway.url + CHAT, json=body, headers=headers, stream=True, timeout=TIMEOUT
+        ) as response,
         suppress(requests.RequestException),
     ):
         for piece in response.iter_content(None):
@@ -496,7 +588,9 @@ def test_a_stream_that_breaks_off_does_not_seem_to_have_ended(
             seen.set()
     assert b"first" in got
     assert b"[DONE]" not in got
-    assert (b'"error"' in got) == (name == "litellm")  # which says so in the stream; the others break off, too
+    assert (b'"error"' in got) == (
+        name == "litellm"
+    )  # which says so in the stream; the others break off, too
     (line,) = gateway.audit(before + 1)[before:]
     assert line["session"] == session_id
 
@@ -540,7 +634,9 @@ def test_a_balancer_may_speak_http_1_0(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 429, 500, 503])
-def test_what_the_provider_refuses_is_passed_on(status: int, gateway: Gateway, providers: Providers) -> None:
+def test_what_the_provider_refuses_is_passed_on(
+    status: int, gateway: Gateway, providers: Providers
+) -> None:
     refusal = {"error": {"message": "not now", "type": "some_error", "code": "some_code"}}
     providers["api.openai.com"].expect_request(CHAT).respond_with_json(refusal, status=status)
     with agent(gateway) as http:

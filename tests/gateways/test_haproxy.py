@@ -48,8 +48,13 @@ def test_a_session_that_has_spent_its_tokens_is_stopped_until_it_is_cleared(star
 
 def test_without_its_lines_for_tokens_it_counts_calls_all_the_same(start: Start) -> None:
     recipe = (HERE / "haproxy" / "haproxy.cfg").read_text(encoding="utf-8")
-    without = {line: "" for line in recipe.splitlines() if "tokens.lua" in line}  # by the README's sed
-    gateway, one = start("haproxy", {**without, "table_http_req_cnt(sessions) ge 1000": CAP}), new_session_id()
+    without = {
+        line: "" for line in recipe.splitlines() if "tokens.lua" in line
+    }  # by the README's sed
+    gateway, one = (
+        start("haproxy", {**without, "table_http_req_cnt(sessions) ge 1000": CAP}),
+        new_session_id(),
+    )
     assert len(without) == 4
     assert statuses(gateway, one, 3) == [200, 200, 403]
     assert {line["prompt_tokens"] for line in gateway.audit(3)} == {0}

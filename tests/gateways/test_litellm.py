@@ -13,12 +13,18 @@ from pytest_httpserver import HTTPServer
 
 from cagent_session import SESSION_ID_HEADER, new_session_id
 
-PRICE = 2 * 0.15e-6 + 4 * 0.60e-6  # US dollars, of a question of two words to gpt-4o-mini, answered with four
+PRICE = (
+    2 * 0.15e-6 + 4 * 0.60e-6
+)  # US dollars, of a question of two words to gpt-4o-mini, answered with four
 OPENAI_HOST = "api.openai.com"
 
 
 def ask(gateway: Gateway, session_id: str, key: str, **more: Any) -> tuple[int, dict[str, Any]]:
-    headers = {**agent_headers(gateway), SESSION_ID_HEADER: session_id, "Authorization": f"Bearer {key}"}
+    headers = {
+        **agent_headers(gateway),
+        SESSION_ID_HEADER: session_id,
+        "Authorization": f"Bearer {key}",
+    }
     status, body = answer_to(gateway, headers.items(), CHAT, json.dumps(question(**more)).encode())
     return status, json.loads(body)
 
@@ -32,9 +38,17 @@ def test_each_session_is_billed_in_money(shared_litellm: Gateway, providers: Pro
 
 
 def test_a_budget_stops_one_session_and_not_another(start: Start, providers: Providers) -> None:
-    gateway = start("litellm", {"max_budget_per_session: 5.00": f"max_budget_per_session: {2.5 * PRICE:.10f}"})
+    gateway = start(
+        "litellm", {"max_budget_per_session: 5.00": f"max_budget_per_session: {2.5 * PRICE:.10f}"}
+    )
     one, other = new_session_id(), new_session_id()
-    assert statuses(gateway, one, 5) == [200, 200, 200, 403, 403]  # what is under way is billed, and then no more
+    assert statuses(gateway, one, 5) == [
+        200,
+        200,
+        200,
+        403,
+        403,
+    ]  # what is under way is billed, and then no more
     assert statuses(gateway, other, 3) == [200, 200, 200]
     status, body = ask(gateway, one, gateway.key)
     assert (status, body["error"]["code"]) == (403, "session_budget_exceeded")
@@ -53,7 +67,10 @@ def test_only_known_keys_are_served_and_the_provider_gets_its_own(
     assert ask(shared_litellm, new_session_id(), "sk-unknown")[0] == 401
     assert ask(shared_litellm, new_session_id(), shared_litellm.key)[0] == 200
     ((request, _),) = providers[OPENAI_HOST].log
-    assert request.headers["Authorization"] == f"Bearer {shared_litellm.program.variables['OPENAI_API_KEY']}"
+    assert (
+        request.headers["Authorization"]
+        == f"Bearer {shared_litellm.program.variables['OPENAI_API_KEY']}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,8 +95,12 @@ def test_a_client_can_not_set_what_is_the_gateways(
     assert not providers[OPENAI_HOST].log
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/openai/v1/chat/completions", "/key/generate", "/ui", "/chat"])
-def test_no_other_path_is_a_way_around(path: str, shared_litellm: Gateway, providers: Providers) -> None:
+@pytest.mark.parametrize(
+    "path", ["/v1/completions", "/openai/v1/chat/completions", "/key/generate", "/ui", "/chat"]
+)
+def test_no_other_path_is_a_way_around(
+    path: str, shared_litellm: Gateway, providers: Providers
+) -> None:
     headers = {**agent_headers(shared_litellm), SESSION_ID_HEADER: new_session_id()}
     assert answer_to(shared_litellm, headers.items(), path)[0] in (401, 403, 404, 405)
     assert not providers[OPENAI_HOST].log

@@ -10,7 +10,9 @@ from cagent_session import SESSION_ID_HEADER, new_session_id
 
 
 @pytest.mark.parametrize("header", ["Authorization", "X-Api-Key", "X-Goog-Api-Key"])
-def test_with_the_api_key_in_the_bucket_nobody_uses_up_anothers_session(header: str, start: Start) -> None:
+def test_with_the_api_key_in_the_bucket_nobody_uses_up_anothers_session(
+    header: str, start: Start
+) -> None:
     readme = (programs.HERE / "nginx" / "README.rst").read_text(encoding="utf-8")
     by_key = 'default "$session $http_authorization $http_x_api_key $http_x_goog_api_key";'
     assert f"``{by_key}``" in readme

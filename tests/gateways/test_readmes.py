@@ -46,12 +46,17 @@ def test_what_a_session_did_is_a_query_away(name: str, gateway: Gateway) -> None
 
 
 def test_a_line_of_the_audit_has_what_the_readme_shows(gateway: Gateway) -> None:
-    before, text = len(gateway.audit()), (programs.HERE.parents[1] / "README.rst").read_text(encoding="utf-8")
+    before, text = (
+        len(gateway.audit()),
+        (programs.HERE.parents[1] / "README.rst").read_text(encoding="utf-8"),
+    )
     shown = json.loads(re.findall(r'\n\n( +\{"time"(?:.|\n)+?\})\n', text)[0])
     statuses(gateway, new_session_id(), 1)
     written = gateway.audit(before + 1)[-1]
     assert shown.keys() <= written.keys()
-    assert {key: type(written[key]) for key in shown} == {key: type(value) for key, value in shown.items()}
+    assert {key: type(written[key]) for key in shown} == {
+        key: type(value) for key, value in shown.items()
+    }
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", written["time"])
 
 
@@ -60,9 +65,15 @@ def test_what_each_session_did_is_another(name: str, gateway: Gateway) -> None:
     with agent(gateway) as http:
         assert call(http, gateway, session_id).ok
         assert call(http, gateway, session_id).ok
-        assert not call(http, gateway, session_id, headers={"X-Cagent-Forward": "https://elsewhere.example"}).ok
+        assert not call(
+            http, gateway, session_id, headers={"X-Cagent-Forward": "https://elsewhere.example"}
+        ).ok
     gateway.audit(before + 3)
-    (line,) = [line for line in answer(queries(name)[1], gateway, session_id).splitlines() if session_id in line]
+    (line,) = [
+        line
+        for line in answer(queries(name)[1], gateway, session_id).splitlines()
+        if session_id in line
+    ]
     assert line.split()[0] == "2"
 
 
@@ -71,5 +82,9 @@ def test_the_tokens_of_each_session_are_a_third(name: str, gateway: Gateway) -> 
     before, session_id = len(gateway.audit()), new_session_id()
     statuses(gateway, session_id, 2)
     gateway.audit(before + 2)
-    (line,) = [line for line in answer(queries(name)[2], gateway, session_id).splitlines() if session_id in line]
+    (line,) = [
+        line
+        for line in answer(queries(name)[2], gateway, session_id).splitlines()
+        if session_id in line
+    ]
     assert json.loads(line)[:3] == [session_id, 4, 8]

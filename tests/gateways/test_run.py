@@ -19,9 +19,15 @@ RUN = Path(run.__file__)
 
 def started(*arguments: str, **variables: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(RUN), *arguments]
-    kept = {name: value for name, value in os.environ.items() if not name.endswith("MODELS_GATEWAY")}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.endswith("MODELS_GATEWAY")
+    }
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**kept, **variables}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**kept, **variables},
     )
 
 
@@ -30,17 +36,26 @@ def still_listens(output: str) -> bool:
     return programs.listens(int(port))
 
 
-def test_one_command_shows_the_audit_and_the_bill_of_each_session(name: str, tmp_path: Path) -> None:
+def test_one_command_shows_the_audit_and_the_bill_of_each_session(
+    name: str, tmp_path: Path
+) -> None:
     must_be_installed(name)
     (tmp_path / "with a space").mkdir()
-    proxied = {"http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1", "no_proxy": "localhost"}
-    with started(name, "Which orders are late?", TMPDIR=str(tmp_path / "with a space"), **proxied) as process:
+    proxied = {
+        "http_proxy": "http://127.0.0.1:1",
+        "https_proxy": "http://127.0.0.1:1",
+        "no_proxy": "localhost",
+    }
+    with started(
+        name, "Which orders are late?", TMPDIR=str(tmp_path / "with a space"), **proxied
+    ) as process:
         output, errors = process.communicate(timeout=180)
     assert (process.returncode, errors) == (0, "")
     assert "> Which orders are late?" in output
     agents, _, gateways = output.partition("The gateway's audit:\n")
     (main,), (sub,) = (
-        set(re.findall(rf"^{kind} +([0-9a-f-]{{36}}) ", agents, re.MULTILINE)) for kind in ("main", "sub")
+        set(re.findall(rf"^{kind} +([0-9a-f-]{{36}}) ", agents, re.MULTILINE))
+        for kind in ("main", "sub")
     )
     audit, _, bill = gateways.partition("The bill of each session:\n")
     calls = [line.split()[:4] for line in audit.strip().splitlines()[1:]]
@@ -74,7 +89,10 @@ def test_a_missing_program_gets_a_line_that_says_how_to_install_it(
     assert run.main() == 1
     output, errors = capsys.readouterr()
     assert output == ""
-    assert errors == f"run.py: there is no {programs.PROGRAMS[name].executable}: {programs.PROGRAMS[name].install}\n"
+    assert (
+        errors
+        == f"run.py: there is no {programs.PROGRAMS[name].executable}: {programs.PROGRAMS[name].install}\n"
+    )
 
 
 def test_a_gateway_that_does_not_start_shows_what_it_said(
@@ -82,7 +100,9 @@ def test_a_gateway_that_does_not_start_shows_what_it_said(
 ) -> None:
     must_be_installed("nginx")
     nginx = programs.PROGRAMS["nginx"]
-    broken = nginx._replace(edits=lambda place: {**nginx.edits(place), "worker_connections": "worker_connection"})
+    broken = nginx._replace(
+        edits=lambda place: {**nginx.edits(place), "worker_connections": "worker_connection"}
+    )
     monkeypatch.setitem(programs.PROGRAMS, "nginx", broken)
     monkeypatch.setattr(sys, "argv", ["run.py", "nginx"])
     assert run.main() == 1
@@ -95,7 +115,11 @@ def test_a_provider_that_is_told_anything_of_ours_is_a_failure(
     must_be_installed("nginx")
     nginx = programs.PROGRAMS["nginx"]
     leaks = {'proxy_set_header X-Cagent-Forward "";': ""}
-    monkeypatch.setitem(programs.PROGRAMS, "nginx", nginx._replace(edits=lambda place: {**nginx.edits(place), **leaks}))
+    monkeypatch.setitem(
+        programs.PROGRAMS,
+        "nginx",
+        nginx._replace(edits=lambda place: {**nginx.edits(place), **leaks}),
+    )
     monkeypatch.setattr(sys, "argv", ["run.py", "nginx"])
     assert run.main() == 1
     assert capfd.readouterr().err.lower() == "run.py: the provider was told x-cagent-forward\n"
@@ -105,10 +129,16 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "trustme.py").write_text("raise ModuleNotFoundError(\"No module named 'trustme'\")")
     command = [sys.executable, str(RUN), "nginx"]
     result = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
     assert result.returncode == 1
-    assert result.stderr.splitlines() == ["run.py: No module named 'trustme': pip install \".[gateways]\""]
+    assert result.stderr.splitlines() == [
+        "run.py: No module named 'trustme': pip install \".[gateways]\""
+    ]
 
 
 def test_a_missing_program_fails_in_ci_and_elsewhere_skips(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,13 +22,21 @@ Promise = Callable[..., None]
 
 no_session, malformed = (
     contract.test_calls_in_no_session_do_not_escape_the_limit,
-    partial(contract.test_calls_with_malformed_ids_do_not_escape_the_limit, contract.MALFORMED["a comma"]),
+    partial(
+        contract.test_calls_with_malformed_ids_do_not_escape_the_limit,
+        contract.MALFORMED["a comma"],
+    ),
 )
-hostile = partial(contract.test_whatever_a_client_sends_its_call_is_a_line_of_json, "X-Cagent-Model")
+hostile = partial(
+    contract.test_whatever_a_client_sends_its_call_is_a_line_of_json, "X-Cagent-Model"
+)
 impostor = partial(contract.test_an_impostor_gets_no_call, ["elsewhere.example"], known=True)
 
 NGINX: dict[str, tuple[Edits, Promise]] = {
-    "a key that is empty is never limited": ({'"(none)" "(none) $remote_addr";': '"(none)" "";'}, no_session),
+    "a key that is empty is never limited": (
+        {'"(none)" "(none) $remote_addr";': '"(none)" "";'},
+        no_session,
+    ),
     "each malformed ID has a bucket of its own": (
         {"default  $session;": "default $http_x_cagent_session_id;"},
         malformed,
@@ -44,8 +52,14 @@ NGINX: dict[str, tuple[Edits, Promise]] = {
         {'proxy_set_header X-Cagent-Forward "";': ""},
         contract.test_the_provider_sees_none_of_our_headers,
     ),
-    "the error log has the query": ({"error.log emerg": "error.log error"}, contract.test_no_log_has_a_key),
-    "the path has the query": ({'"path":"$path"': '"path":"$request_uri"'}, contract.test_no_log_has_a_key),
+    "the error log has the query": (
+        {"error.log emerg": "error.log error"},
+        contract.test_no_log_has_a_key,
+    ),
+    "the path has the query": (
+        {'"path":"$path"': '"path":"$request_uri"'},
+        contract.test_no_log_has_a_key,
+    ),
     "a prompt of a megabyte is too long": (
         {"client_max_body_size 32m;": ""},
         contract.test_long_prompts_and_long_answers_pass,
@@ -81,7 +95,10 @@ HAPROXY: dict[str, tuple[Edits, Promise]] = {
     ),
     "a line of the audit is cut": ({"len 4096 ": ""}, hostile),
     "the audit isn't JSON": ({",json(utf8s)": ""}, hostile),
-    "the path has the query": ({"path,bytes(0,256)": "pathq,bytes(0,256)"}, contract.test_no_log_has_a_key),
+    "the path has the query": (
+        {"path,bytes(0,256)": "pathq,bytes(0,256)"},
+        contract.test_no_log_has_a_key,
+    ),
     "a header that isn't removed reaches the provider": (
         {"http-request del-header X-Cagent- -m beg": ""},
         contract.test_the_provider_sees_none_of_our_headers,
@@ -92,7 +109,9 @@ HAPROXY: dict[str, tuple[Edits, Promise]] = {
     ),
     "whoever answers is the provider": ({"ssl verify required": "ssl verify none"}, impostor),
     "each malformed ID has a bucket of its own": (
-        {"""set-var(txn.session) 'str("(malformed)")'""": "set-var(txn.session) req.fhdr(X-Cagent-Session-Id)"},
+        {
+            """set-var(txn.session) 'str("(malformed)")'""": "set-var(txn.session) req.fhdr(X-Cagent-Session-Id)"
+        },
         malformed,
     ),
     "the call goes wherever the marker says": (
@@ -140,17 +159,24 @@ ENVOY: dict[str, tuple[Edits, Promise]] = {
         {"max_dynamic_descriptors: 100000  #": "#"},
         contract.test_a_crowd_does_not_push_a_session_out_of_its_limit,
     ),
-    "a call without a descriptor is never limited": ({"['cagent.limited']": "['cagent.session']"}, no_session),
+    "a call without a descriptor is never limited": (
+        {"['cagent.limited']": "['cagent.session']"},
+        no_session,
+    ),
     "each malformed ID has a bucket of its own": (
         {"? '' : '(malformed)')%": "? '' : request.headers['x-cagent-session-id'])%"},
         malformed,
     ),
     "the local limit doesn't charge when an answer has ended": (
-        {f"- actions:{INDENTED}- ext": f"- apply_on_stream_done: true{INDENTED}actions:{INDENTED}- ext"},
+        {
+            f"- actions:{INDENTED}- ext": f"- apply_on_stream_done: true{INDENTED}actions:{INDENTED}- ext"
+        },
         contract.test_two_sessions_are_limited_independently,
     ),
     "a route matches either of two markers": (
-        {f"filter_state:{INDENTED}  - key: cagent.forward": f"headers:{INDENTED}  - name: x-cagent-forward"},
+        {
+            f"filter_state:{INDENTED}  - key: cagent.forward": f"headers:{INDENTED}  - name: x-cagent-forward"
+        },
         contract.test_two_markers_lead_nowhere,
     ),
     "a header that isn't removed reaches the provider": (
@@ -191,7 +217,9 @@ LITELLM: dict[str, tuple[Edits, Promise]] = {
     ),
     "the model's name finds the provider, whatever the marker says": (
         {"""return {**data, "model": f"{line['provider']}/{line['model']}"}""": "return data"},
-        partial(contract.test_a_marker_that_is_listed_leads_to_its_provider, "https://api.anthropic.com"),
+        partial(
+            contract.test_a_marker_that_is_listed_leads_to_its_provider, "https://api.anthropic.com"
+        ),
     ),
     "a call in no session has no limit": (
         {
@@ -213,20 +241,32 @@ TRAPS = {"litellm": LITELLM, "nginx": NGINX, "haproxy": HAPROXY, "envoy": ENVOY}
     ],
 )
 def test_a_recipe_that_is_changed_falls_into_it(
-    name: str, edits: Edits, promise: Promise, start: Start, providers: Providers, request: pytest.FixtureRequest
+    name: str,
+    edits: Edits,
+    promise: Promise,
+    start: Start,
+    providers: Providers,
+    request: pytest.FixtureRequest,
 ) -> None:
-    def start_changed(name: str, more: Edits | None = None, behind: Providers | None = None) -> Gateway:
+    def start_changed(
+        name: str, more: Edits | None = None, behind: Providers | None = None
+    ) -> Gateway:
         return start(name, {**edits, **(more or {})}, behind)
 
     given: dict[str, Any] = {"name": name, "start": start_changed}
-    wanted = [name for name, it in inspect.signature(promise).parameters.items() if it.default is it.empty]
+    wanted = [
+        name for name, it in inspect.signature(promise).parameters.items() if it.default is it.empty
+    ]
     if "gateway" in wanted:
         given["gateway"] = gateway = start_changed(name)
         assert statuses(gateway, new_session_id(), 1) == [200]  # it is still a gateway
         gateway.audit(1)
         for host in HOSTS:
             providers[host].clear()
-    values = {parameter: given.get(parameter) or request.getfixturevalue(parameter) for parameter in wanted}
+    values = {
+        parameter: given.get(parameter) or request.getfixturevalue(parameter)
+        for parameter in wanted
+    }
     with pytest.raises((AssertionError, json.JSONDecodeError, requests.RequestException)):
         promise(**values)
     if "httpserver" in values:

@@ -17,7 +17,13 @@ import httpx2
 import pytest
 import requests
 
-from cagent_session import SessionIdAdapter, async_session_id_hook, mount, session_factory, session_id_hook
+from cagent_session import (
+    SessionIdAdapter,
+    async_session_id_hook,
+    mount,
+    session_factory,
+    session_id_hook,
+)
 
 if TYPE_CHECKING:
     from cagent_session.gateway import Missing
@@ -62,7 +68,9 @@ class Server:
     def session_ids(self) -> list[str | None]:
         return [request.session_id for request in self.arrived]
 
-    def answer(self, path: str, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
+    def answer(
+        self, path: str, status: int, headers: dict[str, str] | None = None, body: bytes = b""
+    ) -> None:
         """Answer *path* with these."""
         self.answers[path] = lambda handler, _: reply(handler, status, headers or {}, body)
 
@@ -89,10 +97,14 @@ def tunnel(handler: BaseHTTPRequestHandler, address: str) -> None:
 
 class Listener(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128  # the default of 5 makes the sixth of many connections at once wait a second
+    request_queue_size = (
+        128  # the default of 5 makes the sixth of many connections at once wait a second
+    )
 
 
-def reply(handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+def reply(
+    handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str], body: bytes = b""
+) -> None:
     handler.send_response(status)
     for name, value in headers.items():
         handler.send_header(name, value)
@@ -147,7 +159,9 @@ def serve() -> Iterator[Callable[..., Server]]:
             listener.socket = wrap(listener.socket)
         server.url = f"{'http' if wrap is None else 'https'}://{host}:{listener.server_port}"
         running.append(listener)
-        threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         return server
 
     yield start
@@ -174,7 +188,9 @@ Client = Callable[..., Any]
 def requests_client(session: requests.Session, stack: ExitStack) -> Client:
     session.trust_env = False
     stack.enter_context(session)
-    return lambda method, url, headers=None: session.request(method, url, headers=headers, timeout=10)
+    return lambda method, url, headers=None: session.request(
+        method, url, headers=headers, timeout=10
+    )
 
 
 def mounted_by_hand(gateway: str | None, missing: Missing) -> requests.Session:
@@ -185,23 +201,33 @@ def mounted_by_hand(gateway: str | None, missing: Missing) -> requests.Session:
 
 def httpx_client(module: Any, gateway: str | None, missing: Missing, stack: ExitStack) -> Client:
     hooks = {"request": [session_id_hook(gateway, missing=missing)]}
-    client = stack.enter_context(module.Client(event_hooks=hooks, follow_redirects=True, trust_env=False))
+    client = stack.enter_context(
+        module.Client(event_hooks=hooks, follow_redirects=True, trust_env=False)
+    )
     return lambda method, url, headers=None: client.request(method, url, headers=headers)
 
 
-def async_httpx_client(module: Any, gateway: str | None, missing: Missing, stack: ExitStack) -> Client:
+def async_httpx_client(
+    module: Any, gateway: str | None, missing: Missing, stack: ExitStack
+) -> Client:
     async def send(method: str, url: str, headers: dict[str, str] | None) -> Any:
         hooks = {"request": [async_session_id_hook(gateway, missing=missing)]}
-        async with module.AsyncClient(event_hooks=hooks, follow_redirects=True, trust_env=False) as client:
+        async with module.AsyncClient(
+            event_hooks=hooks, follow_redirects=True, trust_env=False
+        ) as client:
             return await client.request(method, url, headers=headers)
 
     return lambda method, url, headers=None: asyncio.run(send(method, url, headers))
 
 
 TRANSPORTS: dict[str, Callable[[str | None, Missing, ExitStack], Client]] = {
-    "mount": lambda url, missing, stack: requests_client(mount(requests.Session(), url, missing=missing), stack),
+    "mount": lambda url, missing, stack: requests_client(
+        mount(requests.Session(), url, missing=missing), stack
+    ),
     "adapter": lambda url, missing, stack: requests_client(mounted_by_hand(url, missing), stack),
-    "factory": lambda url, missing, stack: requests_client(session_factory(gateway=url, missing=missing)(), stack),
+    "factory": lambda url, missing, stack: requests_client(
+        session_factory(gateway=url, missing=missing)(), stack
+    ),
     "httpx": lambda url, missing, stack: httpx_client(httpx, url, missing, stack),
     "httpx2": lambda url, missing, stack: httpx_client(httpx2, url, missing, stack),
     "async httpx": lambda url, missing, stack: async_httpx_client(httpx, url, missing, stack),

@@ -24,7 +24,9 @@ from cagent_session.testing import ModelsGateway
 AGENT = str(Path(__file__).parents[2] / "examples" / "agent.py")
 AS_MAIN = f"\nimport runpy; runpy.run_path({AGENT!r}, run_name='__main__')"
 CHAT = "/v1/chat/completions"
-ROW = re.compile(r"(?:(main|sub ) (\S+)|- +)  (run loop|sub-session|title|compaction|direct) +(\d+) +(\d+)").fullmatch
+ROW = re.compile(
+    r"(?:(main|sub ) (\S+)|- +)  (run loop|sub-session|title|compaction|direct) +(\d+) +(\d+)"
+).fullmatch
 TOTAL = re.compile(r"(main|sub ) (\S+) +(\d+) +(\d+)  (\S+)").fullmatch
 
 
@@ -51,11 +53,17 @@ def nobody() -> Iterator[str]:
 
 def environment_with(variables: dict[str, str]) -> dict[str, str]:
     ours = ("DOCKER_AGENT_MODELS_GATEWAY", "CAGENT_MODELS_GATEWAY", "OPENAI_API_KEY")
-    kept = {name: value for name, value in os.environ.items() if name not in ours and "proxy" not in name.lower()}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ours and "proxy" not in name.lower()
+    }
     return {**kept, "PYTHONIOENCODING": "utf-8", **variables}
 
 
-def run(*arguments: str, before: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, before: str | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run the example as a program, or as the main module after the statements of *before*."""
     program = [AGENT] if before is None else ["-c", before + AS_MAIN]
     return subprocess.run(
@@ -68,9 +76,13 @@ def run(*arguments: str, before: str | None = None, **variables: str) -> subproc
     )
 
 
-def run_through(gateway: ModelsGateway, provider: HTTPServer, *arguments: str, **kwargs: Any) -> tuple[str, list[Any]]:
+def run_through(
+    gateway: ModelsGateway, provider: HTTPServer, *arguments: str, **kwargs: Any
+) -> tuple[str, list[Any]]:
     """Run the example through a gateway of the test; return what it printed, and the rows of its table."""
-    result = run("--models-gateway", gateway.url, "--forward", provider.url_for("/v1"), *arguments, **kwargs)
+    result = run(
+        "--models-gateway", gateway.url, "--forward", provider.url_for("/v1"), *arguments, **kwargs
+    )
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout, rows_of(result.stdout)
 
@@ -92,18 +104,28 @@ def assert_fails(result: subprocess.CompletedProcess[str], status: int, *parts: 
 
 def events(*choices: Any) -> Response:
     chunks = [json.dumps({"choices": [choice]}) for choice in choices]
-    return Response("".join(f"data: {chunk}\n\n" for chunk in [*chunks, "[DONE]"]), mimetype="text/event-stream")
+    return Response(
+        "".join(f"data: {chunk}\n\n" for chunk in [*chunks, "[DONE]"]), mimetype="text/event-stream"
+    )
 
 
 def tool_call(name: str, arguments: str) -> Response:
-    call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}
+    call = {
+        "index": 0,
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
     return events({"delta": {"tool_calls": [call]}, "finish_reason": "tool_calls"})
 
 
 def totals_of(output: str) -> list[Any]:
     """The totals as (label, session ID, calls, tokens, delegating session)."""
     totals = [total.groups() for total in map(TOTAL, output.splitlines()) if total]
-    return [(label, session, int(calls), int(tokens), parent) for label, session, calls, tokens, parent in totals]
+    return [
+        (label, session, int(calls), int(tokens), parent)
+        for label, session, calls, tokens, parent in totals
+    ]
 
 
 def test_without_a_gateway_it_brings_its_own() -> None:
@@ -123,7 +145,10 @@ def test_without_a_gateway_it_brings_its_own() -> None:
     ]
     assert [row[4] > 0 for row in rows] == [True] * 6 + [False]
     tokens = {session: sum(row[4] for row in rows if row[1] == session) for session in (main, sub)}
-    assert totals_of(result.stdout) == [("main", main, 4, tokens[main], "-"), ("sub ", sub, 2, tokens[sub], main)]
+    assert totals_of(result.stdout) == [
+        ("main", main, 4, tokens[main], "-"),
+        ("sub ", sub, 2, tokens[sub], main),
+    ]
     assert result.stdout.splitlines()[-1] == (
         "The direct provider call carried no X-Cagent-* header (as the provider received it)."
     )
@@ -138,18 +163,31 @@ def test_its_tools_really_run() -> None:
 def test_it_prints_what_the_gateway_saw(gateway: ModelsGateway, provider: HTTPServer) -> None:
     output, rows = run_through(gateway, provider)
     assert [(row[1], row[3], row[4]) for row in rows[:-1]] == [
-        (call.session_id, call.status, call.prompt_tokens + call.completion_tokens) for call in gateway.calls
+        (call.session_id, call.status, call.prompt_tokens + call.completion_tokens)
+        for call in gateway.calls
     ]
     assert {session: (calls, tokens) for _, session, calls, tokens, _ in totals_of(output)} == {
         session: (usage.calls, usage.total_tokens) for session, usage in gateway.usage().items()
     }
-    assert output.splitlines()[-1] == "The direct provider call carried no X-Cagent-* header (as it was sent)."
+    assert (
+        output.splitlines()[-1]
+        == "The direct provider call carried no X-Cagent-* header (as it was sent)."
+    )
 
 
-def test_title_and_compaction_say_what_they_are(gateway: ModelsGateway, provider: HTTPServer) -> None:
+def test_title_and_compaction_say_what_they_are(
+    gateway: ModelsGateway, provider: HTTPServer
+) -> None:
     """Nor do they offer tools: providers refuse an empty list of them."""
     _, rows = run_through(gateway, provider)
-    assert ["tools" in call.json for call in gateway.calls] == [True, True, True, True, False, False]
+    assert ["tools" in call.json for call in gateway.calls] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
     purposes = {"title": ("1", None), "compaction": (None, "1")}
     assert [
         (call.headers.get("X-Cagent-GeneratingTitle"), call.headers.get("X-Cagent-Compacting"))
@@ -162,13 +200,26 @@ def test_the_provider_gets_nothing_of_ours(gateway: ModelsGateway, provider: HTT
     assert {call.forward for call in gateway.calls} == {provider.url_for("/v1")}
     ((request, _),) = provider.log
     assert (request.method, request.path) == ("GET", "/v1/models")
-    assert [name for name, _ in request.headers.items() if name.lower().startswith("x-cagent")] == []
+    assert [
+        name for name, _ in request.headers.items() if name.lower().startswith("x-cagent")
+    ] == []
 
 
-def test_session_model_and_prompt_reach_the_gateway(gateway: ModelsGateway, provider: HTTPServer) -> None:
+def test_session_model_and_prompt_reach_the_gateway(
+    gateway: ModelsGateway, provider: HTTPServer
+) -> None:
     run_through(gateway, provider, "--session", "my-session", "--model", "my-model", "my prompt")
-    assert [call.session_id == "my-session" for call in gateway.calls] == [True, False, False, True, True, True]
-    assert {(call.json["model"], call.headers["X-Cagent-Model"]) for call in gateway.calls} == {("my-model",) * 2}
+    assert [call.session_id == "my-session" for call in gateway.calls] == [
+        True,
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert {(call.json["model"], call.headers["X-Cagent-Model"]) for call in gateway.calls} == {
+        ("my-model",) * 2
+    }
     assert gateway.calls[0].json["messages"] == [{"role": "user", "content": "my prompt"}]
 
 
@@ -203,14 +254,20 @@ def test_the_gateway_is_found_where_docker_agent_finds_it(
     assert len(gateway.calls) == 6
 
 
-def test_the_key_goes_to_both_and_is_not_printed(gateway: ModelsGateway, provider: HTTPServer) -> None:
+def test_the_key_goes_to_both_and_is_not_printed(
+    gateway: ModelsGateway, provider: HTTPServer
+) -> None:
     output, _ = run_through(gateway, provider, OPENAI_API_KEY=" sk-secret\n")
-    carried = [call.headers["Authorization"] for call in gateway.calls] + [provider.log[0][0].headers["Authorization"]]
+    carried = [call.headers["Authorization"] for call in gateway.calls] + [
+        provider.log[0][0].headers["Authorization"]
+    ]
     assert set(carried) == {"Bearer sk-secret"}
     assert "sk-secret" not in output
 
 
-def test_a_provider_that_refuses_the_direct_call_does_not_matter(gateway: ModelsGateway, provider: HTTPServer) -> None:
+def test_a_provider_that_refuses_the_direct_call_does_not_matter(
+    gateway: ModelsGateway, provider: HTTPServer
+) -> None:
     provider.clear()
     provider.expect_request("/v1/models").respond_with_data("who are you?", status=401)
     _, rows = run_through(gateway, provider)
@@ -227,12 +284,18 @@ def test_a_models_mistakes_are_told_to_it(gateway: ModelsGateway, provider: HTTP
         gateway.expect_oneshot_request(CHAT).respond_with_response(answer)
     output, _ = run_through(gateway, provider)
     assert "I give up" in output
-    results = [message["content"] for message in gateway.calls[3].json["messages"] if message["role"] == "tool"]
+    results = [
+        message["content"]
+        for message in gateway.calls[3].json["messages"]
+        if message["role"] == "tool"
+    ]
     assert len(results) == 3
     assert all(result.startswith("error: ") for result in results)
 
 
-def test_it_prints_what_the_terminal_can_not_show(gateway: ModelsGateway, provider: HTTPServer) -> None:
+def test_it_prints_what_the_terminal_can_not_show(
+    gateway: ModelsGateway, provider: HTTPServer
+) -> None:
     output, _ = run_through(gateway, provider, "na\u00efve \U0001f600", PYTHONIOENCODING="ascii")
     assert "na?ve ?" in output
 
@@ -241,7 +304,10 @@ def test_it_prints_what_the_terminal_can_not_show(gateway: ModelsGateway, provid
     ("arguments", "problem"),
     [
         (("--models-gateway", "gateway.example"), "gateway URL must be absolute"),
-        (("--models-gateway", "http://me:sk-secret@gateway.example"), "gateway URL must not contain a user"),
+        (
+            ("--models-gateway", "http://me:sk-secret@gateway.example"),
+            "gateway URL must not contain a user",
+        ),
         (("--no-such-option",), "unrecognized arguments: --no-such-option; see --help"),
         (("--session",), "expected one argument"),
         (("--session", "two words"), "session ID must be"),
@@ -264,19 +330,27 @@ def test_a_key_that_no_header_can_carry() -> None:
 
 
 def test_a_gateway_that_can_not_be_reached(nobody: str) -> None:
-    assert_fails(run("--models-gateway", nobody), 1, "no answer from the models gateway: ConnectionError")
+    assert_fails(
+        run("--models-gateway", nobody), 1, "no answer from the models gateway: ConnectionError"
+    )
 
 
-def test_a_provider_that_can_not_be_reached_does_not_matter(gateway: ModelsGateway, nobody: str) -> None:
+def test_a_provider_that_can_not_be_reached_does_not_matter(
+    gateway: ModelsGateway, nobody: str
+) -> None:
     """A gateway is often the only way out; what was sent is known all the same."""
     result = run("--models-gateway", gateway.url, "--forward", nobody)
     assert (result.returncode, result.stderr) == (0, "")
     assert "direct         none       0" in result.stdout
-    assert result.stdout.endswith("The direct provider call carried no X-Cagent-* header (as it was sent).\n")
+    assert result.stdout.endswith(
+        "The direct provider call carried no X-Cagent-* header (as it was sent).\n"
+    )
     assert len(gateway.calls) == 6
 
 
-def test_without_the_extra_it_says_what_is_missing(gateway: ModelsGateway, provider: HTTPServer) -> None:
+def test_without_the_extra_it_says_what_is_missing(
+    gateway: ModelsGateway, provider: HTTPServer
+) -> None:
     missing = "import sys; sys.modules['pytest_httpserver'] = None;"
     assert_fails(run(before=missing), 1, 'pip install "cagent-session[testing]"')
     arguments = ("--models-gateway", gateway.url, "--forward", provider.url_for("/v1"))
@@ -287,7 +361,10 @@ def test_without_the_extra_it_says_what_is_missing(gateway: ModelsGateway, provi
     ("refusal", "parts"),
     [
         (Response('{"error": {"message": "Slow down."}}', 429), ["run loop", "429 Slow down."]),
-        (Response('{"error": {"message": "No\\n\\u001b[1mmodel\\u2028 sk-secret"}}', 400), ["400 No  [1mmodel  ..."]),
+        (
+            Response('{"error": {"message": "No\\n\\u001b[1mmodel\\u2028 sk-secret"}}', 400),
+            ["400 No  [1mmodel  ..."],
+        ),
         (Response("<html>", 502), ["502 BAD GATEWAY"]),
         (Response('{"error": "' + "long" * 999 + '"}', 500), ["500 INTERNAL SERVER ERROR"]),
         (Response('{"error": {"message": "' + "long" * 999 + '"}}', 500), ["500 long"]),
@@ -303,13 +380,19 @@ def test_a_refused_call(gateway: ModelsGateway, refusal: Response, parts: list[s
 
 @pytest.mark.parametrize("header", ["X-Cagent-GeneratingTitle", "X-Cagent-Compacting"])
 def test_a_refused_call_outside_the_run_loop(gateway: ModelsGateway, header: str) -> None:
-    gateway.expect_request(CHAT, headers={header: "1"}).respond_with_json({"error": {"message": "No."}}, status=403)
+    gateway.expect_request(CHAT, headers={header: "1"}).respond_with_json(
+        {"error": {"message": "No."}}, status=403
+    )
     assert_fails(run("--models-gateway", gateway.url), 1, "call: 403 No.")
 
 
 def test_a_refused_call_in_the_sub_session(gateway: ModelsGateway) -> None:
-    gateway.expect_ordered_request(CHAT).respond_with_response(tool_call("transfer_task", '{"task": "t"}'))
-    gateway.expect_ordered_request(CHAT).respond_with_json({"error": {"message": "No."}}, status=403)
+    gateway.expect_ordered_request(CHAT).respond_with_response(
+        tool_call("transfer_task", '{"task": "t"}')
+    )
+    gateway.expect_ordered_request(CHAT).respond_with_json(
+        {"error": {"message": "No."}}, status=403
+    )
     assert_fails(run("--models-gateway", gateway.url), 1, "refused the sub-session call: 403 No.")
 
 
@@ -332,8 +415,12 @@ def test_a_refused_call_in_the_sub_session(gateway: ModelsGateway) -> None:
     ],
 )
 def test_a_malformed_answer(gateway: ModelsGateway, document: str, mimetype: str) -> None:
-    gateway.expect_request(CHAT).respond_with_response(Response(document.encode("latin-1"), mimetype=mimetype))
-    assert_fails(run("--models-gateway", gateway.url), 1, "malformed answer from the models gateway")
+    gateway.expect_request(CHAT).respond_with_response(
+        Response(document.encode("latin-1"), mimetype=mimetype)
+    )
+    assert_fails(
+        run("--models-gateway", gateway.url), 1, "malformed answer from the models gateway"
+    )
 
 
 def test_an_answer_whose_connection_breaks(gateway: ModelsGateway) -> None:
@@ -341,8 +428,14 @@ def test_an_answer_whose_connection_breaks(gateway: ModelsGateway) -> None:
         yield b'data: {"choices": []}\n\n'
         raise ConnectionResetError
 
-    gateway.expect_request(CHAT).respond_with_handler(lambda _: Response(pieces(), mimetype="text/event-stream"))
-    assert_fails(run("--models-gateway", gateway.url), 1, "no answer from the models gateway: ChunkedEncodingError")
+    gateway.expect_request(CHAT).respond_with_handler(
+        lambda _: Response(pieces(), mimetype="text/event-stream")
+    )
+    assert_fails(
+        run("--models-gateway", gateway.url),
+        1,
+        "no answer from the models gateway: ChunkedEncodingError",
+    )
 
 
 def test_a_model_that_never_stops_calling_tools(gateway: ModelsGateway) -> None:
@@ -352,13 +445,18 @@ def test_a_model_that_never_stops_calling_tools(gateway: ModelsGateway) -> None:
 
 
 LEAK = """
-import requests.sessions
-defaults = requests.sessions.default_headers
-requests.sessions.default_headers = lambda: {**defaults(), "X-Cagent-Id": "1"}
+from requests.adapters import HTTPAdapter
+send = HTTPAdapter.send
+def leak(self, request, **options):
+    request.headers["X-Cagent-Id"] = "1"
+    return send(self, request, **options)
+HTTPAdapter.send = leak
 """
 
 
-def test_a_header_that_leaks_to_the_provider_is_told(gateway: ModelsGateway, provider: HTTPServer) -> None:
+def test_a_header_that_leaks_to_the_provider_is_told(
+    gateway: ModelsGateway, provider: HTTPServer
+) -> None:
     arguments = ("--models-gateway", gateway.url, "--forward", provider.url_for("/v1"))
     assert_fails(run(*arguments, before=LEAK), 1, "the direct provider call carried X-Cagent-Id")
     assert_fails(run(before=LEAK), 1, "the direct provider call carried X-Cagent-Id")
@@ -371,7 +469,10 @@ def test_a_gateway_that_saw_something_else_is_told() -> None:
 
 def test_it_ends_quietly_when_nobody_reads_on() -> None:
     with subprocess.Popen(
-        [sys.executable, AGENT], env=environment_with({}), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, AGENT],
+        env=environment_with({}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
         process.stdout.close()
@@ -390,7 +491,9 @@ def test_ctrl_c_ends_it_at_once(gateway: ModelsGateway) -> None:
         released.wait(30)
         return Response()
 
-    gateway.expect_ordered_request(CHAT).respond_with_response(tool_call("transfer_task", '{"task": "t"}'))
+    gateway.expect_ordered_request(CHAT).respond_with_response(
+        tool_call("transfer_task", '{"task": "t"}')
+    )
     gateway.expect_ordered_request(CHAT).respond_with_handler(wait)
     allow = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     with subprocess.Popen(

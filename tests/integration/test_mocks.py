@@ -1,4 +1,4 @@
-"""Does the session show with the mocks that people use, and do our fixtures get along with them?"""
+"""The mocks, recordings and caches that people use: what they show and store of a session."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ import requests
 import responses
 import vcr  # type: ignore[import-untyped]  # it has none
 from pytest_httpserver import HTTPServer
+from requests_cache import DEFAULT_IGNORED_PARAMS, CachedSession
 from requests_mock import Adapter, Mocker, NoMockAddress
 from responses.matchers import header_matcher
 
-from cagent_session import SESSION_ID_HEADER, MissingSessionId, SessionIdAdapter, gateway_headers, mount, session_scope
+from cagent_session import (
+    SESSION_ID_HEADER,
+    MissingSessionId,
+    SessionIdAdapter,
+    gateway_headers,
+    mount,
+    session_scope,
+)
 from cagent_session.testing import ModelsGateway
 
 CHAT = "/v1/chat/completions"
@@ -28,7 +36,7 @@ SECRETS = {SESSION_ID_HEADER: "sess-secret", **CREDENTIALS}
 
 @pytest.fixture
 def http() -> Iterator[requests.Session]:
-    """Return what the code under test has: a session that is mounted, for a gateway that is not there."""
+    """Return the session of the code under test. It is mounted; its gateway does not exist."""
     with mount(requests.Session(), GATEWAY) as session:
         session.headers.update(gateway_headers(f"{PROVIDER}/v1"))
         yield session
@@ -52,7 +60,9 @@ def test_responses_shows_the_session_of_each_call_to_the_gateway(http: requests.
 
 @pytest.mark.parametrize(("other", "shown"), [("sess-2", "{.*sess-2'?}"), (None, "{}")], ids=str)
 @responses.activate
-def test_a_request_in_another_session_does_not_match(http: requests.Session, other: str | None, shown: str) -> None:
+def test_a_request_in_another_session_does_not_match(
+    http: requests.Session, other: str | None, shown: str
+) -> None:
     responses.post(GATEWAY + CHAT, match=[header_matcher({SESSION_ID_HEADER: "sess-1"})])
     with session_scope("sess-1"):
         assert ask(http, GATEWAY).status_code == 200
@@ -74,7 +84,9 @@ def test_responses_lets_the_models_gateway_through(
 
 
 @pytest.mark.session_id("sess-1")
-def test_a_mocker_of_requests_mock_runs_no_adapter(http: requests.Session, requests_mock: Mocker) -> None:
+def test_a_mocker_of_requests_mock_runs_no_adapter(
+    http: requests.Session, requests_mock: Mocker
+) -> None:
     """As the README says. Were it otherwise, the detours below would be for nothing."""
     mockers = [requests_mock, Mocker(), Mocker(session=http)]
     for mocker in mockers:
@@ -83,7 +95,10 @@ def test_a_mocker_of_requests_mock_runs_no_adapter(http: requests.Session, reque
     for mocker in mockers[1:]:
         with mocker:
             ask(http, GATEWAY)
-    shown = [[SESSION_ID_HEADER in request.headers for request in mocker.request_history] for mocker in mockers]
+    shown = [
+        [SESSION_ID_HEADER in request.headers for request in mocker.request_history]
+        for mocker in mockers
+    ]
     assert shown == [[False], [False], [False]]
 
 
@@ -95,7 +110,10 @@ def mounted_below(http: requests.Session) -> Iterator[Adapter]:
 
 
 def mocker_with_ours(_: requests.Session) -> Mocker:
-    """Return one that needs no way to the session. Its parameter is one that requests_mock does not document."""
+    """Return a mocker that needs no access to the session.
+
+    requests_mock does not document its parameter ``adapter``.
+    """
     return Mocker(adapter=SessionIdAdapter(GATEWAY, inner=Adapter()))
 
 
@@ -118,7 +136,10 @@ def test_requests_mock_below_our_adapter_matches_by_session(
 
 @pytest.mark.parametrize("filtered", [[], list(SECRETS)], ids=["unfiltered", "filtered"])
 def test_a_cassette_holds_the_session_and_the_key_unless_they_are_filtered(
-    models_gateway: ModelsGateway, gateway_session: requests.Session, tmp_path: Path, filtered: list[str]
+    models_gateway: ModelsGateway,
+    gateway_session: requests.Session,
+    tmp_path: Path,
+    filtered: list[str],
 ) -> None:
     recorder, cassette = vcr.VCR(filter_headers=filtered), tmp_path / "cassette.yaml"
     gateway_session.headers.update(CREDENTIALS)
@@ -129,7 +150,9 @@ def test_a_cassette_holds_the_session_and_the_key_unless_they_are_filtered(
         replayed = ask(gateway_session, models_gateway.url)
 
     written = cassette.read_text(encoding="utf-8")
-    assert {name for name, value in SECRETS.items() if value in written} == SECRETS.keys() - filtered
+    assert {
+        name for name, value in SECRETS.items() if value in written
+    } == SECRETS.keys() - filtered
     assert all(kept in written for kept in ("X-Cagent-Forward", f"{PROVIDER}/v1", "Hello!"))
     assert replayed.content == recorded.content
     assert replayed.request.headers[SESSION_ID_HEADER] == "sess-2"
@@ -151,6 +174,94 @@ def test_what_is_replayed_in_no_session_is_refused_by_missing_not_by_the_gateway
     models_gateway.assert_attributed("sess-1", calls=1)
 
 
+# The setting that the README shows.
+IGNORED = {"ignored_parameters": [*DEFAULT_IGNORED_PARAMS, SESSION_ID_HEADER]}
+
+
+@contextmanager
+def cached_session(
+    gateway: ModelsGateway, database: Path, **settings: Any
+) -> Iterator[CachedSession]:
+    """Return a mounted session that stores the answers of all calls, also POST, in a file."""
+    settings |= {"backend": "sqlite", "allowable_methods": ["GET", "POST"]}
+    with mount(CachedSession(str(database), **settings), gateway.url) as session:
+        session.trust_env = False
+        session.headers.update(gateway_headers(f"{PROVIDER}/v1"))
+        yield session
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({}, "sess-secret"),
+        ({"match_headers": True}, "sess-secret"),  # the key is made before the ID is there
+        (IGNORED, "REDACTED"),
+        (IGNORED | {"match_headers": True}, "REDACTED"),
+    ],
+    ids=["by default", "match_headers", "ignored_parameters", "both"],
+)
+@pytest.mark.parametrize("serializer", ["pickle", "json"])
+def test_a_cache_stores_and_shows_the_session_unless_the_header_is_ignored(
+    models_gateway: ModelsGateway,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    shown: str,
+    serializer: str,
+) -> None:
+    database = tmp_path / "cache.sqlite"
+    with cached_session(models_gateway, database, serializer=serializer, **settings) as session:
+        with session_scope("sess-secret"):
+            sent = ask(session, models_gateway.url)
+        cached = []
+        for other in ("sess-2", None):
+            with session_scope(other):
+                cached.append(ask(session, models_gateway.url))
+
+    assert [getattr(answer, "from_cache", None) for answer in [sent, *cached]] == [
+        False,
+        True,
+        True,
+    ]
+    assert {answer.content for answer in cached} == {sent.content}
+    models_gateway.assert_attributed("sess-secret", calls=1)
+    assert sent.request.headers[SESSION_ID_HEADER] == "sess-secret"
+    assert [answer.request.headers[SESSION_ID_HEADER] for answer in cached] == [shown] * 2
+    assert (b"sess-secret" in database.read_bytes()) == (shown == "sess-secret")
+
+
+def test_a_cache_stores_the_session_of_a_redirected_request_although_the_header_is_ignored(
+    models_gateway: ModelsGateway, tmp_path: Path
+) -> None:
+    """As the README says: requests-cache applies the setting to the last request only."""
+    moved = {"Location": f"{models_gateway.url}/new"}
+    models_gateway.expect_request("/old").respond_with_data(status=307, headers=moved)
+    models_gateway.expect_request("/new").respond_with_data("moved")
+    with cached_session(models_gateway, tmp_path / "cache.sqlite", **IGNORED) as session:
+        with session_scope("sess-1"):
+            session.get(f"{models_gateway.url}/old")
+        cached = session.get(f"{models_gateway.url}/old")
+    requests_of = [answer.request for answer in (*cached.history, cached)]
+    shown = [request.headers[SESSION_ID_HEADER] for request in requests_of]
+    assert shown == ["sess-1", "REDACTED"]
+
+
+@pytest.mark.session_id("sess-1")
+def test_a_redirect_of_a_cached_session_takes_nothing_along_if_only_the_marker_decides(
+    models_gateway: ModelsGateway, make_httpserver: HTTPServer
+) -> None:
+    make_httpserver.clear()
+    make_httpserver.expect_request("/new").respond_with_data("moved")
+    moved = {"Location": make_httpserver.url_for("/new")}
+    models_gateway.expect_request("/old").respond_with_data(status=307, headers=moved)
+    with mount(CachedSession(backend="memory")) as session:
+        session.trust_env = False
+        marker = gateway_headers(f"{PROVIDER}/v1")
+        assert session.get(f"{models_gateway.url}/old", headers=marker).text == "moved"
+    models_gateway.assert_attributed("sess-1", calls=1)
+    [(request, _)] = make_httpserver.log
+    assert [name for name, _ in request.headers if name.lower().startswith("x-cagent-")] == []
+
+
 RECORDED_TEST = f"""
 import pytest
 
@@ -161,7 +272,8 @@ def vcr_config():
 @pytest.mark.vcr
 @pytest.mark.session_id("sess-secret")
 def test_ask(models_gateway, gateway_session, session_id, record_mode):
-    response = gateway_session.post(models_gateway.url + "{CHAT}", json={QUESTION}, headers={CREDENTIALS})
+    url = models_gateway.url + "{CHAT}"
+    response = gateway_session.post(url, json={QUESTION}, headers={CREDENTIALS})
     assert response.json()["choices"][0]["message"]["content"] == "You said: Hello!"
     assert response.request.headers["{SESSION_ID_HEADER}"] == session_id
     assert len(models_gateway.calls) == (record_mode == "once")
@@ -183,9 +295,13 @@ def test_a_recording_is_replayed_at_the_next_tests_gateway_where_no_port_is_matc
     pytester.makepyfile(test_inner=RECORDED_TEST % {"filter_headers": list(SECRETS), **match_on})
     pytester.runpytest_inprocess("--record-mode=once").assert_outcomes(passed=1)
     cassette = pytester.path / "cassettes" / "test_inner" / "test_ask.yaml"
-    written, ports = re.subn(r"127\.0\.0\.1:\d+", "127.0.0.1:1", cassette.read_text(encoding="utf-8"))
+    written, ports = re.subn(
+        r"127\.0\.0\.1:\d+", "127.0.0.1:1", cassette.read_text(encoding="utf-8")
+    )
     assert (ports, "Hello!" in written, "secret" in written) == (1, True, False)
-    cassette.write_text(written, encoding="utf-8")  # the next gateway's port may be the same by chance, but not 1
+    cassette.write_text(
+        written, encoding="utf-8"
+    )  # the next gateway's port may be the same by chance, but not 1
     replayed = pytester.runpytest_inprocess("--record-mode=none", "--block-network")
     replayed.assert_outcomes(**outcome)
     replayed.stdout.fnmatch_lines(told)
@@ -197,7 +313,10 @@ def httpserver_listen_address() -> tuple[str, int]:
 
 
 def test_httpserver_called_directly_sees_no_session_and_the_models_gateway_nothing(
-    models_gateway: ModelsGateway, gateway_session: requests.Session, httpserver: HTTPServer, session_id: str
+    models_gateway: ModelsGateway,
+    gateway_session: requests.Session,
+    httpserver: HTTPServer,
+    session_id: str,
 ) -> None:
     httpserver.expect_request("/v1/models").respond_with_json({"data": []})
     assert gateway_session.get(httpserver.url_for("/v1/models"), timeout=10).json() == {"data": []}
@@ -259,7 +378,10 @@ def test_the_workers_of_xdist_keep_their_sessions_apart_and_report_what_is_amiss
     assert set(re.findall(r"\[gw\d\]", result.stdout.str())) == {"[gw0]", "[gw1]"}
     billed = {session_id: bill.calls for session_id, bill in models_gateway.usage().items()}
     assert billed == {f"{module}-{n}": 1 for module in modules for n in range(3)}
-    offenders = ["1 call reached the models gateway in no session:", f"  POST  /v1/embeddings  forward {PROVIDER}/v1"]
+    offenders = [
+        "1 call reached the models gateway in no session:",
+        f"  POST  /v1/embeddings  forward {PROVIDER}/v1",
+    ]
     left_open = [f"*SessionLeakWarning: *session_scope('{module}-left')*" for module in modules]
     result.stdout.fnmatch_lines(offenders * 2)
     result.stdout.fnmatch_lines_random(left_open)

@@ -105,7 +105,9 @@ def ids_of(span: Any) -> tuple[Any, Any]:
 def span_of(arrived: Any, spans: Any) -> Any:
     """Return the client span whose ID arrived with a request, as W3C's Trace Context has it."""
     sent = CaseInsensitiveDict(arrived.headers)["traceparent"].split("-")[2]
-    (span,) = (span for span in spans.get_finished_spans() if format_span_id(span.context.span_id) == sent)
+    (span,) = (
+        span for span in spans.get_finished_spans() if format_span_id(span.context.span_id) == sent
+    )
     assert span.kind is SpanKind.CLIENT
     return span
 
@@ -136,7 +138,9 @@ def test_the_rule_holds_and_the_calls_span_says_the_session(
     assert len(spans.get_finished_spans()) == 1
 
 
-def test_a_pinned_gateway_alone_sees_the_session(connect: Connect, spans: Any, gateway: Any, elsewhere: Any) -> None:
+def test_a_pinned_gateway_alone_sees_the_session(
+    connect: Connect, spans: Any, gateway: Any, elsewhere: Any
+) -> None:
     http = connect(gateway.url)
     with session_scope("sess-1"):
         http.post(gateway.url, headers=MARKED, timeout=10)
@@ -156,9 +160,14 @@ def test_a_redirect_off_the_origin_takes_nothing_along_but_the_trace(
     with session_scope("sess-1"):
         http.post(f"{gateway.url}/one", headers=MARKED, timeout=10)
     assert gateway.session_ids == ["sess-1", "sess-1", None]
-    assert [request.cagent_headers for request in (*elsewhere.arrived, gateway.arrived[2])] == [set(), set()]
+    assert [request.cagent_headers for request in (*elsewhere.arrived, gateway.arrived[2])] == [
+        set(),
+        set(),
+    ]
     (span,) = spans.get_finished_spans()
-    assert [span_of(request, spans) for request in (*gateway.arrived, *elsewhere.arrived)] == [span] * 4
+    assert [span_of(request, spans) for request in (*gateway.arrived, *elsewhere.arrived)] == [
+        span
+    ] * 4
     assert ids_of(span) == ("sess-1", "sess-1")
 
 
@@ -167,7 +176,9 @@ def test_a_prepared_request_sent_again_carries_the_session_of_that_sending(
 ) -> None:
     """In the caller's request only the instrumentation leaves something."""
     http = connect()
-    prepared = http.prepare_request(requests.Request("POST", gateway.url, headers=MARKED, json={"model": "m"}))
+    prepared = http.prepare_request(
+        requests.Request("POST", gateway.url, headers=MARKED, json={"model": "m"})
+    )
     before = dict(prepared.headers)
     sessions = ["sess-1", "sess-2", None]
     for session_id in sessions:
@@ -175,8 +186,12 @@ def test_a_prepared_request_sent_again_carries_the_session_of_that_sending(
             response = http.send(prepared, timeout=10)
             http.send(response.request, timeout=10)
     assert gateway.session_ids == [session_id for session_id in sessions for _ in range(2)]
-    assert [ids_of(span_of(request, spans))[0] for request in gateway.arrived] == gateway.session_ids
-    assert {name: value for name, value in prepared.headers.items() if name != "traceparent"} == before
+    assert [
+        ids_of(span_of(request, spans))[0] for request in gateway.arrived
+    ] == gateway.session_ids
+    assert {
+        name: value for name, value in prepared.headers.items() if name != "traceparent"
+    } == before
 
 
 def test_a_missing_session_is_recorded_on_the_span_and_nothing_is_sent(
@@ -207,7 +222,9 @@ def test_retries_keep_session_and_span(connect: Connect, spans: Any, gateway: An
     gateway.answers["/"] = answer
     adapters: Any = http.adapters.values()
     for adapter in adapters:
-        adapter.max_retries = Retry(3, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
+        adapter.max_retries = Retry(
+            3, status_forcelist=[503], allowed_methods=None, backoff_factor=0
+        )
     with session_scope("sess-1"):
         assert http.post(gateway.url + "/", headers=MARKED, timeout=10).status_code == 200
     assert gateway.session_ids == ["sess-1"] * 3
@@ -216,7 +233,9 @@ def test_retries_keep_session_and_span(connect: Connect, spans: Any, gateway: An
     assert ids_of(span) == ("sess-1", "sess-1")
 
 
-def test_concurrent_sessions_share_one_session_of_requests(connect: Connect, spans: Any, elsewhere: Any) -> None:
+def test_concurrent_sessions_share_one_session_of_requests(
+    connect: Connect, spans: Any, elsewhere: Any
+) -> None:
     """Each call's header and its span say the same; a call straight to a provider has the span only."""
     ids = [f"sess-{number % 5}" for number in range(24)]
     with ModelsGateway() as gateway, SessionExecutor(ThreadPoolExecutor(8)) as pool:
@@ -234,7 +253,9 @@ def test_concurrent_sessions_share_one_session_of_requests(connect: Connect, spa
         for job in jobs:
             job.result()
     assert sorted(call.json["input"] for call in gateway.calls) == sorted(ids)
-    assert [call.session_id for call in gateway.calls] == [call.json["input"] for call in gateway.calls]
+    assert [call.session_id for call in gateway.calls] == [
+        call.json["input"] for call in gateway.calls
+    ]
     assert [ids_of(span_of(call, spans)) for call in gateway.calls] == [
         (call.session_id,) * 2 for call in gateway.calls
     ]
@@ -258,10 +279,14 @@ def test_to_take_one_off_leaves_the_other(
     with session_scope("sess-1"):
         http.post(gateway.url, headers=MARKED, timeout=10)
     assert gateway.session_ids == [arrives]
-    assert [ids_of(span) for span in spans.get_finished_spans()] == ([("sess-1", "sess-1")] if traced else [])
+    assert [ids_of(span) for span in spans.get_finished_spans()] == (
+        [("sess-1", "sess-1")] if traced else []
+    )
 
 
-def test_the_warning_of_a_missing_session_points_at_the_caller(connect: Connect, gateway: Any) -> None:
+def test_the_warning_of_a_missing_session_points_at_the_caller(
+    connect: Connect, gateway: Any
+) -> None:
     http = connect(missing="warn")
     with pytest.warns(MissingSessionIdWarning) as warned:
         http.post(gateway.url, headers=MARKED, timeout=10)

@@ -18,7 +18,9 @@ from urllib3.util import Retry
 from cagent_session import SessionIdAdapter, mount, session_scope
 
 MARKED = {"X-Cagent-Forward": "https://api.openai.com/v1"}
-CHALLENGE = {"WWW-Authenticate": 'Digest realm="gateway", nonce="abc", qop="auth", algorithm=SHA-256'}
+CHALLENGE = {
+    "WWW-Authenticate": 'Digest realm="gateway", nonce="abc", qop="auth", algorithm=SHA-256'
+}
 
 
 @pytest.fixture(params=["mount", "adapter"])
@@ -53,8 +55,9 @@ def test_retries_belong_to_the_session_that_sent(session: requests.Session, gate
     """The context is read once a send: when urllib3 tries again, another thread's session is nothing to it."""
     statuses = iter([503, 503, 200])
     gateway.answers["/"] = lambda handler, _: reply_to(handler, next(statuses), {})
+    retries = Retry(3, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
     for adapter in session.adapters.values():
-        adapter.max_retries = Retry(3, status_forcelist=[503], allowed_methods=None, backoff_factor=0)  # type: ignore[attr-defined]
+        adapter.max_retries = retries  # type: ignore[attr-defined]
     with session_scope("sess-1"):
         assert session.post(gateway.url + "/", timeout=10).status_code == 200
     assert gateway.session_ids == ["sess-1"] * 3
@@ -73,7 +76,12 @@ def test_prepared_request_sent_again_carries_the_session_of_that_sending(
 
 
 @pytest.mark.parametrize(
-    "again", [lambda r: r.request, lambda r: r.request.copy(), lambda r: pickle.loads(pickle.dumps(r)).request]
+    "again",
+    [
+        lambda r: r.request,
+        lambda r: r.request.copy(),
+        lambda r: pickle.loads(pickle.dumps(r)).request,
+    ],
 )
 def test_the_stamped_copy_sent_again_carries_the_session_of_that_sending(
     session: requests.Session, gateway: Any, again: Callable[[Any], Any]
@@ -97,7 +105,9 @@ def test_the_stamped_copy_sent_again_and_redirected_carries_no_earlier_session(
     assert gateway.session_ids == ["sess-1", None, None]
 
 
-def test_the_stamped_copy_remembers_the_callers_value(session: requests.Session, gateway: Any) -> None:
+def test_the_stamped_copy_remembers_the_callers_value(
+    session: requests.Session, gateway: Any
+) -> None:
     with session_scope("sess-1"):
         response = session.post(gateway.url, headers={"X-Cagent-Session-Id": "callers"})
     session.send(response.request)
@@ -107,7 +117,9 @@ def test_the_stamped_copy_remembers_the_callers_value(session: requests.Session,
 
 
 def test_digest_authentication_keeps_the_session(session: requests.Session, gateway: Any) -> None:
-    gateway.answers["/"] = lambda handler, r: authenticate(handler, r, lambda h, _: reply_to(h, 200, {}))
+    gateway.answers["/"] = lambda handler, r: authenticate(
+        handler, r, lambda h, _: reply_to(h, 200, {})
+    )
     with session_scope("sess-1"):
         response = session.post(gateway.url + "/", auth=HTTPDigestAuth("user", "password"))
     assert response.status_code == 200
@@ -119,14 +131,18 @@ def test_digest_authentication_whose_answer_redirects_takes_nothing_along(
 ) -> None:
     """The redirect is followed with the headers of the first request, not of the one that was redirected."""
     moved = {"Location": elsewhere.url + "/new"}
-    gateway.answers["/"] = lambda handler, r: authenticate(handler, r, lambda h, _: reply_to(h, 307, moved))
+    gateway.answers["/"] = lambda handler, r: authenticate(
+        handler, r, lambda h, _: reply_to(h, 307, moved)
+    )
     with session_scope("sess-1"):
         session.post(gateway.url + "/", auth=HTTPDigestAuth("user", "password"))
     assert gateway.session_ids == ["sess-1", "sess-1"]
     assert [request.cagent_headers for request in elsewhere.arrived] == [set()]
 
 
-def send_again_when(status: int, headers: dict[str, str]) -> Callable[..., requests.Response | None]:
+def send_again_when(
+    status: int, headers: dict[str, str]
+) -> Callable[..., requests.Response | None]:
     """Return a response hook of the kind that people write."""
 
     def hook(response: Any, **options: Any) -> requests.Response | None:
@@ -139,9 +155,13 @@ def send_again_when(status: int, headers: dict[str, str]) -> Callable[..., reque
     return hook
 
 
-def test_refused_token_refreshed_and_replayed_keeps_the_session(session: requests.Session, gateway: Any) -> None:
+def test_refused_token_refreshed_and_replayed_keeps_the_session(
+    session: requests.Session, gateway: Any
+) -> None:
     """Upstream has 401, refresh, replay, but no test of it."""
-    gateway.answers["/"] = lambda handler, r: reply_to(handler, 200 if r.get("Authorization") == "new" else 401, {})
+    gateway.answers["/"] = lambda handler, r: reply_to(
+        handler, 200 if r.get("Authorization") == "new" else 401, {}
+    )
     session.hooks["response"].append(send_again_when(401, {"Authorization": "new"}))
     with session_scope("sess-1"):
         assert session.post(gateway.url + "/", headers={"Authorization": "old"}).status_code == 200
@@ -206,7 +226,10 @@ def test_streamed_answer_arrives_unbuffered(session: requests.Session, gateway: 
         handler.wfile.write(b"0\r\n\r\n")
 
     gateway.answers["/"] = stream
-    with session_scope("sess-1"), session.post(gateway.url + "/", stream=True, timeout=10) as response:
+    with (
+        session_scope("sess-1"),
+        session.post(gateway.url + "/", stream=True, timeout=10) as response,
+    ):
         lines = response.iter_lines()
         assert next(lines) == b"data: 1"
         read_first.set()
@@ -225,7 +248,9 @@ def test_stream_read_in_another_session_belongs_to_the_one_it_was_sent_in(
     assert gateway.session_ids == ["sess-1"]
 
 
-def test_plain_http_proxy_gets_the_session(session: requests.Session, serve: Callable[..., Any]) -> None:
+def test_plain_http_proxy_gets_the_session(
+    session: requests.Session, serve: Callable[..., Any]
+) -> None:
     """As the README says: a plain-HTTP proxy sees all headers."""
     proxy = serve()
     with session_scope("sess-1"):

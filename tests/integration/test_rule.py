@@ -58,9 +58,16 @@ def test_marker_is_matched_without_case(connect: Any, gateway: Any, marker: str)
 @pytest.mark.parametrize("name", ["X-Cagent-Session-Id", "x-cagent-session-id"])
 @pytest.mark.parametrize(
     ("bound", "scope", "arrives"),
-    [(True, "sess-1", "sess-1"), (True, None, "callers"), (False, "sess-1", None), (False, None, None)],
+    [
+        (True, "sess-1", "sess-1"),
+        (True, None, "callers"),
+        (False, "sess-1", None),
+        (False, None, None),
+    ],
 )
-def test_callers_value(connect: Any, gateway: Any, name: str, bound: bool, scope: Any, arrives: Any) -> None:
+def test_callers_value(
+    connect: Any, gateway: Any, name: str, bound: bool, scope: Any, arrives: Any
+) -> None:
     """An ID in scope replaces the value a caller set; in no session it stays; off the gateway it is removed."""
     client = connect()
     with session_scope(scope):
@@ -118,7 +125,9 @@ def test_direct_call_carries_no_cagent_header(connect: Any, elsewhere: Any) -> N
 def test_identity_headers_arrive(connect: Any, gateway: Any) -> None:
     """Upstream: Provider, Model and Model-Name headers; an empty Model-Name is left out."""
     client = connect()
-    headers = gateway_headers("https://api.openai.com/v1", provider="openai", model="gpt-4o", model_name="")
+    headers = gateway_headers(
+        "https://api.openai.com/v1", provider="openai", model="gpt-4o", model_name=""
+    )
     client("POST", gateway.url, headers)
     client("POST", gateway.url, gateway_headers("https://api.openai.com/v1", model_name="fast"))
     empty, named = gateway.arrived
@@ -130,7 +139,9 @@ def test_identity_headers_arrive(connect: Any, gateway: Any) -> None:
 def test_missing_session_can_be_refused(connect: Any, gateway: Any) -> None:
     """missing="raise" sends nothing; a session, a caller's own value or no marker is not missing."""
     client = connect(missing="raise")
-    with pytest.raises(MissingSessionId, match=r"POST http://127\.0\.0\.1:\d+/v1 is bound .* session_scope\(\)$"):
+    with pytest.raises(
+        MissingSessionId, match=r"POST http://127\.0\.0\.1:\d+/v1 is bound .* session_scope\(\)$"
+    ):
         client("POST", f"{gateway.url}/v1?key=secret", MARKED)
     assert gateway.arrived == []
     client("POST", gateway.url)
@@ -146,7 +157,9 @@ def test_missing_session_can_be_warned_of(connect: Any, gateway: Any) -> None:
     with pytest.warns(MissingSessionIdWarning, match="in no session") as warned:
         client("POST", gateway.url, MARKED)
     assert gateway.session_ids == [None]
-    assert [Path(warning.filename).name for warning in warned] == ["conftest.py"]  # where the clients make their calls
+    assert [Path(warning.filename).name for warning in warned] == [
+        "conftest.py"
+    ]  # where the clients make their calls
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -157,7 +170,11 @@ def test_redirect_off_the_origin_takes_nothing_along(
     gateway.redirect("/moved", f"{elsewhere.url}/new", status)
     client = connect(gateway.url if pinned else None)
     with session_scope("sess-1"):
-        client("POST", f"{gateway.url}/moved", gateway_headers("https://api.openai.com/v1", model="gpt-4o"))
+        client(
+            "POST",
+            f"{gateway.url}/moved",
+            gateway_headers("https://api.openai.com/v1", model="gpt-4o"),
+        )
     assert gateway.session_ids == ["sess-1"]
     assert [request.cagent_headers for request in elsewhere.arrived] == [set()]
 
@@ -179,7 +196,10 @@ def test_what_left_the_origin_stays_unmarked_when_it_comes_back(
         ("/two", "sess-1"),
         ("/five", None),
     ]
-    assert [(r.path, r.cagent_headers) for r in elsewhere.arrived] == [("/three", set()), ("/four", set())]
+    assert [(r.path, r.cagent_headers) for r in elsewhere.arrived] == [
+        ("/three", set()),
+        ("/four", set()),
+    ]
     assert gateway.arrived[-1].cagent_headers == set()
 
 
@@ -191,7 +211,9 @@ def test_redirect_inside_the_origin_keeps_the_session(connect: Any, gateway: Any
     assert gateway.session_ids == ["sess-1", "sess-1"]
 
 
-@pytest.mark.parametrize(("slashes", "arrive"), [("//", {1}), ("////", {0, 1}), ("http:////", {0, 1})])
+@pytest.mark.parametrize(
+    ("slashes", "arrive"), [("//", {1}), ("////", {0, 1}), ("http:////", {0, 1})]
+)
 def test_redirect_to_a_reference_without_scheme_or_with_too_many_slashes(
     connect: Any, gateway: Any, elsewhere: Any, slashes: str, arrive: set[int]
 ) -> None:
@@ -210,7 +232,10 @@ def test_redirect_to_another_name_of_the_same_machine(connect: Any, gateway: Any
     client = connect()
     with session_scope("sess-1"):
         client("GET", f"{gateway.url}/old", MARKED)
-    assert [request.cagent_headers for request in gateway.arrived] == [{*gateway.arrived[0].cagent_headers}, set()]
+    assert [request.cagent_headers for request in gateway.arrived] == [
+        {*gateway.arrived[0].cagent_headers},
+        set(),
+    ]
 
 
 def test_a_marked_call_to_elsewhere_that_redirects_to_the_gateway_gains_nothing(

@@ -41,10 +41,17 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     werkzeug.setLevel(level)
 
 
-def call(gateway: str, headers: dict[str, str], model: str, session_id: str | None = "sess-1") -> None:
+def call(
+    gateway: str, headers: dict[str, str], model: str, session_id: str | None = "sess-1"
+) -> None:
     with mount(requests.Session(), gateway) as http, session_scope(session_id):
         messages = [{"role": "user", "content": f"to {model}"}]
-        http.post(f"{gateway}/v1/chat/completions", json={"messages": messages}, headers=headers, timeout=10)
+        http.post(
+            f"{gateway}/v1/chat/completions",
+            json={"messages": messages},
+            headers=headers,
+            timeout=10,
+        )
 
 
 def start(common: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str, main: Any = call) -> None:
@@ -60,7 +67,9 @@ def test_the_embedded_gateway_shows_what_each_session_is_billed(
 
 
 @pytest.mark.parametrize(
-    "main", [functools.partial(call, session_id=None), lambda *given: None], ids=["in no session", "no call"]
+    "main",
+    [functools.partial(call, session_id=None), lambda *given: None],
+    ids=["in no session", "no call"],
 )
 def test_the_embedded_gateway_misses_an_attributed_call(
     common: Any, monkeypatch: pytest.MonkeyPatch, main: Any
@@ -70,13 +79,23 @@ def test_the_embedded_gateway_misses_an_attributed_call(
 
 
 @pytest.mark.parametrize("way", ["option", "variable"])
-def test_your_gateway_gets_the_calls(common: Any, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+def test_your_gateway_gets_the_calls(
+    common: Any, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
     with ModelsGateway() as gateway:
         url = f" {gateway.url}/ "
         if way == "variable":
             monkeypatch.setenv("CAGENT_MODELS_GATEWAY", url)
         options = ["--models-gateway", url] if way == "option" else []
-        start(common, monkeypatch, *options, "--model", "llama", "--forward", "https://provider.example/v1")
+        start(
+            common,
+            monkeypatch,
+            *options,
+            "--model",
+            "llama",
+            "--forward",
+            "https://provider.example/v1",
+        )
         (seen,) = gateway.calls
     assert (seen.session_id, seen.forward) == ("sess-1", "https://provider.example/v1")
     assert seen.headers["X-Cagent-Model"] == "llama"
@@ -87,12 +106,19 @@ def test_your_gateway_gets_the_calls(common: Any, monkeypatch: pytest.MonkeyPatc
     ("arguments", "problem"),
     [
         (["--models-gateway", "gateway.example"], "gateway URL must be absolute"),
-        (["--models-gateway", f"https://me:{SECRET}@gateway.example"], "must not contain a user or a password"),
+        (
+            ["--models-gateway", f"https://me:{SECRET}@gateway.example"],
+            "must not contain a user or a password",
+        ),
         (["--forward", "provider"], "forward must be an absolute http or https URL"),
     ],
 )
 def test_bad_arguments_are_refused_in_a_line(
-    common: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], problem: str
+    common: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    problem: str,
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         start(common, monkeypatch, *arguments, main=None)
@@ -111,7 +137,9 @@ def test_a_missing_key_is_told_before_the_sdk_misses_it(
     assert "set PROVIDER_API_KEY" in capsys.readouterr().err
 
 
-def test_an_sdks_error_ends_in_a_line_without_its_message(common: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_sdks_error_ends_in_a_line_without_its_message(
+    common: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*given: Any) -> None:
         raise ConnectionError(f"no answer with {SECRET}")
 

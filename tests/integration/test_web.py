@@ -26,8 +26,8 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.serving import make_server
 
 from cagent_session import carry_session, in_session, session_scope
-from cagent_session.answers import default_answer
 from cagent_session.testing import ModelsGateway
+from cagent_session.testing.answers import default_answer
 
 README = Path(__file__).parents[2] / "README.rst"
 ENDPOINTS = ["ask", "title", "events"]
@@ -52,7 +52,9 @@ def on_werkzeug(app: Any) -> Iterator[str]:
     server: Any = make_server("127.0.0.1", 0, app, threaded=True)
     with ThreadPoolExecutor(len(SESSIONS) + 1) as pool:
         server.process_request = functools.partial(pool.submit, server.process_request_thread)
-        with running(lambda: server.serve_forever(0.02), server.shutdown, server.server_port) as url:
+        with running(
+            lambda: server.serve_forever(0.02), server.shutdown, server.server_port
+        ) as url:
             yield url
 
 
@@ -75,7 +77,8 @@ def names() -> Iterator[dict[str, Any]]:
 
     def async_events(session_id: str, prompt: str) -> StreamingResponse:
         return StreamingResponse(
-            names["async_run_loop"](names["AgentSession"](session_id), prompt), media_type="text/plain"
+            names["async_run_loop"](names["AgentSession"](session_id), prompt),
+            media_type="text/plain",
         )
 
     for example in document.examples():
@@ -117,7 +120,9 @@ def post(url: str, prompt: object, **kwargs: Any) -> requests.Response:
     return requests.post(url, params={"prompt": str(prompt)}, timeout=60, **kwargs)
 
 
-def test_requests_at_once_are_billed_each_to_its_own_session(url: str, gateway: ModelsGateway) -> None:
+def test_requests_at_once_are_billed_each_to_its_own_session(
+    url: str, gateway: ModelsGateway
+) -> None:
     """The gateway answers none before it has all five, and one of them is in no session."""
     together = threading.Barrier(len(SESSIONS) + 1)
 
@@ -131,9 +136,15 @@ def test_requests_at_once_are_billed_each_to_its_own_session(url: str, gateway: 
     gateway.expect_request("/v1/chat/completions").respond_with_handler(answer)
     with ThreadPoolExecutor(together.parties) as clients:
         for endpoint in ENDPOINTS * 2:
-            assert all(clients.map(echoed, ["plain/ask", *(f"sessions/{sess}/{endpoint}" for sess in SESSIONS)]))
+            assert all(
+                clients.map(
+                    echoed, ["plain/ask", *(f"sessions/{sess}/{endpoint}" for sess in SESSIONS)]
+                )
+            )
     for sess in SESSIONS:
-        assert prompts(gateway, sess) == [f"sessions/{sess}/{endpoint} asks" for endpoint in ENDPOINTS * 2]
+        assert prompts(gateway, sess) == [
+            f"sessions/{sess}/{endpoint} asks" for endpoint in ENDPOINTS * 2
+        ]
     assert prompts(gateway, None) == ["plain/ask asks"] * len(ENDPOINTS * 2)
 
 
@@ -169,7 +180,9 @@ def turns(names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Turns:
 
 
 each_stream = pytest.mark.parametrize(
-    ("url", "endpoint"), [("flask", "events"), ("fastapi", "events"), ("fastapi", "async_events")], indirect=["url"]
+    ("url", "endpoint"),
+    [("flask", "events"), ("fastapi", "events"), ("fastapi", "async_events")],
+    indirect=["url"],
 )
 
 
@@ -189,7 +202,9 @@ def test_streams_that_are_read_in_turns_keep_to_their_sessions(
             post(f"{url}/plain/ask", "between")
             turns[sess].release()
     assert [list(rest) for rest in streams.values()] == [[]] * len(SESSIONS)
-    assert [prompts(gateway, sess) for sess in SESSIONS] == [["0", "1", "2", "closed"]] * len(SESSIONS)
+    assert [prompts(gateway, sess) for sess in SESSIONS] == [["0", "1", "2", "closed"]] * len(
+        SESSIONS
+    )
     assert prompts(gateway, None) == ["between"] * 3 * len(SESSIONS)
 
 
@@ -224,7 +239,9 @@ def test_a_bad_id_is_the_clients_fault_and_calls_nothing(
     assert gateway.calls == []
 
 
-async def in_session_of_path(request: fastapi.Request, call_next: Callable[..., Awaitable[Any]]) -> Any:
+async def in_session_of_path(
+    request: fastapi.Request, call_next: Callable[..., Awaitable[Any]]
+) -> Any:
     with session_scope(request.url.path[1:]):
         return await call_next(request)
 

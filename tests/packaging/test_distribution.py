@@ -13,14 +13,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULES = {str(path.relative_to(ROOT / "cagent_session")) for path in (ROOT / "cagent_session").rglob("*.py")}
+MODULES = {
+    str(path.relative_to(ROOT / "cagent_session"))
+    for path in (ROOT / "cagent_session").rglob("*.py")
+}
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Build the sdist, and from it the wheel, as an index would get them."""
     folder = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT], check=True
+    )
     return next(folder.glob("*.whl")), next(folder.glob("*.tar.gz"))
 
 
@@ -28,7 +33,9 @@ def test_the_wheel_holds_the_package_and_its_licence(built: tuple[Path, Path]) -
     wheel, _ = built
     with zipfile.ZipFile(wheel) as archive:
         names = {name.partition("/")[::2] for name in archive.namelist()}
-        metadata = archive.read(next(name for name in archive.namelist() if name.endswith("METADATA"))).decode()
+        metadata = archive.read(
+            next(name for name in archive.namelist() if name.endswith("METADATA"))
+        ).decode()
     package = {name for folder, name in names if folder == "cagent_session"}
     assert package == {*MODULES, "py.typed"}
     (dist_info,) = {folder for folder, _ in names} - {"cagent_session"}
@@ -41,7 +48,9 @@ def test_the_wheel_holds_the_package_and_its_licence(built: tuple[Path, Path]) -
     }
     assert "Requires-Python: >=3.10\n" in metadata
     assert "License-Expression: Apache-2.0\n" in metadata
-    assert {"celery", "opentelemetry", "testing"} <= set(re.findall(r"Provides-Extra: (\w+)\n", metadata))
+    assert {"celery", "opentelemetry", "testing"} <= set(
+        re.findall(r"Provides-Extra: (\w+)\n", metadata)
+    )
 
 
 def test_the_sdist_holds_what_the_tests_need_too(built: tuple[Path, Path]) -> None:
@@ -54,12 +63,16 @@ def test_the_sdist_holds_what_the_tests_need_too(built: tuple[Path, Path]) -> No
         *("cagent_session", "tests", "examples", "noxfile.py"),
         *("README.rst", "CHANGELOG.rst", "LICENSE", "PKG-INFO", "pyproject.toml", ".gitignore"),
     }
-    assert {f"cagent_session/{module}" for module in MODULES} | {"tests/packaging/test_distribution.py"} <= names
+    assert {f"cagent_session/{module}" for module in MODULES} | {
+        "tests/packaging/test_distribution.py"
+    } <= names
     assert not any("__pycache__" in name for name in names)
 
 
 @pytest.fixture(scope="module")
-def environment(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def environment(
+    built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     """Install the wheel where it comes before an installed checkout; return the environment in which it does."""
     site = tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
@@ -67,16 +80,25 @@ def environment(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFacto
     return {**os.environ, "PYTHONPATH": str(site)}
 
 
-def run(*command: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str, folder: Path, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
     python = [sys.executable, *command]
-    return subprocess.run(python, check=False, capture_output=True, text=True, cwd=folder, env=environment)
+    return subprocess.run(
+        python, check=False, capture_output=True, text=True, cwd=folder, env=environment
+    )
 
 
 def test_the_unit_tests_pass_against_the_wheel(environment: dict[str, str], tmp_path: Path) -> None:
     # Of the checkout only the tests are in reach.
     for name in ("tests", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
-    found = run("-c", "import cagent_session; print(cagent_session.__file__)", folder=tmp_path, environment=environment)
+    found = run(
+        "-c",
+        "import cagent_session; print(cagent_session.__file__)",
+        folder=tmp_path,
+        environment=environment,
+    )
     assert Path(found.stdout.strip()).is_relative_to(environment["PYTHONPATH"])
     command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit")
     tested = run(*command, folder=tmp_path, environment=environment)
@@ -91,3 +113,23 @@ def test_who_imports_the_installed_package_before_pytest_is_not_warned(
     program = "import cagent_session, pytest; pytest.main(['-p', 'no:asyncio'])"
     ran = run("-c", program, folder=tmp_path, environment=environment)
     assert re.search(r"^=+ 1 passed in .*=$", ran.stdout, re.MULTILINE), ran.stdout
+
+
+def test_pytest_6_starts_beside_the_package(built: tuple[Path, Path], tmp_path: Path) -> None:
+    """The plugin needs pytest 7. With an older one it must do nothing."""
+    site = str(tmp_path / "site")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", site]
+    pytest_6 = [*pip, "pytest==6.2.5"]
+    installed = subprocess.run(pytest_6, check=False, capture_output=True, text=True)
+    if installed.returncode:
+        pytest.skip(f"pytest 6 comes from the package index: {installed.stderr}")
+    subprocess.run([*pip, "--no-deps", "--no-index", str(built[0])], check=True)
+    (tmp_path / "test_it.py").write_text("def test_it(): pass")
+    program = (
+        f"import sys; sys.path.insert(0, {site!r}); import pytest; pytest.main(['test_it.py'])"
+    )
+    # Without -S the plugins that are installed beside the newer pytest would be loaded.
+    ran = run("-S", "-c", program, folder=tmp_path, environment={"PATH": os.environ["PATH"]})
+    assert "pytest-6.2.5" in ran.stdout, ran.stderr
+    assert "plugins: cagent-session" in ran.stdout
+    assert "1 passed" in ran.stdout

@@ -11,8 +11,22 @@ from contract import Provider
 from cagent_session.testing import ModelsGateway
 
 KEYS = (
-    *("ANTHROPIC_API_KEY", "AZURE_AI_API_KEY", "CO_API_KEY", "DASHSCOPE_API_KEY", "DATABRICKS_TOKEN", "GEMINI_API_KEY"),
-    *("GOOGLE_API_KEY", "GROQ_API_KEY", "HF_TOKEN", "MISTRAL_API_KEY", "OPENAI_API_KEY", "OLLAMA_API_KEY"),
+    *(
+        "ANTHROPIC_API_KEY",
+        "AZURE_AI_API_KEY",
+        "CO_API_KEY",
+        "DASHSCOPE_API_KEY",
+        "DATABRICKS_TOKEN",
+        "GEMINI_API_KEY",
+    ),
+    *(
+        "GOOGLE_API_KEY",
+        "GROQ_API_KEY",
+        "HF_TOKEN",
+        "MISTRAL_API_KEY",
+        "OPENAI_API_KEY",
+        "OLLAMA_API_KEY",
+    ),
     *("TOGETHER_API_KEY", "VOYAGE_API_KEY"),
 )
 
@@ -26,7 +40,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes a ``way`` once for each function of its class named ``ask_...``; likewise ``figures``."""
     for fixture, prefix in (("way", "ask_"), ("figures", "figures_")):
         if fixture in metafunc.fixturenames:
-            metafunc.parametrize(fixture, [name for name in dir(metafunc.cls) if name.startswith(prefix)])
+            metafunc.parametrize(
+                fixture, [name for name in dir(metafunc.cls) if name.startswith(prefix)]
+            )
 
 
 @pytest.fixture

@@ -11,7 +11,9 @@ class Chats(TellsUsage):
     """It chats as openai's client does."""
 
     def ask_plain(self, client: Any, prompt: str) -> Any:
-        answer = client.chat.completions.create(model="a-model", messages=[{"role": "user", "content": prompt}])
+        answer = client.chat.completions.create(
+            model="a-model", messages=[{"role": "user", "content": prompt}]
+        )
         return answer.choices[0].message.content
 
     def ask_streamed(self, client: Any, prompt: str) -> Any:
@@ -20,7 +22,9 @@ class Chats(TellsUsage):
         return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
 
     def figures_plain(self, client: Any, prompt: str) -> Any:
-        answer = client.chat.completions.create(model="a-model", messages=[{"role": "user", "content": prompt}])
+        answer = client.chat.completions.create(
+            model="a-model", messages=[{"role": "user", "content": prompt}]
+        )
         return answer.usage.prompt_tokens, answer.usage.completion_tokens
 
 
@@ -28,12 +32,16 @@ class ChatsAsync(Attributed):
     """Its asynchronous client chats as openai's does."""
 
     async def ask_async(self, client: Any, prompt: str) -> Any:
-        answer = await client.chat.completions.create(model="a-model", messages=[{"role": "user", "content": prompt}])
+        answer = await client.chat.completions.create(
+            model="a-model", messages=[{"role": "user", "content": prompt}]
+        )
         return answer.choices[0].message.content
 
     async def ask_async_streamed(self, client: Any, prompt: str) -> Any:
         messages = [{"role": "user", "content": prompt}]
-        stream = await client.chat.completions.create(model="a-model", messages=messages, stream=True)
+        stream = await client.chat.completions.create(
+            model="a-model", messages=messages, stream=True
+        )
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
 
@@ -49,7 +57,9 @@ class Responds(TellsUsage):
 
     def ask_responses_streamed(self, client: Any, prompt: str) -> Any:
         stream = client.responses.create(model="a-model", input=prompt, stream=True)
-        return "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        return "".join(
+            event.delta for event in stream if event.type == "response.output_text.delta"
+        )
 
     def ask_responses_stream_helper(self, client: Any, prompt: str) -> Any:
         with client.responses.stream(model="a-model", input=prompt) as stream:
@@ -71,6 +81,10 @@ class IsOpenAIs(Chats, ChatsAsync, Responds, Embeds):
 
     def figures_streamed(self, client: Any, prompt: str) -> Any:
         messages, options = [{"role": "user", "content": prompt}], {"include_usage": True}
-        stream = client.chat.completions.create(model="a-model", messages=messages, stream=True, stream_options=options)
+        stream = client.chat.completions.create(
+            model="a-model", messages=messages, stream=True, stream_options=options
+        )
         usages = [chunk.usage for chunk in stream if chunk.usage]
-        return sum(usage.prompt_tokens for usage in usages), sum(usage.completion_tokens for usage in usages)
+        return sum(usage.prompt_tokens for usage in usages), sum(
+            usage.completion_tokens for usage in usages
+        )

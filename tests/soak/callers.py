@@ -19,7 +19,18 @@ from typing import Any
 import httpx
 import httpx2
 import requests
-from calls import ECHO_HEADER, FAULTS, GATEWAY, ONCE, READINGS, REDIRECTS, Call, Ended, Finding, Report
+from calls import (
+    ECHO_HEADER,
+    FAULTS,
+    GATEWAY,
+    ONCE,
+    READINGS,
+    REDIRECTS,
+    Call,
+    Ended,
+    Finding,
+    Report,
+)
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
@@ -42,14 +53,33 @@ TIMEOUT = 60
 PIECE = 64
 RETRIES = 3
 ERRORS = (requests.RequestException, httpx.HTTPError, httpx2.HTTPError)
-HARMLESS = ("none", "slow", "closed while idle", "early")  # a call that meets one of these is completed
+HARMLESS = (
+    "none",
+    "slow",
+    "closed while idle",
+    "early",
+)  # a call that meets one of these is completed
 
 AT_HOME = ["gg", "ggg"]
 ABROAD = ["gf", "ga", "gfg", "gag", "ggf", "gff", "gfag", "gggfg"]
-FROM_ABROAD = ["f", "ff", "fg", "af", "ag"]  # with a pinned gateway only: otherwise the marker alone decides
+FROM_ABROAD = [
+    "f",
+    "ff",
+    "fg",
+    "af",
+    "ag",
+]  # with a pinned gateway only: otherwise the marker alone decides
 
 # How many of the calls, and of the clients that are taken from a shelf
-IN_NONE, IN_A_NEW_ONE, UNMARKED, WITH_OWN_ID, REDIRECTED, FAULTY, RENEWED = 0.1, 0.2, 0.1, 0.1, 0.4, 0.4, 0.03
+IN_NONE, IN_A_NEW_ONE, UNMARKED, WITH_OWN_ID, REDIRECTED, FAULTY, RENEWED = (
+    0.1,
+    0.2,
+    0.1,
+    0.1,
+    0.4,
+    0.4,
+    0.03,
+)
 
 SessionId = str | uuid.UUID | None
 Maker = Callable[[str], Any]  # given the gateway's URL
@@ -76,7 +106,13 @@ def copied(how: Callable[[requests.Session], requests.Session]) -> Maker:
 
 
 def with_hook(make: Callable[..., Any], hook: Any) -> Any:
-    return make(event_hooks={"request": [hook]}, follow_redirects=True, trust_env=False, verify=False, timeout=TIMEOUT)
+    return make(
+        event_hooks={"request": [hook]},
+        follow_redirects=True,
+        trust_env=False,
+        verify=False,
+        timeout=TIMEOUT,
+    )
 
 
 @dataclass(frozen=True)
@@ -92,25 +128,39 @@ class Kind:
 KINDS = {
     "mount": Kind(lambda url: mount(session_with(), url)),
     "mount, unpinned": Kind(lambda _: mount(session_with()), pinned=False),
-    "mount, insists": Kind(lambda url: mount(session_with(), url, missing="raise"), missing="raise"),
-    "mount, retries": Kind(lambda url: mount(session_with(HTTPAdapter(max_retries=retries())), url), most=1 + RETRIES),
+    "mount, insists": Kind(
+        lambda url: mount(session_with(), url, missing="raise"), missing="raise"
+    ),
+    "mount, retries": Kind(
+        lambda url: mount(session_with(HTTPAdapter(max_retries=retries())), url), most=1 + RETRIES
+    ),
     "adapter": Kind(lambda url: session_with(SessionIdAdapter(url, pool_maxsize=2))),
-    "adapter, unpinned": Kind(lambda _: session_with(SessionIdAdapter(max_retries=retries())), False, 1 + RETRIES),
-    "adapter, inner": Kind(lambda url: session_with(SessionIdAdapter(url, inner=HTTPAdapter(pool_connections=1)))),
+    "adapter, unpinned": Kind(
+        lambda _: session_with(SessionIdAdapter(max_retries=retries())), False, 1 + RETRIES
+    ),
+    "adapter, inner": Kind(
+        lambda url: session_with(SessionIdAdapter(url, inner=HTTPAdapter(pool_connections=1)))
+    ),
     "factory": Kind(lambda url: session_factory(session_with, url)()),
-    "factory, retries": Kind(lambda url: session_factory(gateway=url, max_retries=retries())(), most=1 + RETRIES),
+    "factory, retries": Kind(
+        lambda url: session_factory(gateway=url, max_retries=retries())(), most=1 + RETRIES
+    ),
     "copy": Kind(copied(copy.copy)),
     "deepcopy": Kind(copied(copy.deepcopy)),
     "pickle": Kind(copied(lambda session: pickle.loads(pickle.dumps(session)))),
     "httpx": Kind(lambda url: with_hook(httpx.Client, session_id_hook(url))),
     "httpx, unpinned": Kind(lambda _: with_hook(httpx.Client, session_id_hook()), pinned=False),
-    "httpx, insists": Kind(lambda url: with_hook(httpx.Client, session_id_hook(url, missing="raise")), missing="raise"),
+    "httpx, insists": Kind(
+        lambda url: with_hook(httpx.Client, session_id_hook(url, missing="raise")), missing="raise"
+    ),
     "httpx2": Kind(lambda url: with_hook(httpx2.Client, session_id_hook(url))),
 }
 KINDS_OF_THEIR_OWN = {
     "remounted": Kind(lambda url: mount(session_with(), url)),
     "async httpx": Kind(lambda url: with_hook(httpx.AsyncClient, async_session_id_hook(url))),
-    "async httpx2": Kind(lambda _: with_hook(httpx2.AsyncClient, async_session_id_hook()), pinned=False),
+    "async httpx2": Kind(
+        lambda _: with_hook(httpx2.AsyncClient, async_session_id_hook()), pinned=False
+    ),
 }
 
 
@@ -128,7 +178,11 @@ class Client:
         return f"{self.urls[call.route[0]]}/0?{call.query}"
 
     def prepare(self, call: Call) -> Any:
-        what: dict[str, Any] = {"method": call.method, "url": self.address(call), "headers": call.headers}
+        what: dict[str, Any] = {
+            "method": call.method,
+            "url": self.address(call),
+            "headers": call.headers,
+        }
         if isinstance(self.http, requests.Session):
             return self.http.prepare_request(requests.Request(**what, data=call.body))
         return self.http.build_request(**what, content=call.body)
@@ -154,7 +208,10 @@ class Client:
 
     async def send_async(self, request: Any, reading: str) -> Any:
         response = await self.http.send(request, stream=reading != "whole")
-        async with contextlib.aclosing(response), contextlib.aclosing(response.aiter_bytes(PIECE)) as pieces:
+        async with (
+            contextlib.aclosing(response),
+            contextlib.aclosing(response.aiter_bytes(PIECE)) as pieces,
+        ):
             async for _ in pieces:
                 if reading == "half":
                     break
@@ -176,7 +233,11 @@ class Shelf:
     @contextlib.contextmanager
     def borrow(self, worker: Worker) -> Iterator[Client]:
         rng = worker.rng
-        place, is_renewed, name = rng.randrange(len(self._places)), rng.random() < RENEWED, rng.choice(list(KINDS))
+        place, is_renewed, name = (
+            rng.randrange(len(self._places)),
+            rng.random() < RENEWED,
+            rng.choice(list(KINDS)),
+        )
         with self._lock:
             client = self._places[place]
             if client is not None and is_renewed:
@@ -285,7 +346,9 @@ class Worker:
     def perform(self, client: Client, call: Call, request: Any = None) -> Any:
         """Make a call, maybe with a request that was sent before; return the answer, if there is one."""
         with self.ending(client, call) as answers:
-            answers.append(client.send(client.prepare(call) if request is None else request, call.reading))
+            answers.append(
+                client.send(client.prepare(call) if request is None else request, call.reading)
+            )
         return answers[0] if answers else None
 
     async def perform_async(self, client: Client, call: Call) -> None:
@@ -344,7 +407,9 @@ def sent_again(worker: Worker) -> None:
         request = client.prepare(first)
         for session_id in (worker.session(), worker.session(), None, worker.session()):
             kept = {"marked": first.marked, "own_id": first.own_id, "method": first.method}
-            call = worker.plan(client, session_id, route=worker.rng.choice([GATEWAY, *AT_HOME]), **kept)
+            call = worker.plan(
+                client, session_id, route=worker.rng.choice([GATEWAY, *AT_HOME]), **kept
+            )
             with session_scope(session_id):
                 answer = worker.perform(client, call, client.readdress(request, call))
             if answer is not None and worker.rng.random() < 0.5:
@@ -355,14 +420,19 @@ def in_generators(worker: Worker) -> None:
     """Take turns with several run loops, and call between them; abandon some."""
 
     @in_session("session_id")
-    def run_loop(session_id: SessionId, client: Client, calls: list[Call]) -> Generator[str, None, None]:
+    def run_loop(
+        session_id: SessionId, client: Client, calls: list[Call]
+    ) -> Generator[str, None, None]:
         for call in calls:
             worker.perform(client, call)
             yield call.number
 
     with worker.client() as client:
         sessions = [worker.session() for _ in range(3)]
-        loops = [run_loop(each, client, [worker.plan(client, each) for _ in range(2)]) for each in sessions]
+        loops = [
+            run_loop(each, client, [worker.plan(client, each) for _ in range(2)])
+            for each in sessions
+        ]
         while loops:
             loop = worker.rng.choice(loops)
             if next(loop, None) is None:
@@ -387,7 +457,9 @@ def in_a_pool(worker: Worker) -> None:
 def in_a_thread(worker: Worker) -> None:
     session_id = worker.session()
     with worker.client() as client, session_scope(session_id):
-        carried = threading.Thread(target=carry_session(worker.perform), args=(client, worker.plan(client, session_id)))
+        carried = threading.Thread(
+            target=carry_session(worker.perform), args=(client, worker.plan(client, session_id))
+        )
         bare = threading.Thread(target=worker.perform, args=(client, worker.plan(client, None)))
         for thread in (carried, bare):
             thread.start()
@@ -401,7 +473,9 @@ def in_tasks(worker: Worker) -> None:
         await worker.perform_async(client, call)
 
     @in_session("session_id")
-    async def run_loop(session_id: SessionId, client: Client, calls: list[Call]) -> AsyncIterator[None]:
+    async def run_loop(
+        session_id: SessionId, client: Client, calls: list[Call]
+    ) -> AsyncIterator[None]:
         for call in calls:
             await worker.perform_async(client, call)
             yield
@@ -413,7 +487,9 @@ def in_tasks(worker: Worker) -> None:
         sessions = [worker.session() for _ in range(3)]
         async with client.http:
             jobs = [task(each, client, plan(each)) for each in sessions]
-            jobs.append(asyncio.to_thread(worker.perform, blocking, worker.plan(blocking, session_id)))
+            jobs.append(
+                asyncio.to_thread(worker.perform, blocking, worker.plan(blocking, session_id))
+            )
             jobs.append(worker.perform_async(client, plan(session_id)))
             await asyncio.gather(*jobs)
             async for _ in run_loop(sessions[0], client, [plan(sessions[0]), plan(sessions[0])]):
@@ -432,7 +508,10 @@ def while_remounting(worker: Worker) -> None:
     with client.http, session_scope(session_id):
         worker.call(client, session_id)
         unmount(client.http)
-        worker.perform(client, worker.plan(client, None, route=worker.rng.choice([GATEWAY, *AT_HOME]), marked=True))
+        worker.perform(
+            client,
+            worker.plan(client, None, route=worker.rng.choice([GATEWAY, *AT_HOME]), marked=True),
+        )
         mount(client.http, worker.stage.urls[GATEWAY])
         worker.call(client, session_id)
 

@@ -79,7 +79,9 @@ class Call:
 
     @property
     def headers(self) -> dict[str, str]:
-        return (IDENTITY if self.marked else {}) | ({SESSION_ID_HEADER: self.own_id} if self.own_id else {})
+        return (IDENTITY if self.marked else {}) | (
+            {SESSION_ID_HEADER: self.own_id} if self.own_id else {}
+        )
 
     @property
     def body(self) -> bytes:
@@ -95,18 +97,19 @@ class Call:
     def check(self, hop: int, headers: list[tuple[str, str]]) -> Finding | None:
         """Say what is wrong with the request that arrived at a hop with these headers, named in lower case."""
         stayed = set(self.route[: hop + 1]) == {self.route[0]}
-        marked = self.marked and stayed
-        bound = marked and self.route[0] == GATEWAY
+        bound = self.marked and stayed and self.route[0] == GATEWAY
         expected = (self.session_id or self.own_id) if bound else None
         markers = [value for name, value in headers if name == FORWARD_HEADER.lower()]
         found = [value for name, value in headers if name == SESSION_ID_HEADER.lower()]
         others = [name for name, _ in headers if name.startswith("x-cagent-")]
         where = f"at {self.route[hop]!r}, hop {hop} of {self}"
         if found != ([] if expected is None else [expected]):
-            return Finding("wrong" if bound else "leaked", f"session {found} instead of {expected!r} {where}")
-        if others and not marked:
+            return Finding(
+                "wrong" if bound else "leaked", f"session {found} instead of {expected!r} {where}"
+            )
+        if others and not bound:
             return Finding("leaked", f"{others} {where}")
-        if markers != ([IDENTITY[FORWARD_HEADER]] if marked else []):
+        if markers != ([IDENTITY[FORWARD_HEADER]] if bound else []):
             return Finding("wrong", f"markers {markers} {where}")
         return None
 
@@ -126,7 +129,9 @@ class Ended:
     number: str
     how: Literal["completed", "failed", "refused"]
     hops: int = 0  # that were followed, if it was completed
-    error: str = ""  # where no fault was to befall it; its connection may have been closed just then
+    error: str = (
+        ""  # where no fault was to befall it; its connection may have been closed just then
+    )
 
 
 @dataclass

@@ -64,7 +64,9 @@ class Hosts:
         self.sessions: set[str] = set()
 
     async def listen(self) -> list[asyncio.Server]:
-        servers = [await asyncio.start_server(self.serve, "127.0.0.1", 0, backlog=1024) for _ in range(2)]
+        servers = [
+            await asyncio.start_server(self.serve, "127.0.0.1", 0, backlog=1024) for _ in range(2)
+        ]
         gateway, foreign = (server.sockets[0].getsockname()[1] for server in servers)
         self.urls = {
             GATEWAY: f"http://127.0.0.1:{gateway}",
@@ -90,7 +92,9 @@ class Hosts:
             if not self.connections:
                 self.nobody_connected.set()
 
-    async def answer(self, wire: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def answer(
+        self, wire: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         """Answer a request, if there is one; tell whether the connection goes on."""
         request = await next_event(wire, reader)
         if not isinstance(request, h11.Request):
@@ -140,7 +144,9 @@ class Hosts:
         if host != self.urls[call.route[hop]]:
             tally.find(Finding("wrong", f"arrived at {host}, hop {hop} of {call}"))
         if arrivals[hop] > call.most:
-            tally.find(Finding("unaccounted", f"arrived {arrivals[hop]} times, hop {hop} of {call}"))
+            tally.find(
+                Finding("unaccounted", f"arrived {arrivals[hop]} times, hop {hop} of {call}")
+            )
         tally.retries += arrivals[hop] > 1
         tally.hops += hop > 0 and arrivals[hop] == 1
         if not (call.session_id or "").startswith(ONCE):  # or they would be ever more
@@ -152,11 +158,15 @@ class Hosts:
         tally.count("fault", name)
         return FAULTS[name]
 
-    def compose(self, wire: h11.Connection, call: Call, hop: int, fault: Fault) -> tuple[bytes, bytes]:
+    def compose(
+        self, wire: h11.Connection, call: Call, hop: int, fault: Fault
+    ) -> tuple[bytes, bytes]:
         """Return the head and the body of the whole answer."""
         body = f"hop {hop} of call {call.number} ".encode() * 20
         headers = [(ECHO_HEADER, call.number), ("Content-Type", "text/plain"), ("Retry-After", "0")]
-        headers.append(("Transfer-Encoding", "chunked") if call.chunked else ("Content-Length", str(len(body))))
+        headers.append(
+            ("Transfer-Encoding", "chunked") if call.chunked else ("Content-Length", str(len(body)))
+        )
         status = fault.status or 200
         if fault.status is None and hop + 1 < len(call.route):
             status = call.redirect
@@ -177,9 +187,15 @@ class Hosts:
             self.errors[ended.number] = ended.error
         lost = set(range(ended.hops + 1)) - set(arrivals)
         if ended.how == "completed" and lost:
-            self.tally.find(Finding("lost", f"hops {sorted(lost)} of call {ended.number}, which was completed"))
+            self.tally.find(
+                Finding("lost", f"hops {sorted(lost)} of call {ended.number}, which was completed")
+            )
         if ended.how == "completed" and max(arrivals, default=0) > ended.hops:
-            self.tally.find(Finding("unaccounted", f"{max(arrivals)} hops, not {ended.hops}, of call {ended.number}"))
+            self.tally.find(
+                Finding(
+                    "unaccounted", f"{max(arrivals)} hops, not {ended.hops}, of call {ended.number}"
+                )
+            )
         if ended.how == "refused" and arrivals:
             self.tally.find(Finding("unaccounted", f"call {ended.number} arrived, and was refused"))
 
@@ -199,11 +215,19 @@ class Hosts:
         """Return the tally at a moment when no call is under way, and every client is closed."""
         await self.until_nobody_is_connected()
         for number in self.ledger:
-            self.tally.find(Finding("unaccounted", f"call {number} arrived, and nobody has made it"))
+            self.tally.find(
+                Finding("unaccounted", f"call {number} arrived, and nobody has made it")
+            )
         if self.connections:
-            self.tally.find(Finding("unaccounted", f"{len(self.connections)} connections of closed clients are open"))
+            self.tally.find(
+                Finding(
+                    "unaccounted", f"{len(self.connections)} connections of closed clients are open"
+                )
+            )
         for number in set(self.errors) - self.unanswered:
-            self.tally.find(Finding("failed for no reason", f"{self.errors[number]} from call {number}"))
+            self.tally.find(
+                Finding("failed for no reason", f"{self.errors[number]} from call {number}")
+            )
         for noted in (self.ledger, self.unanswered, self.errors):
             noted.clear()
         return {**vars(self.tally), "sessions": len(self.sessions - {""}), "memory": memory()}
@@ -243,7 +267,9 @@ async def main() -> None:
     hosts = Hosts()
     servers = await hosts.listen()
     reports = asyncio.StreamReader(limit=LONGEST_REPORT)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reports), sys.stdin)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reports), sys.stdin
+    )
     print(json.dumps(hosts.urls), flush=True)
     while line := await reports.readline():
         if line.strip():

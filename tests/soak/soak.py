@@ -29,7 +29,10 @@ from callers import KINDS, SessionId, Shelf, Stage, Worker
 from calls import GATEWAY, Report
 from hosts import memory
 
-ROUNDS, LONGEST_ROUND = 16, 10  # at least, and seconds; after each, every client is closed, and memory is measured
+ROUNDS, LONGEST_ROUND = (
+    16,
+    10,
+)  # at least, and seconds; after each, every client is closed, and memory is measured
 WARM_UP = 0.25  # of the rounds
 ALLOWED = 0.005  # growth from the first third after that to the last one
 UNWANTED = ("wrong", "leaked", "lost", "unaccounted", "failed for no reason")
@@ -48,7 +51,10 @@ class Hosts:
             text=True,
             start_new_session=True,  # Ctrl-C is for us; it ends when we hang up, or are no more
         )
-        self._input, self._output = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
+        self._input, self._output = (
+            cast("IO[str]", self._process.stdin),
+            cast("IO[str]", self._process.stdout),
+        )
         self._lock = threading.Lock()
         self.urls: dict[str, str] = json.loads(self._output.readline())
 
@@ -75,7 +81,9 @@ class Summary:
 
     seed: int
     tally: dict[str, Any] = field(default_factory=dict)
-    rounds: dict[str, dict[str, array[int]]] = field(default_factory=lambda: {"client": {}, "hosts": {}})
+    rounds: dict[str, dict[str, array[int]]] = field(
+        default_factory=lambda: {"client": {}, "hosts": {}}
+    )
     is_stopped: bool = False
 
     def add(self, process: str, held: dict[str, int]) -> None:
@@ -106,7 +114,11 @@ class Summary:
 
     @property
     def is_good(self) -> bool:
-        return self.tally["calls"] > 0 and not any(self.findings.values()) and self.is_flat is not False
+        return (
+            self.tally["calls"] > 0
+            and not any(self.findings.values())
+            and self.is_flat is not False
+        )
 
     @property
     def verdict(self) -> str:
@@ -123,9 +135,13 @@ class Summary:
             grown = {what: self.growth(process, what) for what in MEASURED}
             held = [f"{what} {numbers[0]} to {numbers[-1]}" for what, numbers in rounds.items()]
             shares = [f"{what} {share:+.3%}" for what, share in grown.items() if share is not None]
-            lines.append(f"  of the {process}: {', '.join(held)}; grown: {', '.join(shares) or 'unknown'}")
+            lines.append(
+                f"  of the {process}: {', '.join(held)}; grown: {', '.join(shares) or 'unknown'}"
+            )
         stopped = ", stopped" if self.is_stopped else ""
-        return "\n".join([*lines, *self.tally["first"], f"{self.verdict} (seed {self.seed}{stopped})"])
+        return "\n".join(
+            [*lines, *self.tally["first"], f"{self.verdict} (seed {self.seed}{stopped})"]
+        )
 
 
 def soak(
@@ -166,11 +182,16 @@ def session_ids(number: int, seed: int) -> list[SessionId]:
     """Return UUIDs, and IDs of every character that one may have but letters."""
     rng = random.Random(seed)
     odd = [f"sess-{index}" + "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~" for index in range(number // 2)]
-    return [*(uuid.UUID(int=rng.getrandbits(128), version=4) for _ in range(number - len(odd))), *odd]
+    return [
+        *(uuid.UUID(int=rng.getrandbits(128), version=4) for _ in range(number - len(odd))),
+        *odd,
+    ]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=0.5)
     parser.add_argument("--threads", type=int, default=32)
     parser.add_argument("--sessions", type=int, default=200)
@@ -182,7 +203,9 @@ def main() -> int:
     def show(line: object) -> None:
         print(line, flush=True)
 
-    summary = soak(60 * options.minutes, options.threads, options.sessions, options.seed, stop, show)
+    summary = soak(
+        60 * options.minutes, options.threads, options.sessions, options.seed, stop, show
+    )
     show(summary)
     return 0 if summary.is_good else 1
 

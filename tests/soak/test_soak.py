@@ -18,15 +18,33 @@ from typing import Any
 import callers
 import pytest
 import requests
-from callers import ABROAD, AT_HOME, FROM_ABROAD, KINDS, KINDS_OF_THEIR_OWN, WAYS, Shelf, Stage, Worker
+from callers import (
+    ABROAD,
+    AT_HOME,
+    FROM_ABROAD,
+    KINDS,
+    KINDS_OF_THEIR_OWN,
+    WAYS,
+    Shelf,
+    Stage,
+    Worker,
+)
 from calls import FAULTS, GATEWAY, READINGS, REDIRECTS
 from soak import session_ids, soak
 
-from cagent_session import SESSION_ID_HEADER, SessionExecutor, SessionIdAdapter, current_session_id, session_scope
+from cagent_session import (
+    SESSION_ID_HEADER,
+    SessionExecutor,
+    SessionIdAdapter,
+    current_session_id,
+    session_scope,
+)
 
 DEADLINE = 60
 Break = Callable[[pytest.MonkeyPatch], None]
-OWN: dict[str, Any] = {name: getattr(callers, name) for name in ("session_id_hook", "in_session", "mount")}
+OWN: dict[str, Any] = {
+    name: getattr(callers, name) for name in ("session_id_hook", "in_session", "mount")
+}
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +65,8 @@ def test_the_short_form_finds_nothing() -> None:
     assert summary.tally["retries"] > 0
     assert summary.counts("client")["mounts"] > 200
     met = {
-        what: set(summary.counts(what)) for what in ("kind", "way", "fault", "redirect", "reading", "route", "ended")
+        what: set(summary.counts(what))
+        for what in ("kind", "way", "fault", "redirect", "reading", "route", "ended")
     }
     assert met == {
         "kind": {*KINDS, *KINDS_OF_THEIR_OWN},
@@ -89,7 +108,8 @@ def take_headers_along(send: Any, request: Any, _: Any) -> Any:
 def stamp_the_callers_request(send: Any, request: Any, _: Any) -> Any:
     response = send(request)
     if SESSION_ID_HEADER in response.request.headers:
-        request.headers[SESSION_ID_HEADER] = response.request.headers[SESSION_ID_HEADER]
+        # As a plain str: what we set would be taken back.
+        request.headers[SESSION_ID_HEADER] = str(response.request.headers[SESSION_ID_HEADER])
     return response
 
 
@@ -149,14 +169,23 @@ def instead_of(name: str, broken: Any, owner: Any = callers) -> Break:
 
 
 BREAKS: dict[str, tuple[Break, str]] = {
-    "the adapter stamps the first session it saw": (when_sending(stamp_the_first_session_seen), "wrong"),
+    "the adapter stamps the first session it saw": (
+        when_sending(stamp_the_first_session_seen),
+        "wrong",
+    ),
     "the adapter lets headers go along on redirects": (when_sending(take_headers_along), "leaked"),
     "the adapter stamps the caller's request": (when_sending(stamp_the_callers_request), "wrong"),
     "the adapter answers from memory": (when_sending(answer_from_memory), "lost"),
     "the adapter sends twice": (when_sending(send_twice), "unaccounted"),
     "the adapter raises what it should not": (when_sending(raise_another_error), "wrong"),
-    "the hook stamps the first session it saw": (instead_of("session_id_hook", stale_hook), "wrong"),
-    "the hook lets headers go along on redirects": (instead_of("session_id_hook", leaky_hook), "leaked"),
+    "the hook stamps the first session it saw": (
+        instead_of("session_id_hook", stale_hook),
+        "wrong",
+    ),
+    "the hook lets headers go along on redirects": (
+        instead_of("session_id_hook", leaky_hook),
+        "leaked",
+    ),
     "mount pins no gateway": (
         instead_of("mount", lambda session, _=None, **options: OWN["mount"](session, **options)),
         "leaked",
@@ -167,7 +196,9 @@ BREAKS: dict[str, tuple[Break, str]] = {
     ),
     "unmount leaves it mounted": (instead_of("unmount", lambda session: session), "wrong"),
     "jobs of a pool are not carried": (
-        instead_of("submit", lambda self, fn, *args: self._executor.submit(fn, *args), SessionExecutor),
+        instead_of(
+            "submit", lambda self, fn, *args: self._executor.submit(fn, *args), SessionExecutor
+        ),
         "wrong",
     ),
     "what a pool maps is not carried": (
@@ -175,13 +206,18 @@ BREAKS: dict[str, tuple[Break, str]] = {
         "wrong",
     ),
     "nothing is carried to a thread": (instead_of("carry_session", lambda fn: fn), "wrong"),
-    "a generator leaks its session to its consumer": (instead_of("in_session", scope_around_yield), "wrong"),
+    "a generator leaks its session to its consumer": (
+        instead_of("in_session", scope_around_yield),
+        "wrong",
+    ),
     "scopes are not left": (instead_of("__exit__", lambda *_: None, session_scope), "leaked"),
 }
 
 
 @pytest.mark.parametrize(("broken", "finding"), BREAKS.values(), ids=BREAKS)
-def test_what_is_broken_is_found_within_seconds(broken: Break, finding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_broken_is_found_within_seconds(
+    broken: Break, finding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken(monkeypatch)
     summary = soak(20, threads=8, sessions=20, seed=1)
     assert summary.findings[finding] > 0, str(summary)
@@ -206,8 +242,12 @@ def test_answers_that_are_dropped_are_found(monkeypatch: pytest.MonkeyPatch) -> 
     assert summary.is_stopped
 
 
-@pytest.mark.parametrize("key", [object, current_session_id], ids=["for each call", "for each session"])
-def test_memory_that_grows_is_found(key: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "key", [object, current_session_id], ids=["for each call", "for each session"]
+)
+def test_memory_that_grows_is_found(
+    key: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept: dict[object, Any] = {}
 
     def keep(send: Any, request: Any, _: Any) -> Any:
@@ -237,7 +277,14 @@ def test_the_same_seed_plans_the_same_calls() -> None:
 @pytest.fixture
 def running() -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Give a soak that has begun, and the gateway's port."""
-    command = [sys.executable, str(Path(callers.__file__).with_name("soak.py")), "--minutes", "1", "--threads", "4"]
+    command = [
+        sys.executable,
+        str(Path(callers.__file__).with_name("soak.py")),
+        "--minutes",
+        "1",
+        "--threads",
+        "4",
+    ]
     with subprocess.Popen([*command, "--seed", "5"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -251,18 +298,25 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_an_interrupt_ends_it_with_the_summary_so_far(running: tuple[subprocess.Popen[str], int]) -> None:
+def test_an_interrupt_ends_it_with_the_summary_so_far(
+    running: tuple[subprocess.Popen[str], int],
+) -> None:
     process, port = running
     assert process.stdout is not None
     assert process.stdout.readline().endswith(" failed for no reason: 0\n")  # of the first round
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=DEADLINE)
-    assert "wrong: 0, leaked: 0, lost: 0, unaccounted: 0, failed for no reason: 0 (seed 5, stopped)" in output
+    assert (
+        "wrong: 0, leaked: 0, lost: 0, unaccounted: 0, failed for no reason: 0 (seed 5, stopped)"
+        in output
+    )
     assert process.returncode == 0
     assert not is_listening(port)
 
 
-def test_the_hosts_end_with_it_even_when_it_is_killed(running: tuple[subprocess.Popen[str], int]) -> None:
+def test_the_hosts_end_with_it_even_when_it_is_killed(
+    running: tuple[subprocess.Popen[str], int],
+) -> None:
     process, port = running
     assert is_listening(port)
     process.kill()

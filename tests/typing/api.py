@@ -1,4 +1,7 @@
-"""Do the public names' types say what they do? mypy and pyright read this file; it is not meant to be executed."""
+"""The types of the public names. mypy and pyright read this file. It is not run.
+
+A line with ``type: ignore`` is an error for both. Both complain if it is none.
+"""
 
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 
@@ -10,7 +13,7 @@ import sys
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import httpx2
@@ -18,9 +21,11 @@ import requests
 from opentelemetry.sdk.trace import TracerProvider
 from requests.adapters import BaseAdapter, HTTPAdapter
 
+import cagent_session
 from cagent_session import (
     FORWARD_HEADER,
     SESSION_ID_HEADER,
+    Gateway,
     InvalidGatewayURL,
     InvalidSessionId,
     MissingSessionId,
@@ -30,6 +35,7 @@ from cagent_session import (
     async_session_id_hook,
     carry_session,
     current_session_id,
+    explain,
     gateway_headers,
     in_session,
     mount,
@@ -55,6 +61,15 @@ class Sess:
 
 
 class SDKSession(requests.Session): ...
+
+
+# The package
+
+assert_type(cagent_session.__version__, str)
+
+
+def a_name_that_does_not_exist_is_an_error() -> None:
+    from cagent_session import session_scop  # type: ignore[attr-defined] # noqa: F401, PLC0415
 
 
 # IDs and scopes
@@ -163,6 +178,20 @@ in_session("session_id")("text")  # type: ignore[type-var] # not a function
 in_session(len)  # type: ignore[arg-type] # gives no ID
 
 
+# The gateway
+
+gateway = Gateway(GATEWAY, "https://other.example/models?tier=pro", missing="warn")
+assert_type(gateway.urls, tuple[str, ...])
+assert_type(gateway.missing, Literal["omit", "warn", "raise"])
+assert_type(Gateway.from_environment(), Gateway | None)
+assert_type(Gateway.from_environment(missing="raise"), Gateway | None)
+hash(gateway)
+
+Gateway(b"https://gateway.example")  # type: ignore[arg-type] # a URL is a str
+Gateway(missing="ignore")  # type: ignore[arg-type] # no such choice
+Gateway.from_environment("raise")  # type: ignore[call-arg] # keywords only
+
+
 # carry_session and SessionExecutor
 
 
@@ -198,12 +227,16 @@ SessionIdAdapter(GATEWAY, inner=HTTPAdapter(), missing="warn")
 SessionIdAdapter(gateway=GATEWAY, missing="raise", max_retries=3, pool_maxsize=20)
 assert_type(SessionIdAdapter().send(requests.PreparedRequest(), timeout=3.0), requests.Response)
 assert_type(SessionIdAdapter().inner, BaseAdapter | None)
+SessionIdAdapter(gateway, inner=HTTPAdapter())
+assert_type(SessionIdAdapter(GATEWAY).gateway, Gateway)
 SessionIdAdapter(missing="ignore")  # type: ignore[arg-type] # no such choice
 SessionIdAdapter(inner=requests.Session())  # type: ignore[arg-type] # no adapter
 SessionIdAdapter(b"https://gateway.example")  # type: ignore[arg-type] # a URL is a str
 
 assert_type(mount(requests.Session()), requests.Session)
 assert_type(mount(SDKSession(), GATEWAY, missing="omit"), SDKSession)
+assert_type(mount(SDKSession(), gateway), SDKSession)
+assert_type(mount(SDKSession(), Gateway.from_environment(), missing="raise"), SDKSession)
 assert_type(unmount(SDKSession()), SDKSession)
 mount(requests.Session(), missing="ignore")  # type: ignore[arg-type] # no such choice
 mount(httpx.Client())  # type: ignore[type-var] # httpx takes the hooks
@@ -218,29 +251,44 @@ factory: Callable[..., requests.Session] = session_factory()
 sdk_factory: Callable[..., SDKSession] = session_factory(SDKSession)
 assert_type(session_factory()(), requests.Session)
 assert_type(session_factory(gateway=GATEWAY, missing="raise")(), requests.Session)
+assert_type(session_factory(gateway=gateway)(), requests.Session)
+assert_type(session_factory(SDKSession, gateway)(), SDKSession)
 assert_type(session_factory(SDKSession)(), SDKSession)
 assert_type(session_factory(make_session, GATEWAY)(pool_size=5), SDKSession)
-assert_type(session_factory(gateway=GATEWAY, headers={"X-Cagent-Forward": GATEWAY}, max_retries=2)(), requests.Session)
+assert_type(
+    session_factory(gateway=GATEWAY, headers={"X-Cagent-Forward": GATEWAY}, max_retries=2)(),
+    requests.Session,
+)
 session_factory(make_session)(pool_size="5")  # type: ignore[arg-type] # the signature is kept
 session_factory(make_session, max_retries=2)  # type: ignore[call-overload] # make mounts what it likes
 session_factory(missing="ignore")  # type: ignore[call-overload] # no such choice
 session_factory(Sess)  # type: ignore[type-var] # makes no sessions
 
 
-# httpx and httpx2
+# httpx and httpx2: one hook for synchronous and asynchronous clients
 
 hook = session_id_hook(GATEWAY, missing="raise")
-async_hook = async_session_id_hook(gateway=GATEWAY, missing="warn")
-assert_type(hook, Callable[[Any], None])
-assert_type(async_hook, Callable[[Any], Awaitable[None]])
+sync_hook: Callable[[httpx.Request], object] = hook
+async_hook: Callable[[httpx.Request], Awaitable[None]] = async_session_id_hook(gateway)
 
-httpx.Client(event_hooks={"request": [hook, session_id_hook()]})
-httpx.AsyncClient(event_hooks={"request": [async_hook, async_session_id_hook()]})
-httpx2.Client(event_hooks={"request": [hook, session_id_hook()]})
-httpx2.AsyncClient(event_hooks={"request": [async_hook, async_session_id_hook()]})
+httpx.Client(event_hooks={"request": [hook, session_id_hook(), sync_hook]})
+httpx.AsyncClient(event_hooks={"request": [hook, session_id_hook(), async_hook]})
+httpx2.Client(event_hooks={"request": [hook, session_id_hook(), sync_hook]})
+httpx2.AsyncClient(event_hooks={"request": [hook, session_id_hook(), async_hook]})
 
+session_id_hook(Gateway.from_environment())
+session_id_hook(gateway=gateway, missing="warn")
 session_id_hook(missing="ignore")  # type: ignore[arg-type] # no such choice
 async_session_id_hook(missing="ignore")  # type: ignore[arg-type] # likewise
+
+
+# explain
+
+assert_type(explain(requests.Session(), GATEWAY), str)
+assert_type(explain(httpx.AsyncClient(), GATEWAY, headers={FORWARD_HEADER: GATEWAY}), str)
+explain(httpx2.Client(), GATEWAY, gateway_headers(GATEWAY))
+explain(requests, GATEWAY)
+explain(requests.Session())  # type: ignore[call-arg] # a URL is needed
 
 
 # Headers and errors

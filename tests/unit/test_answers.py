@@ -29,10 +29,16 @@ USER = {"role": "user", "content": TEXT}
 SCHEMA = {"type": "object", "properties": {"what": {"type": "string"}}, "required": ["what"]}
 FUNCTION = {"name": "find", "parameters": SCHEMA}
 CHAT_TOOL = {"type": "function", "function": FUNCTION}
-CHAT_CALL = {"id": "call_ID", "type": "function", "function": {"name": "find", "arguments": json.dumps(ARGUMENTS)}}
+CHAT_CALL = {
+    "id": "call_ID",
+    "type": "function",
+    "function": {"name": "find", "arguments": json.dumps(ARGUMENTS)},
+}
 OLD_GOOGLE_SCHEMA = {"type": 6, "properties": {"what": {"type": 1}}, "required": ["what"]}
 OLD_GOOGLE_TOOL = {"name": "find", "parameters": OLD_GOOGLE_SCHEMA}
-AS_JSON = {"response_format": {"type": "json_schema", "json_schema": {"name": "Found", "schema": SCHEMA}}}
+AS_JSON = {
+    "response_format": {"type": "json_schema", "json_schema": {"name": "Found", "schema": SCHEMA}}
+}
 GEMINI = "/v1beta/models/gemini-2.0-flash"
 GENERATION = "/api/v1/services/aigc/text-generation/generation"
 
@@ -57,7 +63,12 @@ def messages(*more: Document) -> Document:
 
 
 def contents(*more: Document) -> Document:
-    return {"contents": [{"parts": [{"text": TEXT}]}, *({"role": "user", "parts": [part]} for part in more)]}
+    return {
+        "contents": [
+            {"parts": [{"text": TEXT}]},
+            *({"role": "user", "parts": [part]} for part in more),
+        ]
+    }
 
 
 CHAT = Format(
@@ -71,7 +82,12 @@ CHAT = Format(
 RESPONSES = Format(
     "/v1/responses",
     {"input": TEXT},
-    {"input": [USER, {"type": "function_call_output", "call_id": "call_1", "output": "on the mat"}]},
+    {
+        "input": [
+            USER,
+            {"type": "function_call_output", "call_id": "call_1", "output": "on the mat"},
+        ]
+    },
     {"tools": [{"type": "web_search"}, {"type": "function", **FUNCTION}]},
     {"tool_choice": "none"},
     {"text": {"format": {"type": "json_schema", "name": "Found", "schema": SCHEMA}}},
@@ -80,9 +96,19 @@ ANTHROPIC = Format(
     "/v1/messages",
     messages(),
     messages(
-        {"role": "user", "content": [{"type": "tool_result", "content": [{"type": "text", "text": "on the mat"}]}]}
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "content": [{"type": "text", "text": "on the mat"}]}
+            ],
+        }
     ),
-    {"tools": [{"type": "web_search_1", "name": "search"}, {"name": "find", "input_schema": SCHEMA}]},
+    {
+        "tools": [
+            {"type": "web_search_1", "name": "search"},
+            {"name": "find", "input_schema": SCHEMA},
+        ]
+    },
     {"tool_choice": {"type": "none"}},
     {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
 )
@@ -90,7 +116,12 @@ GOOGLE = Format(
     f"{GEMINI}:generateContent",
     contents(),
     contents({"functionResponse": {"name": "find", "response": {"result": "on the mat"}}}),
-    {"tools": [{"googleSearch": {}}, {"functionDeclarations": [{"name": "find", "parametersJsonSchema": SCHEMA}]}]},
+    {
+        "tools": [
+            {"googleSearch": {}},
+            {"functionDeclarations": [{"name": "find", "parametersJsonSchema": SCHEMA}]},
+        ]
+    },
     {"toolConfig": {"functionCallingConfig": {"mode": "NONE"}}},
     {"generationConfig": {"responseMimeType": "application/json", "responseJsonSchema": SCHEMA}},
     stream={},
@@ -102,7 +133,12 @@ OLD_GOOGLE = Format(
     contents({"function_response": {"name": "find", "response": {"result": "on the mat"}}}),
     {"tools": [{"function_declarations": [OLD_GOOGLE_TOOL]}]},
     {"tool_config": {"function_calling_config": {"mode": 3}}},
-    {"generation_config": {"response_mime_type": "application/json", "response_schema": OLD_GOOGLE_SCHEMA}},
+    {
+        "generation_config": {
+            "response_mime_type": "application/json",
+            "response_schema": OLD_GOOGLE_SCHEMA,
+        }
+    },
     stream={},
     stream_path=f"{GEMINI}:streamGenerateContent",
 )
@@ -117,7 +153,9 @@ OLLAMA = Format(
 COHERE = Format(
     "/v2/chat",
     messages(),
-    messages({"role": "tool", "content": [{"type": "document", "document": {"data": "on the mat"}}]}),
+    messages(
+        {"role": "tool", "content": [{"type": "document", "document": {"data": "on the mat"}}]}
+    ),
     {"tools": [CHAT_TOOL]},
     {"tool_choice": "NONE"},
     {"response_format": {"type": "json_object", "json_schema": SCHEMA}},
@@ -151,7 +189,9 @@ class Client:
     def __init__(self, gateway: ModelsGateway, http: requests.Session) -> None:
         self.gateway, self.http = gateway, http
 
-    def post(self, path: str, body: Document, headers: dict[str, str] | None = None) -> requests.Response:
+    def post(
+        self, path: str, body: Document, headers: dict[str, str] | None = None
+    ) -> requests.Response:
         return self.http.post(self.gateway.url + path, json=body, headers=headers, timeout=10)
 
     def ask(self, asking: Format, body: Document, *, streamed: bool = False) -> str:
@@ -207,7 +247,9 @@ def test_a_question_is_echoed_and_billed(client: Client, asking: Format, streame
 
 @each_format
 @plain_and_streamed
-def test_the_first_tool_is_called_and_billed(client: Client, asking: Format, streamed: bool) -> None:
+def test_the_first_tool_is_called_and_billed(
+    client: Client, asking: Format, streamed: bool
+) -> None:
     answer = client.ask(asking, {**asking.asked, **asking.tools}, streamed=streamed)
     assert '"find"' in answer
     assert "You said" not in answer
@@ -216,7 +258,9 @@ def test_the_first_tool_is_called_and_billed(client: Client, asking: Format, str
 
 @each_format
 @plain_and_streamed
-def test_a_tools_result_is_echoed_and_billed(client: Client, asking: Format, streamed: bool) -> None:
+def test_a_tools_result_is_echoed_and_billed(
+    client: Client, asking: Format, streamed: bool
+) -> None:
     answer = client.ask(asking, {**asking.answered, **asking.tools}, streamed=streamed)
     assert all(word in answer for word in ("The ", "tool ", "said: ", "on ", "the ", "mat"))
     assert client.gateway.usage() == {None: Usage(1, 7, 6)}
@@ -225,7 +269,9 @@ def test_a_tools_result_is_echoed_and_billed(client: Client, asking: Format, str
 @each_format
 @plain_and_streamed
 def test_a_forbidden_tool_is_not_called(client: Client, asking: Format, streamed: bool) -> None:
-    answer = client.ask(asking, {**asking.asked, **asking.tools, **asking.no_tool}, streamed=streamed)
+    answer = client.ask(
+        asking, {**asking.asked, **asking.tools, **asking.no_tool}, streamed=streamed
+    )
     assert "said: " in answer
 
 
@@ -249,10 +295,15 @@ def test_json_that_fits_is_answered_where_it_is_asked_for_and_billed(
         (ANTHROPIC, {"output_format": {"type": "json_schema", "schema": SCHEMA}}),
         (GOOGLE, {"generationConfig": {"responseSchema": {**SCHEMA, "type": "OBJECT"}}}),
         (GOOGLE, {"generationConfig": {"response_json_schema": SCHEMA}}),
-        (Format("/api/generate", {"prompt": TEXT, "stream": False}, {}, {}, {}, {}), {"format": SCHEMA}),
+        (
+            Format("/api/generate", {"prompt": TEXT, "stream": False}, {}, {}, {}, {}),
+            {"format": SCHEMA},
+        ),
     ],
 )
-def test_a_schema_is_found_by_its_other_names(client: Client, asking: Format, more: Document) -> None:
+def test_a_schema_is_found_by_its_other_names(
+    client: Client, asking: Format, more: Document
+) -> None:
     assert json.dumps(json.dumps(ARGUMENTS)) in client.ask(asking, {**asking.asked, **more})
 
 
@@ -283,17 +334,25 @@ def test_any_json_is_an_empty_object(client: Client, asking: Format, more: Docum
         (OLLAMA, {"format": ""}),
     ],
 )
-def test_text_is_answered_where_no_json_is_asked_for(client: Client, asking: Format, more: Document) -> None:
+def test_text_is_answered_where_no_json_is_asked_for(
+    client: Client, asking: Format, more: Document
+) -> None:
     assert "You said: " in client.ask(asking, {**asking.asked, **more})
 
 
 def test_json_is_answered_once_no_tool_is_to_be_called(client: Client) -> None:
-    answers = [client.ask(CHAT, {**body, **CHAT.tools, **AS_JSON}) for body in (CHAT.asked, CHAT.answered)]
+    answers = [
+        client.ask(CHAT, {**body, **CHAT.tools, **AS_JSON}) for body in (CHAT.asked, CHAT.answered)
+    ]
     assert ["tool_calls" in answer for answer in answers] == [True, False]
     assert json.loads(json.loads(answers[1])["choices"][0]["message"]["content"]) == ARGUMENTS
 
 
-LEAF = {"type": "object", "properties": {"name": {"type": "string"}, "size": {"type": "number"}}, "required": ["name"]}
+LEAF = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "size": {"type": "number"}},
+    "required": ["name"],
+}
 LEAF_VALUE = {"name": TEXT}
 NODE = {"$ref": "#/$defs/Node"}
 
@@ -332,7 +391,14 @@ def required(**properties: Any) -> Document:
         ({"type": "array", "items": LEAF, "minItems": 2}, [LEAF_VALUE, LEAF_VALUE]),
         ({"type": "ARRAY", "items": LEAF, "minItems": "1"}, [LEAF_VALUE]),
         ({"type": 5, "items": {"type": 1}, "min_items": 1}, [TEXT]),
-        ({"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}], "minItems": 2}, [0, TEXT]),
+        (
+            {
+                "type": "array",
+                "prefixItems": [{"type": "integer"}, {"type": "string"}],
+                "minItems": 2,
+            },
+            [0, TEXT],
+        ),
         ({"$ref": "#/$defs/Leaf"}, LEAF_VALUE),
         ({"$ref": "#/$defs/Leaf", "description": "a leaf"}, LEAF_VALUE),
         (
@@ -342,7 +408,10 @@ def required(**properties: Any) -> Document:
         ({"anyOf": [LEAF, {"type": "null"}]}, LEAF_VALUE),
         ({"any_of": [{"type": 1}, {"type": 2}]}, TEXT),
         ({"oneOf": [{"type": "integer"}, LEAF]}, 0),
-        ({"anyOf": [{"required": ["size"]}, {"required": ["name"]}], **LEAF, "required": []}, {"size": 0}),
+        (
+            {"anyOf": [{"required": ["size"]}, {"required": ["name"]}], **LEAF, "required": []},
+            {"size": 0},
+        ),
         ({"allOf": [{"$ref": "#/$defs/Leaf"}]}, LEAF_VALUE),
         ({"allOf": [LEAF, required(a={"type": "integer"})]}, {**LEAF_VALUE, "a": 0}),
         ({**required(a={"type": "integer"}), "allOf": [LEAF]}, {"a": 0, **LEAF_VALUE}),
@@ -351,31 +420,42 @@ def required(**properties: Any) -> Document:
         (NODE, {"next": None, "children": []}),
         ({"$ref": "#/$defs/Chain"}, {"next": None}),
         ({"$ref": "#/$defs/Nullable"}, {"next": None}),
-        (required(a=NODE, b=NODE), {"a": {"next": None, "children": []}, "b": {"next": None, "children": []}}),
+        (
+            required(a=NODE, b=NODE),
+            {"a": {"next": None, "children": []}, "b": {"next": None, "children": []}},
+        ),
     ],
 )
 def test_a_value_fits_its_schema(client: Client, schema: Any, value: Any) -> None:
     defs = {
         "Leaf": LEAF,
-        "Node": required(next={"anyOf": [NODE, {"type": "null"}]}, children={"type": "array", "items": NODE}),
+        "Node": required(
+            next={"anyOf": [NODE, {"type": "null"}]}, children={"type": "array", "items": NODE}
+        ),
         "Chain": required(next={"oneOf": [{"$ref": "#/$defs/Link"}, {"type": "null"}]}),
         "Link": required(back={"allOf": [{"$ref": "#/$defs/Chain"}]}),
         "Nullable": required(next={"$ref": "#/$defs/Nullable", "nullable": True}),
     }
     asked = {"name": "Any", "schema": {**required(it=schema), "$defs": defs}}
-    (choice,) = client.plain(CHAT, response_format={"type": "json_schema", "json_schema": asked})["choices"]
+    (choice,) = client.plain(CHAT, response_format={"type": "json_schema", "json_schema": asked})[
+        "choices"
+    ]
     # As text, which tells False from 0, and a list of one from another.
     assert choice["message"]["content"] == json.dumps({"it": value})
 
 
 def test_a_schema_may_be_other_than_an_object_or_refer_to_its_root(client: Client) -> None:
     def said(schema: Document) -> Any:
-        (candidate,) = client.plain(GOOGLE, generationConfig={"responseSchema": schema})["candidates"]
+        (candidate,) = client.plain(GOOGLE, generationConfig={"responseSchema": schema})[
+            "candidates"
+        ]
         return json.loads(candidate["content"]["parts"][0]["text"])
 
     assert said({"type": "ARRAY", "items": LEAF, "minItems": "1"}) == [LEAF_VALUE]
     assert said({"anyOf": [{"type": "STRING"}]}) == TEXT
-    assert said(required(next={"anyOf": [{"$ref": "#"}, {"type": "null"}]})) == {"next": {"next": None}}
+    assert said(required(next={"anyOf": [{"$ref": "#"}, {"type": "null"}]})) == {
+        "next": {"next": None}
+    }
     assert said({**NODE, "$defs": {"Node": LEAF}}) == LEAF_VALUE
 
 
@@ -419,11 +499,27 @@ def called(answer: str) -> list[str]:
         (CHAT, {"tool_choice": {"type": "function", "function": {"name": "find"}}}),
         (RESPONSES, {"tool_choice": {"type": "function", "name": "find"}}),
         (ANTHROPIC, {"tool_choice": {"type": "tool", "name": "find"}}),
-        (GOOGLE, {"toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["find"]}}}),
-        (OLD_GOOGLE, {"tool_config": {"function_calling_config": {"mode": 2, "allowed_function_names": ["find"]}}}),
+        (
+            GOOGLE,
+            {
+                "toolConfig": {
+                    "functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["find"]}
+                }
+            },
+        ),
+        (
+            OLD_GOOGLE,
+            {
+                "tool_config": {
+                    "function_calling_config": {"mode": 2, "allowed_function_names": ["find"]}
+                }
+            },
+        ),
     ],
 )
-def test_the_tool_that_is_named_is_called_whatever_was_said(client: Client, asking: Format, choice: Document) -> None:
+def test_the_tool_that_is_named_is_called_whatever_was_said(
+    client: Client, asking: Format, choice: Document
+) -> None:
     for body in (asking.asked, asking.answered):
         assert called(client.ask(asking, {**body, **with_another(asking), **choice})) == ["find"]
 
@@ -459,10 +555,13 @@ def test_a_required_call_has_tools_to_choose_from(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "asked"), [("/v1/fim/completions", {"prompt": TEXT}), ("/v1/agents/completions", messages())]
+    ("path", "asked"),
+    [("/v1/fim/completions", {"prompt": TEXT}), ("/v1/agents/completions", messages())],
 )
 @plain_and_streamed
-def test_mistrals_other_completions_are_chats(client: Client, path: str, asked: Document, streamed: bool) -> None:
+def test_mistrals_other_completions_are_chats(
+    client: Client, path: str, asked: Document, streamed: bool
+) -> None:
     answer = client.ask(Format(path, asked, {}, {}, {}, {}), asked, streamed=streamed)
     assert ('"delta"' if streamed else '"message"') in answer
     assert client.gateway.usage() == {None: Usage(1, 4, 6)}
@@ -472,11 +571,21 @@ def test_mistrals_other_completions_are_chats(client: Client, path: str, asked: 
     ("path", "body", "problem"),
     [
         *((asking.path, [], "must be a JSON object") for asking in FORMATS),
-        *((asking.path, {}, "list, and not an empty one|malformed: KeyError") for asking in FORMATS),
-        *((path, {"messages": []}, "messages must be a list") for path in ("/v1/messages", "/api/chat", "/v2/chat")),
+        *(
+            (asking.path, {}, "list, and not an empty one|malformed: KeyError")
+            for asking in FORMATS
+        ),
+        *(
+            (path, {"messages": []}, "messages must be a list")
+            for path in ("/v1/messages", "/api/chat", "/v2/chat")
+        ),
         ("/v1/messages", {"messages": [{"role": "user"}]}, "malformed: KeyError..content"),
         ("/v1/messages", {**messages(), "output_config": "json"}, "malformed: AttributeError"),
-        ("/v1/messages", {"messages": [{"role": "user", "content": [{"text": 5}]}]}, "malformed: TypeError"),
+        (
+            "/v1/messages",
+            {"messages": [{"role": "user", "content": [{"text": 5}]}]},
+            "malformed: TypeError",
+        ),
         ("/v1/messages/count_tokens", {}, "messages must be a list"),
         ("/v1/responses", {"input": []}, "input must be a list"),
         ("/v1/responses", {"input": [5]}, "malformed: AttributeError"),
@@ -487,7 +596,11 @@ def test_mistrals_other_completions_are_chats(client: Client, path: str, asked: 
         ("/serving-endpoints/x/invocations", {"inputs": [1]}, "messages must be a list"),
         (GOOGLE.path, {"contents": TEXT}, "contents must be a list"),
         (GOOGLE.path, {"contents": [{"parts": ["text"]}]}, "malformed: AttributeError"),
-        (GOOGLE.path, {**contents(), "tools": [{"functionDeclarations": [{}]}]}, "malformed: KeyError..name"),
+        (
+            GOOGLE.path,
+            {**contents(), "tools": [{"functionDeclarations": [{}]}]},
+            "malformed: KeyError..name",
+        ),
         (f"{GEMINI}:embedContent", {}, "malformed: KeyError..content"),
         (f"{GEMINI}:batchEmbedContents", {"requests": []}, "requests must be a list"),
         ("/api/generate", {}, "malformed: KeyError..prompt"),
@@ -517,14 +630,21 @@ def test_what_is_malformed_is_refused(client: Client, path: str, body: Any, prob
 def error_for(path: str, status: int, message: str) -> Any:
     if path.startswith("/api/") and path != GENERATION:
         return message
-    error: Document = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+    error: Document = {
+        "message": message,
+        "type": "invalid_request_error",
+        "param": None,
+        "code": None,
+    }
     if path.startswith(GEMINI):
         error.update(code=status, status={400: "INVALID_ARGUMENT", 404: "NOT_FOUND"}[status])
     return error
 
 
 @pytest.mark.parametrize("path", ["/v1/other", "/api/other", f"{GEMINI}:other"])
-def test_what_is_unmarked_or_unknown_is_refused_in_the_providers_shape(client: Client, path: str) -> None:
+def test_what_is_unmarked_or_unknown_is_refused_in_the_providers_shape(
+    client: Client, path: str
+) -> None:
     for status, marker in ((404, {}), (400, {"X-Cagent-Forward": ""})):
         response = client.post(path, {}, marker)
         assert response.status_code == status
@@ -548,10 +668,16 @@ def test_what_the_system_says_is_billed_too(client: Client, asking: Format) -> N
 
 
 @pytest.mark.parametrize(
-    "path", ["/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21", "/serving-endpoints/x/invocations"]
+    "path",
+    [
+        "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
+        "/serving-endpoints/x/invocations",
+    ],
 )
 @plain_and_streamed
-def test_azure_and_databricks_answer_as_openai_does(client: Client, path: str, streamed: bool) -> None:
+def test_azure_and_databricks_answer_as_openai_does(
+    client: Client, path: str, streamed: bool
+) -> None:
     answer = client.post(path, {**CHAT.asked, "stream": streamed})
     assert ("chat.completion.chunk" if streamed else "chat.completion") in answer.text
     assert client.gateway.usage() == {None: Usage(1, 4, 6)}
@@ -592,14 +718,21 @@ def test_a_completion_has_a_choice_for_each_prompt(
     completion_tokens = sum(len(text.split()) for text in texts)
     assert answer["usage"]["total_tokens"] == tokens + completion_tokens
     for options in ({}, {"include_usage": True}):
-        answered = client.ask(completing, {"prompt": prompt, "stream_options": options}, streamed=True)
+        answered = client.ask(
+            completing, {"prompt": prompt, "stream_options": options}, streamed=True
+        )
         chunks = [json.loads(data) for data in re.findall("data: ({.+)", answered)]
         assert [chunk["usage"] for chunk in chunks if chunk.get("usage")] == [answer["usage"]]
         assert chunks[-1]["usage"]
         choices = [choice for chunk in chunks for choice in chunk["choices"]]
-        said = ["".join(choice["text"] for choice in choices if choice["index"] == n) for n in range(len(texts))]
+        said = [
+            "".join(choice["text"] for choice in choices if choice["index"] == n)
+            for n in range(len(texts))
+        ]
         assert said == texts
-        assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["stop"] * len(texts)
+        assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == [
+            "stop"
+        ] * len(texts)
     assert client.gateway.usage() == {None: Usage(3, 3 * tokens, 3 * completion_tokens)}
 
 
@@ -613,13 +746,30 @@ def response_of(item: Document, **more: Any) -> Document:
         "input_tokens_details": {"cached_tokens": 0},
         "output_tokens_details": {"reasoning_tokens": 0},
     }
-    head = {"id": "resp_ID", "object": "response", "created_at": 0, "status": "completed", "model": "m"}
-    settings: Document = {"parallel_tool_calls": True, "previous_response_id": None, "tool_choice": "auto", "tools": []}
+    head = {
+        "id": "resp_ID",
+        "object": "response",
+        "created_at": 0,
+        "status": "completed",
+        "model": "m",
+    }
+    settings: Document = {
+        "parallel_tool_calls": True,
+        "previous_response_id": None,
+        "tool_choice": "auto",
+        "tools": [],
+    }
     return {**head, "output": [item], **settings, "usage": usage, **more}
 
 
 PART = {"type": "output_text", "text": SAID, "annotations": [], "logprobs": []}
-MESSAGE_ITEM = {"id": "msg_ID", "status": "completed", "type": "message", "role": "assistant", "content": [PART]}
+MESSAGE_ITEM = {
+    "id": "msg_ID",
+    "status": "completed",
+    "type": "message",
+    "role": "assistant",
+    "content": [PART],
+}
 CALL_ITEM = {
     "id": "fc_ID",
     "status": "completed",
@@ -632,28 +782,53 @@ CALL_ITEM = {
 
 def test_a_response_has_openais_shape(client: Client) -> None:
     assert client.plain(RESPONSES, model="m") == response_of(MESSAGE_ITEM)
-    assert client.plain(RESPONSES, model="m", **RESPONSES.tools) == response_of(CALL_ITEM, **RESPONSES.tools)
+    assert client.plain(RESPONSES, model="m", **RESPONSES.tools) == response_of(
+        CALL_ITEM, **RESPONSES.tools
+    )
 
 
 def test_a_response_says_which_one_it_follows(client: Client) -> None:
-    assert client.plain(RESPONSES, previous_response_id="resp_1")["previous_response_id"] == "resp_1"
+    assert (
+        client.plain(RESPONSES, previous_response_id="resp_1")["previous_response_id"] == "resp_1"
+    )
 
 
 def test_a_streamed_response_has_openais_events(client: Client) -> None:
     events = typed(client.events(RESPONSES, model="m"))
     assert [event.pop("sequence_number") for event in events] == list(range(len(events)))
-    created, in_progress, item_added, part_added, *deltas, text_done, part_done, item_done, completed = events
+    (
+        created,
+        in_progress,
+        item_added,
+        part_added,
+        *deltas,
+        text_done,
+        part_done,
+        item_done,
+        completed,
+    ) = events
     begun = response_of(MESSAGE_ITEM, status="in_progress", output=[], usage=None)
     assert created == {"type": "response.created", "response": begun}
     assert in_progress == {"type": "response.in_progress", "response": begun}
     empty = {**MESSAGE_ITEM, "status": "in_progress", "content": []}
     assert item_added == {"type": "response.output_item.added", "output_index": 0, "item": empty}
     place = {"item_id": "msg_ID", "output_index": 0, "content_index": 0}
-    assert part_added == {"type": "response.content_part.added", **place, "part": {**PART, "text": ""}}
-    assert deltas == [{"type": "response.output_text.delta", **place, "delta": word, "logprobs": []} for word in WORDS]
+    assert part_added == {
+        "type": "response.content_part.added",
+        **place,
+        "part": {**PART, "text": ""},
+    }
+    assert deltas == [
+        {"type": "response.output_text.delta", **place, "delta": word, "logprobs": []}
+        for word in WORDS
+    ]
     assert text_done == {"type": "response.output_text.done", **place, "text": SAID, "logprobs": []}
     assert part_done == {"type": "response.content_part.done", **place, "part": PART}
-    assert item_done == {"type": "response.output_item.done", "output_index": 0, "item": MESSAGE_ITEM}
+    assert item_done == {
+        "type": "response.output_item.done",
+        "output_index": 0,
+        "item": MESSAGE_ITEM,
+    }
     assert completed == {"type": "response.completed", "response": response_of(MESSAGE_ITEM)}
 
 
@@ -669,12 +844,19 @@ def test_a_streamed_response_that_calls_a_tool_has_openais_events(client: Client
     whole = {"name": "find", "arguments": json.dumps(ARGUMENTS)}
     assert arguments_done == {"type": f"{kind}.done", **place, **whole}
     assert item_done == {"type": "response.output_item.done", "output_index": 0, "item": CALL_ITEM}
-    assert completed == {"type": "response.completed", "response": response_of(CALL_ITEM, **RESPONSES.tools)}
+    assert completed == {
+        "type": "response.completed",
+        "response": response_of(CALL_ITEM, **RESPONSES.tools),
+    }
 
 
 def test_a_response_takes_back_its_own_items(client: Client) -> None:
     """As clients send them that keep the conversation themselves."""
-    items = [USER, MESSAGE_ITEM, {"role": "user", "content": [{"type": "input_text", "text": "And now?"}]}]
+    items = [
+        USER,
+        MESSAGE_ITEM,
+        {"role": "user", "content": [{"type": "input_text", "text": "And now?"}]},
+    ]
     (item,) = client.plain(RESPONSES, input=items)["output"]
     assert item["content"][0]["text"] == "You said: And now?"
     assert client.gateway.calls[0].prompt_tokens == 4 + 6 + 2
@@ -683,7 +865,8 @@ def test_a_response_takes_back_its_own_items(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "tokens"), [(TEXT, 4), ([TEXT, "a b", ""], 6), ([1, 2, 3], 3), ([[1, 2, 3], [4]], 4), ("\udc80", 1)]
+    ("given", "tokens"),
+    [(TEXT, 4), ([TEXT, "a b", ""], 6), ([1, 2, 3], 3), ([[1, 2, 3], [4]], 4), ("\udc80", 1)],
 )
 def test_embeddings_have_openais_shape(client: Client, given: Any, tokens: int) -> None:
     answer = client.post("/v1/embeddings", {"input": given, "model": "m"}).json()
@@ -692,7 +875,9 @@ def test_embeddings_have_openais_shape(client: Client, given: Any, tokens: int) 
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     assert answer == {"object": "list", "model": "m", "usage": usage}
     count = len(given) if isinstance(given, list) and not isinstance(given[0], int) else 1
-    assert [(each["object"], each["index"]) for each in data] == [("embedding", index) for index in range(count)]
+    assert [(each["object"], each["index"]) for each in data] == [
+        ("embedding", index) for index in range(count)
+    ]
     vectors = {tuple(each["embedding"]) for each in data}
     assert len(vectors) == count
     assert all(len(vector) == 8 and math.isclose(math.hypot(*vector), 1) for vector in vectors)
@@ -719,7 +904,9 @@ def test_an_embedding_has_the_dimensions_that_are_asked_for(client: Client, name
 
 
 def test_an_embedding_in_base64_has_the_same_figures(client: Client) -> None:
-    figures = struct.unpack("<8f", base64.b64decode(embedding_of(client, encoding_format="base64"), validate=True))
+    figures = struct.unpack(
+        "<8f", base64.b64decode(embedding_of(client, encoding_format="base64"), validate=True)
+    )
     assert figures == pytest.approx(embedding_of(client, encoding_format="float"), abs=1e-6)
 
 
@@ -737,14 +924,24 @@ def test_a_message_has_anthropics_shape(client: Client) -> None:
     usage = {"input_tokens": 4, "output_tokens": 6}
     said = {"content": [{"type": "text", "text": SAID}], **stop, "usage": usage}
     assert client.plain(ANTHROPIC, model="m") == {**ANTHROPIC_HEAD, **said}
-    called = {"content": [TOOL_USE], **stop, "stop_reason": "tool_use", "usage": {**usage, "output_tokens": 4}}
+    called = {
+        "content": [TOOL_USE],
+        **stop,
+        "stop_reason": "tool_use",
+        "usage": {**usage, "output_tokens": 4},
+    }
     assert client.plain(ANTHROPIC, model="m", **ANTHROPIC.tools) == {**ANTHROPIC_HEAD, **called}
 
 
 @pytest.mark.parametrize(
     ("tools", "start", "deltas", "stop_reason"),
     [
-        ({}, {"type": "text", "text": ""}, [{"type": "text_delta", "text": word} for word in WORDS], "end_turn"),
+        (
+            {},
+            {"type": "text", "text": ""},
+            [{"type": "text_delta", "text": word} for word in WORDS],
+            "end_turn",
+        ),
         (
             ANTHROPIC.tools,
             {**TOOL_USE, "input": {}},
@@ -760,7 +957,10 @@ def test_a_streamed_message_has_anthropics_events(
     stop: Document = {"stop_reason": None, "stop_sequence": None}
     usage = {"input_tokens": 4, "output_tokens": 0}
     assert typed(client.events(ANTHROPIC, model="m", **tools)) == [
-        {"type": "message_start", "message": {**ANTHROPIC_HEAD, "content": [], **stop, "usage": usage}},
+        {
+            "type": "message_start",
+            "message": {**ANTHROPIC_HEAD, "content": [], **stop, "usage": usage},
+        },
         {"type": "content_block_start", "index": 0, "content_block": start},
         *({"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas),
         {"type": "content_block_stop", "index": 0},
@@ -776,7 +976,9 @@ def test_a_streamed_message_has_anthropics_events(
 def test_text_beside_a_tools_result_is_what_was_said_last(client: Client) -> None:
     result = {"type": "tool_result", "content": "on the mat"}
     blocks = [result, {"type": "text", "text": "And now?"}]
-    answer = client.plain(ANTHROPIC, messages=[{"role": "user", "content": blocks}], **ANTHROPIC.tools)
+    answer = client.plain(
+        ANTHROPIC, messages=[{"role": "user", "content": blocks}], **ANTHROPIC.tools
+    )
     assert answer["content"] == [{"type": "text", "text": "You said: And now?"}]
 
 
@@ -794,7 +996,11 @@ def google_piece(part: Document, usage: Document | None = None) -> Document:
     candidate: Document = {"content": {"parts": [part], "role": "model"}, "index": 0}
     if usage is None:
         return {**GOOGLE_HEAD, "candidates": [candidate]}
-    return {**GOOGLE_HEAD, "candidates": [{**candidate, "finishReason": "STOP"}], "usageMetadata": usage}
+    return {
+        **GOOGLE_HEAD,
+        "candidates": [{**candidate, "finishReason": "STOP"}],
+        "usageMetadata": usage,
+    }
 
 
 GOOGLE_CALL = google_piece(
@@ -805,24 +1011,39 @@ GOOGLE_CALL = google_piece(
 
 def test_content_has_geminis_shape(client: Client) -> None:
     assert client.plain(GOOGLE) == google_piece({"text": SAID}, GOOGLE_USAGE)
-    assert client.plain(GOOGLE, **GOOGLE.tools) == client.plain(OLD_GOOGLE, **OLD_GOOGLE.tools) == GOOGLE_CALL
+    assert (
+        client.plain(GOOGLE, **GOOGLE.tools)
+        == client.plain(OLD_GOOGLE, **OLD_GOOGLE.tools)
+        == GOOGLE_CALL
+    )
 
 
 def test_parameters_are_filled_where_google_has_numbers_for_their_types(client: Client) -> None:
     values = {1: TEXT, 2: 0, 3: 0, 4: False, 5: [], 6: {}}
     properties = {f"of type {kind}": {"type": kind} for kind in values}
-    function = {"name": "find", "parameters": {"type": 6, "properties": properties, "required": list(properties)}}
-    (candidate,) = client.plain(OLD_GOOGLE, tools=[{"function_declarations": [function]}])["candidates"]
+    function = {
+        "name": "find",
+        "parameters": {"type": 6, "properties": properties, "required": list(properties)},
+    }
+    (candidate,) = client.plain(OLD_GOOGLE, tools=[{"function_declarations": [function]}])[
+        "candidates"
+    ]
     arguments = {f"of type {kind}": value for kind, value in values.items()}
-    assert json.dumps(candidate["content"]["parts"][0]["functionCall"]["args"]) == json.dumps(arguments)
+    assert json.dumps(candidate["content"]["parts"][0]["functionCall"]["args"]) == json.dumps(
+        arguments
+    )
 
 
 def test_streamed_content_is_events_or_a_list(client: Client) -> None:
-    pieces = [google_piece({"text": word}) for word in WORDS[:-1]] + [google_piece({"text": WORDS[-1]}, GOOGLE_USAGE)]
+    pieces = [google_piece({"text": word}) for word in WORDS[:-1]] + [
+        google_piece({"text": WORDS[-1]}, GOOGLE_USAGE)
+    ]
     assert unnamed(client.events(GOOGLE)) == pieces
     assert json.loads(client.ask(OLD_GOOGLE, OLD_GOOGLE.asked, streamed=True)) == pieces
     assert unnamed(client.events(GOOGLE, **GOOGLE.tools)) == [GOOGLE_CALL]
-    assert json.loads(client.ask(OLD_GOOGLE, {**OLD_GOOGLE.asked, **OLD_GOOGLE.tools}, streamed=True)) == [GOOGLE_CALL]
+    assert json.loads(
+        client.ask(OLD_GOOGLE, {**OLD_GOOGLE.asked, **OLD_GOOGLE.tools}, streamed=True)
+    ) == [GOOGLE_CALL]
 
 
 def test_a_result_of_a_tool_can_be_any_json(client: Client) -> None:
@@ -838,7 +1059,10 @@ def test_content_embeddings_have_geminis_shape(client: Client) -> None:
     asked = {"content": {"parts": [{"text": TEXT}]}}
     same = {"values": embedding_of(client)}
     usage = {"promptTokenCount": len(TEXT.split())}
-    assert client.post(f"{GEMINI}:embedContent", asked).json() == {"embedding": same, "usageMetadata": usage}
+    assert client.post(f"{GEMINI}:embedContent", asked).json() == {
+        "embedding": same,
+        "usageMetadata": usage,
+    }
     other = {"values": embedding_of(client, dimensions=2)}
     both = {"requests": [asked, {**asked, "outputDimensionality": 2}]}
     usage = {"promptTokenCount": 2 * len(TEXT.split())}
@@ -901,7 +1125,9 @@ def test_a_text_generated_has_ollamas_shape(client: Client) -> None:
 
 
 def test_embeddings_have_ollamas_shape(client: Client) -> None:
-    answer = client.post("/api/embed", {"model": "m", "input": [TEXT, "other"], "dimensions": 2}).json()
+    answer = client.post(
+        "/api/embed", {"model": "m", "input": [TEXT, "other"], "dimensions": 2}
+    ).json()
     vectors = [embedding_of(client, input=text, dimensions=2) for text in (TEXT, "other")]
     assert answer == {"model": "m", "embeddings": vectors, "prompt_eval_count": 5}
     assert client.gateway.calls[0].prompt_tokens == 5
@@ -916,7 +1142,11 @@ def test_a_chat_has_coheres_shape(client: Client) -> None:
     said = {"role": "assistant", "content": [{"type": "text", "text": SAID}]}
     assert client.plain(COHERE) == {"id": "ID", "message": said, **cohere_end("COMPLETE", 6)}
     called = {"role": "assistant", "tool_calls": [CHAT_CALL]}
-    assert client.plain(COHERE, **COHERE.tools) == {"id": "ID", "message": called, **cohere_end("TOOL_CALL", 4)}
+    assert client.plain(COHERE, **COHERE.tools) == {
+        "id": "ID",
+        "message": called,
+        **cohere_end("TOOL_CALL", 4),
+    }
 
 
 @pytest.mark.parametrize(
@@ -939,7 +1169,12 @@ def test_a_chat_has_coheres_shape(client: Client) -> None:
     ],
 )
 def test_a_streamed_chat_has_coheres_events(
-    client: Client, tools: Document, kind: str, start: Document, deltas: list[Document], finish_reason: str
+    client: Client,
+    tools: Document,
+    kind: str,
+    start: Document,
+    deltas: list[Document],
+    finish_reason: str,
 ) -> None:
     assert typed(client.events(COHERE, **tools)) == [
         {"type": "message-start", "id": "ID", "delta": {"message": {"role": "assistant"}}},
@@ -950,7 +1185,9 @@ def test_a_streamed_chat_has_coheres_events(
     ]
 
 
-def generated(finish_reason: str, text: str, call: Document | None = None, *, as_message: bool = True) -> Document:
+def generated(
+    finish_reason: str, text: str, call: Document | None = None, *, as_message: bool = True
+) -> Document:
     """Return what DashScope's own API answers."""
     tokens = 4 if call else 6
     usage = {"input_tokens": 4, "output_tokens": tokens, "total_tokens": 4 + tokens}
@@ -961,17 +1198,25 @@ def generated(finish_reason: str, text: str, call: Document | None = None, *, as
     return {"output": output, "usage": usage, "request_id": "ID"}
 
 
-@pytest.mark.parametrize("asked", [{"input": {"prompt": TEXT}}, {"input": messages()}], ids=["prompt", "messages"])
+@pytest.mark.parametrize(
+    "asked", [{"input": {"prompt": TEXT}}, {"input": messages()}], ids=["prompt", "messages"]
+)
 def test_a_generation_has_dashscopes_shape(client: Client, asked: Document) -> None:
     assert client.plain(DASHSCOPE, **asked) == generated("stop", SAID, as_message=False)
-    assert client.plain(DASHSCOPE, **asked, parameters={"result_format": "message"}) == generated("stop", SAID)
+    assert client.plain(DASHSCOPE, **asked, parameters={"result_format": "message"}) == generated(
+        "stop", SAID
+    )
     called = generated("tool_calls", "", CHAT_CALL)
     assert client.plain(DASHSCOPE, **asked, **DASHSCOPE.tools) == called
     assert client.plain(DASHSCOPE, **asked, parameters={"tools": [CHAT_TOOL]}) == called
 
 
-@pytest.mark.parametrize("headers", [{"X-DashScope-SSE": "enable"}, {"Accept": "text/event-stream"}])
-def test_a_streamed_generation_tells_all_so_far_or_what_is_new(client: Client, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "headers", [{"X-DashScope-SSE": "enable"}, {"Accept": "text/event-stream"}]
+)
+def test_a_streamed_generation_tells_all_so_far_or_what_is_new(
+    client: Client, headers: dict[str, str]
+) -> None:
     asking = Format(GENERATION, DASHSCOPE.asked, {}, {}, {}, {}, stream={}, stream_headers=headers)
 
     def events(**parameters: Any) -> list[Document]:
@@ -981,7 +1226,9 @@ def test_a_streamed_generation_tells_all_so_far_or_what_is_new(client: Client, h
 
     so_far = ["".join(WORDS[:count]) for count in range(1, 7)]
     reasons = ["null"] * 5 + ["stop"]
-    assert events() == [generated(*each, as_message=False) for each in zip(reasons, so_far, strict=True)]
+    assert events() == [
+        generated(*each, as_message=False) for each in zip(reasons, so_far, strict=True)
+    ]
     new = [generated(*each) for each in zip(reasons, WORDS, strict=True)]
     assert events(result_format="message", incremental_output=True) == new
     assert events(tools=[CHAT_TOOL]) == [generated("tool_calls", "", CHAT_CALL)]
@@ -989,7 +1236,10 @@ def test_a_streamed_generation_tells_all_so_far_or_what_is_new(client: Client, h
 
 @each_format
 def test_a_client_that_hangs_up_does_no_harm(
-    client: Client, asking: Format, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    client: Client,
+    asking: Format,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     long = json.loads(json.dumps(asking.asked).replace("Where", ("x" * 1_000 + " ") * 1_000))
     before = set(threading.enumerate())

@@ -23,7 +23,13 @@ from typing import Any
 
 import pytest
 
-from cagent_session import SessionExecutor, carry_session, current_session_id, in_session, session_scope
+from cagent_session import (
+    SessionExecutor,
+    carry_session,
+    current_session_id,
+    in_session,
+    session_scope,
+)
 
 
 def echo(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -118,7 +124,9 @@ class Job:
         return current_session_id()
 
 
-@pytest.mark.parametrize("fn", [Job(), Job().method, functools.partial(current_session_id), lambda: Job().session_id])
+@pytest.mark.parametrize(
+    "fn", [Job(), Job().method, functools.partial(current_session_id), lambda: Job().session_id]
+)
 def test_anything_callable_can_be_carried(fn: Callable[[], Any]) -> None:
     assert carried_from("sess-1", fn)() == "sess-1"
     assert carried_from("sess-1", Job)().session_id == "sess-1"
@@ -128,7 +136,10 @@ def test_anything_callable_can_be_carried(fn: Callable[[], Any]) -> None:
 def test_what_can_not_be_called_is_refused_at_once(thing: Any) -> None:
     with pytest.raises(TypeError, match=rf"takes a callable, got {type(thing).__name__}$"):
         carry_session(thing)
-    with SessionExecutor(ThreadPoolExecutor(1)) as pool, pytest.raises(TypeError, match="takes a callable"):
+    with (
+        SessionExecutor(ThreadPoolExecutor(1)) as pool,
+        pytest.raises(TypeError, match="takes a callable"),
+    ):
         pool.submit(thing)
 
 
@@ -136,19 +147,28 @@ def test_carried_twice_the_first_carrying_wins() -> None:
     """It stands nearest to the function: who carries on a callable need not know whether it belongs to a session."""
     carried_again = carried_from("second", carried_from("first", current_session_id))
     assert carried_again() == "first"
-    assert carried_from("carried", in_session(lambda: "decorated")(current_session_id))() == "decorated"
+    assert (
+        carried_from("carried", in_session(lambda: "decorated")(current_session_id))()
+        == "decorated"
+    )
 
 
 def test_name_docstring_and_signature_are_kept() -> None:
     carried: Any = carried_from("sess-1", echo)
-    assert (carried.__name__, carried.__qualname__, carried.__doc__) == ("echo", "echo", echo.__doc__)
+    assert (carried.__name__, carried.__qualname__, carried.__doc__) == (
+        "echo",
+        "echo",
+        echo.__doc__,
+    )
     assert carried.__module__ == echo.__module__
     assert inspect.signature(carried) == inspect.signature(echo)
 
 
 def test_repr_names_the_function_and_no_session_id() -> None:
     """Schedulers and process pools log what they run."""
-    assert repr(carried_from("sess-1", current_session_id)) == f"carry_session({current_session_id!r})"
+    assert (
+        repr(carried_from("sess-1", current_session_id)) == f"carry_session({current_session_id!r})"
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,13 +177,18 @@ def test_repr_names_the_function_and_no_session_id() -> None:
         copy.copy,
         copy.deepcopy,
         *(
-            pytest.param(lambda carried, p=p: pickle.loads(pickle.dumps(carried, p)), id=f"pickle protocol {p}")
+            pytest.param(
+                lambda carried, p=p: pickle.loads(pickle.dumps(carried, p)),
+                id=f"pickle protocol {p}",
+            )
             for p in range(pickle.HIGHEST_PROTOCOL + 1)
         ),
     ],
 )
 @pytest.mark.parametrize("session_id", ["sess-1", None])
-def test_it_survives_copying_and_pickling(duplicate: Callable[[Any], Any], session_id: str | None) -> None:
+def test_it_survives_copying_and_pickling(
+    duplicate: Callable[[Any], Any], session_id: str | None
+) -> None:
     carried = carried_from(session_id, current_session_id)
     with session_scope("runner"):
         duplicated = duplicate(carried)
@@ -178,9 +203,13 @@ def test_it_survives_copying_and_pickling(duplicate: Callable[[Any], Any], sessi
     [
         pytest.param(lambda job: threading.Thread(target=job), id="Thread"),
         pytest.param(lambda job: threading.Timer(0, job), id="Timer"),
-        pytest.param(lambda job: threading.Thread(target=Context().run, args=[job]), id="fresh context"),
         pytest.param(
-            lambda job: threading.Thread(target=Context().run, args=[in_session(lambda: "other")(job)]),
+            lambda job: threading.Thread(target=Context().run, args=[job]), id="fresh context"
+        ),
+        pytest.param(
+            lambda job: threading.Thread(
+                target=Context().run, args=[in_session(lambda: "other")(job)]
+            ),
             id="context with a session",
         ),
     ],
@@ -214,7 +243,9 @@ def test_a_carried_callback_of_the_event_loop_runs_in_its_session() -> None:
     assert asyncio.run(main()) == ["carried", "scheduler"]
 
 
-def test_a_carried_job_of_run_in_executor_runs_in_its_session() -> None:
+def test_a_carried_job_of_run_in_executor_runs_in_its_session(
+    inherited_by_threads: Callable[[str], str | None],
+) -> None:
     async def main() -> list[str | None]:
         loop = asyncio.get_running_loop()
         with session_scope("sess-1"):
@@ -223,7 +254,7 @@ def test_a_carried_job_of_run_in_executor_runs_in_its_session() -> None:
                 await loop.run_in_executor(None, current_session_id),
             ]
 
-    assert asyncio.run(main()) == ["sess-1", None]
+    assert asyncio.run(main()) == ["sess-1", inherited_by_threads("sess-1")]
 
 
 def test_a_carried_function_shows_the_functions_attributes_and_keeps_its_own() -> None:
@@ -237,17 +268,27 @@ def test_a_carried_function_shows_the_functions_attributes_and_keeps_its_own() -
     assert carried() == "sess-1"
 
 
+def is_coroutine_function(carried: Any) -> bool:
+    """Ask as APScheduler and Flask do: asyncio, while it has the function."""
+    ask = inspect if sys.version_info >= (3, 14) else asyncio
+    return bool(ask.iscoroutinefunction(carried))
+
+
 def test_a_carried_coroutine_function_is_one_to_those_who_ask() -> None:
-    """Starlette and others ask its ``__call__``, and from Python 3.12 on ``inspect`` sees its mark."""
+    """Starlette and others ask its ``__call__``. From Python 3.12 on ``inspect`` sees its mark."""
     carried: Any = carry_session(asyncio.sleep)
     for carried in (carried, pickle.loads(pickle.dumps(carried))):  # noqa: B020 - itself, and what it pickles to
         assert inspect.iscoroutinefunction(carried.__call__)
         assert inspect.iscoroutinefunction(carried) is (sys.version_info >= (3, 12))
+        assert is_coroutine_function(carried)
     carried = carry_session(current_session_id)
     assert not inspect.iscoroutinefunction(carried.__call__)
+    assert not is_coroutine_function(carried)
 
 
-def test_a_carried_coroutine_function_is_marked_where_inspect_has_a_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_carried_coroutine_function_is_marked_where_inspect_has_a_mark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     marked: list[Any] = []
 
     def mark(fn: Any) -> Any:
@@ -285,8 +326,12 @@ def test_each_job_of_a_shared_pool_runs_in_its_submitters_session() -> None:
                 futures.append(pool.submit(current_session_id))
         assert [future.result() for future in futures] == ids
         everyone = threading.Barrier(4, timeout=10)
-        left_behind = [threads.submit(lambda: (everyone.wait(), current_session_id())[1]) for _ in range(4)]
-        assert [future.result() for future in left_behind] == [None] * 4, "no worker keeps a session"
+        left_behind = [
+            threads.submit(lambda: (everyone.wait(), current_session_id())[1]) for _ in range(4)
+        ]
+        assert [future.result() for future in left_behind] == [None] * 4, (
+            "no worker keeps a session"
+        )
         assert pool.submit(current_session_id).result() is None
 
 
@@ -329,7 +374,9 @@ class RecordingExecutor(Executor):
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
-    def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], **kwargs: Any) -> Iterator[Any]:
+    def map(
+        self, fn: Callable[..., Any], *iterables: Iterable[Any], **kwargs: Any
+    ) -> Iterator[Any]:
         self.asked.append(("map", iterables, kwargs))
         return map(fn, *iterables)
 
@@ -355,7 +402,7 @@ def test_an_executor_without_cancel_futures_shuts_down() -> None:
 
 @pytest.mark.parametrize("thing", [None, 4, ThreadPoolExecutor])
 def test_what_is_no_executor_is_refused(thing: Any) -> None:
-    with pytest.raises(TypeError, match=rf"takes a concurrent\.futures\.Executor, got {type(thing).__name__}$"):
+    with pytest.raises(TypeError, match=rf"takes an Executor, got {type(thing).__name__}$"):
         SessionExecutor(thing)
 
 
@@ -378,7 +425,9 @@ def test_map_is_the_inner_executors_with_its_chunks_and_timeouts() -> None:
         (lambda pool: pool.__exit__(None, None, None), ("shutdown", True, False)),
     ],
 )
-def test_shutting_down_shuts_the_inner_executor_down(shut_down: Callable[[Executor], Any], asked: Any) -> None:
+def test_shutting_down_shuts_the_inner_executor_down(
+    shut_down: Callable[[Executor], Any], asked: Any
+) -> None:
     inner = RecordingExecutor()
     shut_down(SessionExecutor(inner))
     assert inner.asked == [asked]
@@ -458,7 +507,9 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module", params=multiprocessing.get_all_start_methods())
-def seen_in_processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def seen_in_processes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     program = tmp_path_factory.mktemp("processes") / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")
     return json.loads(run_python(str(program), request.param))  # type: ignore[no-any-return] # a dict, by the program
@@ -536,8 +587,69 @@ print("done")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.parametrize("source", [FORKING, FORKING_GENERATOR], ids=["in a scope", "in a generator's step"])
-def test_a_forked_child_leaves_its_parents_scopes_without_being_in_them(tmp_path: Path, source: str) -> None:
+@pytest.mark.parametrize(
+    "source", [FORKING, FORKING_GENERATOR], ids=["in a scope", "in a generator's step"]
+)
+def test_a_forked_child_leaves_its_parents_scopes_without_being_in_them(
+    tmp_path: Path, source: str
+) -> None:
     program = tmp_path / "forking.py"
     program.write_text(source, encoding="utf-8")
     assert run_python(str(program)) == "done\n"
+
+
+# A SessionExecutor in the place of the executor that it is around
+
+
+def test_it_can_be_the_event_loops_default_executor() -> None:
+    async def main() -> list[str | None]:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(SessionExecutor(ThreadPoolExecutor(1)))
+        seen = []
+        for session_id in ("sess-1", None, "sess-2"):
+            with session_scope(session_id):
+                seen.append(await loop.run_in_executor(None, current_session_id))
+        return seen
+
+    assert asyncio.run(main()) == ["sess-1", None, "sess-2"]
+
+
+def test_it_is_of_the_inner_executors_class_and_has_its_attributes() -> None:
+    """Dask asks a pool for its number of workers."""
+    with SessionExecutor(ThreadPoolExecutor(3)) as pool:
+        assert isinstance(pool, ThreadPoolExecutor)
+        assert isinstance(pool, SessionExecutor)
+        assert (type(pool), pool._max_workers) == (SessionExecutor, 3)
+        with pytest.raises(AttributeError, match="no attribute 'nobody'"):
+            _ = pool.nobody  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda pool: pickle.loads(pickle.dumps(pool))]
+)
+def test_an_executor_that_can_be_copied_and_pickled_still_can(
+    duplicate: Callable[[Any], Any],
+) -> None:
+    pool = duplicate(SessionExecutor(RecordingExecutor()))
+    assert type(pool) is SessionExecutor
+    with session_scope("sess-1"):
+        assert list(pool.map(echo, [1])) == [("sess-1", (1,), {})]
+
+
+def test_the_inner_executor_is_asked_in_no_session() -> None:
+    """Threads that it starts may inherit the context."""
+    seen: list[str | None] = []
+
+    class Asked(RecordingExecutor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            seen.append(current_session_id())
+
+        def map(self, *_: Any, **__: Any) -> Any:
+            seen.append(current_session_id())
+
+    pool = SessionExecutor(Asked())
+    with session_scope("sess-1"):
+        pool.submit(echo)
+        pool.map(echo, [1])
+        assert current_session_id() == "sess-1"
+    assert seen == [None, None]

@@ -74,16 +74,33 @@ def errback(_request: Any, _exc: Any, _traceback: Any) -> None:
     called.append(current_session_id())
 
 
-TASKS = [whose, collect, relay, again, publishes_its_like, is_replaced, fails, leaves_open, uninstruments, errback]
+TASKS = [
+    whose,
+    collect,
+    relay,
+    again,
+    publishes_its_like,
+    is_replaced,
+    fails,
+    leaves_open,
+    uninstruments,
+    errback,
+]
 called: list[str | None] = []  # where error callbacks were called, of which Celery keeps no results
 
 
 def make_app() -> Celery:
-    app = Celery(str(uuid.uuid4()), broker="memory://", backend="cache+memory://", set_as_current=False)
+    app = Celery(
+        str(uuid.uuid4()), broker="memory://", backend="cache+memory://", set_as_current=False
+    )
     # The memory broker is one for the process, so each app has a queue of its own.
-    app.conf.update(task_default_queue=str(uuid.uuid4()), broker_transport_options={"polling_interval": 0.01})
+    app.conf.update(
+        task_default_queue=str(uuid.uuid4()), broker_transport_options={"polling_interval": 0.01}
+    )
     for function in TASKS:
-        app.task(function, name=function.__name__, shared=False, bind="self" in function.__annotations__)
+        app.task(
+            function, name=function.__name__, shared=False, bind="self" in function.__annotations__
+        )
     return app
 
 
@@ -98,7 +115,9 @@ def worker() -> Iterator[Celery]:
 @pytest.fixture(params=[1, 2], ids=["protocol 1", "protocol 2"])
 def app(request: pytest.FixtureRequest, worker: Celery, monkeypatch: pytest.MonkeyPatch) -> Celery:
     """The app, with the messages of each of Celery's protocols."""
-    monkeypatch.setattr(worker.amqp, "create_task_message", worker.amqp.task_protocols[request.param])
+    monkeypatch.setattr(
+        worker.amqp, "create_task_message", worker.amqp.task_protocols[request.param]
+    )
     return worker
 
 
@@ -120,7 +139,10 @@ def result_of(result: AsyncResult) -> Any:
 def message_of(app: Celery, publish: Callable[[], Any]) -> dict[str, Any]:
     """Return the headers of the message that *publish* sends, and take it off the queue."""
     publish()
-    with app.connection_for_read() as connection, connection.SimpleQueue(app.conf.task_default_queue) as queue:
+    with (
+        app.connection_for_read() as connection,
+        connection.SimpleQueue(app.conf.task_default_queue) as queue,
+    ):
         message = queue.get(timeout=10)
         message.ack()
     return message.headers  # type: ignore[no-any-return]
@@ -204,7 +226,9 @@ def test_a_callback_is_in_the_session_of_its_task(app: Celery, name: str, option
     assert result_of(app.AsyncResult(callback.id))[1] == "sess-1"
 
 
-def test_an_error_callback_that_celery_calls_by_itself_is_in_the_session_of_its_task(app: Celery) -> None:
+def test_an_error_callback_that_celery_calls_by_itself_is_in_the_session_of_its_task(
+    app: Celery,
+) -> None:
     called.clear()
     with session_scope("sess-1"):
         run(app, "fails", link_error=app.tasks["errback"].s())
@@ -219,18 +243,24 @@ MALFORMED = ["two words", "", "x" * 257, 5, ["sess-1"], {"id": "sess-1"}]
 def test_a_malformed_id_is_told_in_a_warning_and_the_task_runs_in_no_session(
     app: Celery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, value: Any
 ) -> None:
-    logger = logging.getLogger("cagent_session.integrations.celery")  # which a worker may have cut off from the root's
+    logger = logging.getLogger(
+        "cagent_session.integrations.celery"
+    )  # which a worker may have cut off from the root's
     monkeypatch.setattr(logger, "handlers", [caplog.handler])
     monkeypatch.setattr(logger, "propagate", False)
     assert run(app, "whose", headers={SESSION_ID_HEADER: value}) is None
     (warning,) = (record for record in caplog.records if record.name == logger.name)
     assert warning.levelname == "WARNING"
-    assert warning.getMessage().startswith("X-Cagent-Session-Id of the message is malformed, so the task runs in no ")
+    assert warning.getMessage().startswith(
+        "X-Cagent-Session-Id of the message is malformed, so the task runs in no "
+    )
     assert str(value or "no value") not in warning.getMessage()
 
 
 @pytest.mark.parametrize("nested", [{"trace": "1"}, {SESSION_ID_HEADER: "callers"}, {}, "odd", 5])
-def test_headers_within_the_headers_as_tracers_send_them_hide_no_session(app: Celery, nested: Any) -> None:
+def test_headers_within_the_headers_as_tracers_send_them_hide_no_session(
+    app: Celery, nested: Any
+) -> None:
     callers = nested.get(SESSION_ID_HEADER) if isinstance(nested, dict) else None
     for session_id in ("sess-1", None):
         with session_scope(session_id):
@@ -240,7 +270,10 @@ def test_headers_within_the_headers_as_tracers_send_them_hide_no_session(app: Ce
 def test_headers_within_the_headers_lose_no_session_to_a_retry(app: Celery) -> None:
     for session_id in ("sess-1", None):
         with session_scope(session_id):
-            assert run(app, "again", "sub-session", headers={"headers": {"trace": "1"}}) == [session_id, "retried"]
+            assert run(app, "again", "sub-session", headers={"headers": {"trace": "1"}}) == [
+                session_id,
+                "retried",
+            ]
 
 
 def test_other_headers_of_a_message_stay(other: Celery) -> None:
@@ -258,7 +291,9 @@ def test_the_session_in_scope_replaces_the_callers_header_as_in_http(
 ) -> None:
     instrument(other)
     with session_scope(session_id):
-        publish = functools.partial(other.send_task, "whose", headers={SESSION_ID_HEADER: "callers"})
+        publish = functools.partial(
+            other.send_task, "whose", headers={SESSION_ID_HEADER: "callers"}
+        )
         assert message_of(other, publish)[SESSION_ID_HEADER] == sent
 
 
@@ -270,14 +305,22 @@ def test_outside_a_session_no_header_is_invented(other: Celery) -> None:
 def test_a_task_published_anew_with_its_retries_is_no_retry(other: Celery) -> None:
     instrument(other)
     with session_scope("sess-1"):
-        assert message_of(other, lambda: other.tasks["whose"].apply_async(retries=1))[SESSION_ID_HEADER] == "sess-1"
+        assert (
+            message_of(other, lambda: other.tasks["whose"].apply_async(retries=1))[
+                SESSION_ID_HEADER
+            ]
+            == "sess-1"
+        )
 
 
 def test_an_app_that_is_not_instrumented_tells_nobody(other: Celery) -> None:
     instrumented = instrument(make_app())
     with session_scope("sess-1"):
         assert SESSION_ID_HEADER not in message_of(other, other.tasks["whose"].delay)
-        assert message_of(instrumented, instrumented.tasks["whose"].delay)[SESSION_ID_HEADER] == "sess-1"
+        assert (
+            message_of(instrumented, instrumented.tasks["whose"].delay)[SESSION_ID_HEADER]
+            == "sess-1"
+        )
 
 
 def test_an_app_that_is_not_instrumented_runs_its_tasks_where_it_does(other: Celery) -> None:
@@ -335,7 +378,9 @@ def test_instrumented_again_it_is_even_if_what_took_its_place_is_gone(other: Cel
         assert message_of(other, other.tasks["whose"].delay)[SESSION_ID_HEADER] == "sess-1"
 
 
-def test_what_replaces_send_task_in_the_class_later_is_called(other: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_replaces_send_task_in_the_class_later_is_called(
+    other: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As error trackers and tracers do."""
     instrument(other)
     send_task = Mock(wraps=functools.partial(Celery.send_task, other))
@@ -345,7 +390,9 @@ def test_what_replaces_send_task_in_the_class_later_is_called(other: Celery, mon
     send_task.assert_called_once_with("whose")
 
 
-def test_uninstrument_lets_a_running_task_end_in_its_session_and_leaves_nothing(app: Celery) -> None:
+def test_uninstrument_lets_a_running_task_end_in_its_session_and_leaves_nothing(
+    app: Celery,
+) -> None:
     with session_scope("sess-1"):
         assert run(app, "uninstruments") == "sess-1"
         assert run(app, "whose") is None
@@ -355,10 +402,15 @@ def test_uninstrument_lets_a_running_task_end_in_its_session_and_leaves_nothing(
 
 @pytest.mark.parametrize("session_id", ["sess-1", None])
 @pytest.mark.parametrize("always", [True, False])
-def test_an_eager_task_runs_in_its_callers_session(other: Celery, session_id: str | None, always: bool) -> None:
+def test_an_eager_task_runs_in_its_callers_session(
+    other: Celery, session_id: str | None, always: bool
+) -> None:
     instrument(other).conf.task_always_eager = always
     with session_scope(session_id):
-        results = [other.tasks[name].apply(args) for name, args in (("whose", ()), ("again", ("sub-session",)))]
+        results = [
+            other.tasks[name].apply(args)
+            for name, args in (("whose", ()), ("again", ("sub-session",)))
+        ]
         assert [result.get() for result in results] == [session_id, [session_id, "retried"]]
         for name in ("leaves_open", "fails"):
             other.tasks[name].apply()
@@ -378,7 +430,9 @@ def test_a_pickled_app_is_an_app_to_be_instrumented_by_itself(other: Celery) -> 
     pickled = pickle.loads(pickle.dumps(instrument(other)))
     with session_scope("sess-1"):
         assert SESSION_ID_HEADER not in message_of(pickled, lambda: pickled.send_task("whose"))
-        assert SESSION_ID_HEADER in message_of(instrument(pickled), lambda: pickled.send_task("whose"))
+        assert SESSION_ID_HEADER in message_of(
+            instrument(pickled), lambda: pickled.send_task("whose")
+        )
 
 
 def test_an_instrumented_app_is_collected_like_any_other() -> None:
@@ -422,7 +476,9 @@ nothing.apply(headers={SESSION_ID_HEADER: "sess-1"})
 
 def test_a_receiver_that_was_connected_before_is_in_the_session() -> None:
     """As that of a tracer which starts a span there."""
-    ran = subprocess.run([sys.executable, "-c", EARLIER_RECEIVER], capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", EARLIER_RECEIVER], capture_output=True, text=True, check=False
+    )
     assert (ran.stdout, ran.stderr) == ("sess-1\n", "")
 
 
@@ -442,5 +498,8 @@ def test_the_current_app_stands_for_an_app() -> None:
 @pytest.mark.parametrize("call", [instrument, uninstrument])
 @pytest.mark.parametrize("thing", [None, "app", Celery])
 def test_what_is_no_app_is_refused(call: Callable[[Any], Any], thing: Any) -> None:
-    with pytest.raises(TypeError, match=rf"^{call.__name__}\(\) takes a celery\.Celery, got {type(thing).__name__}$"):
+    with pytest.raises(
+        TypeError,
+        match=rf"^{call.__name__}\(\) takes a celery\.Celery, got {type(thing).__name__}$",
+    ):
         call(thing)

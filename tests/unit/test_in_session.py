@@ -19,8 +19,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cagent_session import InvalidSessionId, current_session_id, in_session, session_scope
-from cagent_session.context import _scopes
+from cagent_session import InvalidSessionId, context, current_session_id, in_session, session_scope
 
 
 def function(session_id: str | None) -> str | None:
@@ -100,8 +99,12 @@ def seen_in(result: Any) -> Any:
 
 
 @pytest.mark.parametrize("fn", KINDS + CALLABLES)
-@pytest.mark.parametrize("of", ["session_id", "session_id.__str__.__self__", lambda session_id: session_id])
-def test_the_body_runs_in_the_session_and_nothing_else_does(fn: Callable[..., Any], of: Any) -> None:
+@pytest.mark.parametrize(
+    "of", ["session_id", "session_id.__str__.__self__", lambda session_id: session_id]
+)
+def test_the_body_runs_in_the_session_and_nothing_else_does(
+    fn: Callable[..., Any], of: Any
+) -> None:
     decorated = in_session(of)(fn)
     with session_scope("consumer"):
         assert seen_in(decorated("sess-1")) == "sess-1"
@@ -140,7 +143,11 @@ def test_a_call_that_does_not_fit_the_signature_is_a_type_error(
 @pytest.mark.parametrize("fn", KINDS)
 def test_kind_name_docstring_and_signature_are_kept(fn: Callable[..., Any]) -> None:
     decorated: Any = in_session("session_id")(fn)
-    for is_kind in (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction):
+    for is_kind in (
+        inspect.isgeneratorfunction,
+        inspect.iscoroutinefunction,
+        inspect.isasyncgenfunction,
+    ):
         assert is_kind(decorated) == is_kind(fn)
     assert decorated.__name__ == fn.__name__
     assert decorated.__doc__ == fn.__doc__
@@ -150,7 +157,9 @@ def test_kind_name_docstring_and_signature_are_kept(fn: Callable[..., Any]) -> N
 
 @pytest.mark.parametrize("fn", KINDS + CALLABLES)
 def test_a_partial_is_of_the_kind_of_its_function(fn: Callable[..., Any]) -> None:
-    assert seen_in(in_session("session_id")(functools.partial(fn, session_id="sess-1"))()) == "sess-1"
+    assert (
+        seen_in(in_session("session_id")(functools.partial(fn, session_id="sess-1"))()) == "sess-1"
+    )
 
 
 @pytest.mark.parametrize("fn", KINDS)
@@ -175,7 +184,9 @@ def test_methods_of_every_sort_find_their_parameters(fn: Callable[..., Any]) -> 
     assert Agent("sess-1").run() == "sess-1"
     assert Agent.of_the_class() == "agent"
     assert seen_in(Agent.static("sess-2")) == seen_in(Agent("sess-1").static("sess-2")) == "sess-2"
-    bound: Any = in_session("sess")(SimpleNamespace(run=lambda sess: (sess, current_session_id())).run)
+    bound: Any = in_session("sess")(
+        SimpleNamespace(run=lambda sess: (sess, current_session_id())).run
+    )
     assert bound("sess-3") == ("sess-3", "sess-3")
 
 
@@ -222,21 +233,32 @@ SESS = SimpleNamespace(meta=SimpleNamespace(id="sess-1"))
         (lambda: with_default("hi", "sess-1"), ("sess-1", ("hi", "sess-1"), {})),
         (lambda: with_default(session_id="sess-1", prompt="hi"), ("sess-1", ("hi", "sess-1"), {})),
         (lambda: with_default("hi"), ("default", ("hi", "default"), {})),
-        (lambda: keyword_only("a", "b", session_id="sess-1", c=1), ("sess-1", ("a", "b", "sess-1"), {"c": 1})),
+        (
+            lambda: keyword_only("a", "b", session_id="sess-1", c=1),
+            ("sess-1", ("a", "b", "sess-1"), {"c": 1}),
+        ),
         (lambda: positional_only("a", session_id="b"), ("a", ("a",), {"session_id": "b"})),
         (lambda: dotted("hi", SESS), ("sess-1", ("hi", SESS), {})),
         (lambda: dotted(sess=SESS, prompt="hi"), ("sess-1", ("hi", SESS), {})),
         (lambda: found_by_callable(1, "sess-1", x=2), ("sess-1", (1, "sess-1"), {"x": 2})),
-        (lambda: found_by_callable(None, fallback="sess-1"), ("sess-1", (None,), {"fallback": "sess-1"})),
-        (lambda: named_like_ours("sess-1", "o", self="s", args=1), ("sess-1", ("sess-1", "o", "s"), {"args": 1})),
+        (
+            lambda: found_by_callable(None, fallback="sess-1"),
+            ("sess-1", (None,), {"fallback": "sess-1"}),
+        ),
+        (
+            lambda: named_like_ours("sess-1", "o", self="s", args=1),
+            ("sess-1", ("sess-1", "o", "s"), {"args": 1}),
+        ),
     ],
 )
-def test_the_id_is_found_among_the_arguments_which_arrive_unchanged(call: Callable[[], Any], expected: Any) -> None:
+def test_the_id_is_found_among_the_arguments_which_arrive_unchanged(
+    call: Callable[[], Any], expected: Any
+) -> None:
     assert call() == expected
 
 
 def test_a_function_whose_parameters_cannot_be_read_takes_a_callable() -> None:
-    with pytest.raises(TypeError, match=r"in_session\('key'\): .*; give a callable that finds the session ID"):
+    with pytest.raises(TypeError, match=r"in_session\('key'\): .*; give a callable instead"):
         in_session("key")(max)
     assert in_session(lambda *_: "sess-1")(max)(1, 2) == 2
 
@@ -248,9 +270,23 @@ def test_an_attribute_that_the_argument_lacks_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize("fn", KINDS)
 @pytest.mark.parametrize(
-    "of", ["sess", "args", "", ".", ".session_id", "session_id.", "session_id..x", "session_id.1d", "session_id x", " "]
+    "of",
+    [
+        "sess",
+        "args",
+        "",
+        ".",
+        ".session_id",
+        "session_id.",
+        "session_id..x",
+        "session_id.1d",
+        "session_id x",
+        " ",
+    ],
 )
-def test_a_wrong_name_fails_at_decoration_and_lists_the_right_ones(fn: Callable[..., Any], of: str) -> None:
+def test_a_wrong_name_fails_at_decoration_and_lists_the_right_ones(
+    fn: Callable[..., Any], of: str
+) -> None:
     with pytest.raises(TypeError) as refusal:
         in_session(of)(fn)
     assert repr(of) in str(refusal.value)
@@ -265,24 +301,36 @@ def test_all_the_right_names_are_listed() -> None:
 
 @pytest.mark.parametrize("of", ["args", "kwargs", "args.session_id"])
 def test_collected_arguments_have_no_name_of_their_own(of: str) -> None:
-    with pytest.raises(TypeError, match=rf"in_session\('{of}'\): <function take at .*> has no such .* it has none"):
+    with pytest.raises(
+        TypeError, match=rf"in_session\('{of}'\): <function take at .*> has no such .* it has none"
+    ):
         in_session(of)(take)
 
 
 @pytest.mark.parametrize("of", [None, 7, b"session_id", ["session_id"], SimpleNamespace()])
 def test_of_is_a_name_a_path_or_a_callable(of: Any) -> None:
     kind = type(of).__name__
-    with pytest.raises(TypeError, match=f"takes a parameter's name, a dotted path or a callable, got {kind}$"):
+    with pytest.raises(TypeError, match=f"takes a name, a dotted path or a callable, got {kind}$"):
         in_session(of)
 
 
 @pytest.mark.parametrize(
-    "thing", [None, "text", SimpleNamespace(), type("Agent", (), {}), staticmethod(function), classmethod(print)]
+    "thing",
+    [
+        None,
+        "text",
+        SimpleNamespace(),
+        type("Agent", (), {}),
+        staticmethod(function),
+        classmethod(print),
+    ],
 )
 @pytest.mark.parametrize("of", ["session_id", lambda: None])
 def test_what_is_no_function_is_refused_with_the_remedy(thing: Any, of: Any) -> None:
     kind = type(thing).__name__
-    with pytest.raises(TypeError, match=rf"decorates functions \(put it below @staticmethod\), got {kind}$"):
+    with pytest.raises(
+        TypeError, match=rf"decorates functions \(below @staticmethod\), not {kind}$"
+    ):
         in_session(of)(thing)
 
 
@@ -341,7 +389,12 @@ def test_a_scope_in_the_body_around_a_yield_stays_in_the_body() -> None:
 
     with session_scope("consumer"):
         seen = [(inside, current_session_id()) for inside in run_loop("s")]
-        assert seen == [("s", "consumer"), ("s/sub", "consumer"), ("s/sub", "consumer"), ("s", "consumer")]
+        assert seen == [
+            ("s", "consumer"),
+            ("s/sub", "consumer"),
+            ("s/sub", "consumer"),
+            ("s", "consumer"),
+        ]
         assert asyncio.run(collect()) == seen
 
 
@@ -378,12 +431,22 @@ def test_the_session_is_fixed_when_the_generator_starts() -> None:
     "advance",
     [
         pytest.param(lambda stream, seen: seen.append(next(stream)), id="here"),
-        pytest.param(lambda stream, seen: Context().run(lambda: seen.append(next(stream))), id="in a fresh context"),
-        pytest.param(lambda stream, seen: copy_context().run(lambda: seen.append(next(stream))), id="in a copy"),
-        pytest.param(lambda stream, seen: in_thread(lambda: seen.append(next(stream))), id="in a thread"),
+        pytest.param(
+            lambda stream, seen: Context().run(lambda: seen.append(next(stream))),
+            id="in a fresh context",
+        ),
+        pytest.param(
+            lambda stream, seen: copy_context().run(lambda: seen.append(next(stream))),
+            id="in a copy",
+        ),
+        pytest.param(
+            lambda stream, seen: in_thread(lambda: seen.append(next(stream))), id="in a thread"
+        ),
     ],
 )
-def test_a_generator_may_move_between_contexts_and_threads(advance: Callable[[Any, list[Any]], None]) -> None:
+def test_a_generator_may_move_between_contexts_and_threads(
+    advance: Callable[[Any, list[Any]], None],
+) -> None:
     stream: Iterator[str | None] = run_loop("sess-1")
     seen: list[str | None] = [next(stream)]
     with session_scope("consumer"):
@@ -400,7 +463,9 @@ def in_thread(work: Callable[[], object]) -> None:
     thread.join()
 
 
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="close() returns the generator's value from Python 3.13 on")
+@pytest.mark.skipif(
+    sys.version_info < (3, 13), reason="close() returns the generator's value from Python 3.13 on"
+)
 def test_close_returns_the_generators_value() -> None:
     @in_session("session_id")
     def run_loop(session_id: str) -> Generator[None, None, str | None]:
@@ -498,7 +563,9 @@ def run_quietly(main: Callable[[], Awaitable[None]]) -> None:
     reports: list[dict[str, Any]] = []
 
     async def program() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _loop, report: reports.append(report))
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _loop, report: reports.append(report)
+        )
         await main()
 
     asyncio.run(program())
@@ -509,14 +576,17 @@ def test_a_step_that_forked_leaves_the_child_in_no_session() -> None:
     """The child's half alone: the hook empties the scopes there. See test_carrying for the whole."""
 
     @in_session("session_id")
-    def forking(session_id: str) -> Iterator[None]:
-        _scopes.set(None)
-        yield
+    def forking(session_id: str) -> Iterator[str | None]:
+        context._start_in_no_session()  # as in the child
+        yield current_session_id()
+        yield current_session_id()
 
     def child() -> None:
         with session_scope("consumer"):
-            next(forking("sess-1"))
+            steps = forking("sess-1")
+            next(steps)
             assert current_session_id() is None
+            assert next(steps) is None
 
     copy_context().run(child)
 
@@ -568,7 +638,10 @@ def test_an_async_generator_may_be_closed_by_another_task() -> None:
                 await stream.aclose()
                 return current_session_id()
 
-        assert [await asyncio.create_task(start()), await asyncio.create_task(close())] == ["starter", "closer"]
+        assert [await asyncio.create_task(start()), await asyncio.create_task(close())] == [
+            "starter",
+            "closer",
+        ]
         assert agent.seen == ["sess-1", "sess-1"]
 
     run_quietly(main)
@@ -746,8 +819,17 @@ def test_an_error_passes_unchanged_and_the_caller_is_back_in_its_session() -> No
 # Decorated or not: a body reacts by a script to what comes in at each of its yields, and a consumer takes steps by
 # another. Both notice the same; but decorated, the body is in its own session and never in the consumer's.
 
-SCRIPTS = st.lists(st.just("go on") | st.sampled_from(["let through", "raise", "chain", "return"]), max_size=5)
-THROWN = [Interruption, KeyError, GeneratorExit, StopIteration, StopAsyncIteration, KeyboardInterrupt]
+SCRIPTS = st.lists(
+    st.just("go on") | st.sampled_from(["let through", "raise", "chain", "return"]), max_size=5
+)
+THROWN = [
+    Interruption,
+    KeyError,
+    GeneratorExit,
+    StopIteration,
+    StopAsyncIteration,
+    KeyboardInterrupt,
+]
 STEPS = st.lists(
     st.just(("next",))
     | st.tuples(st.just("send"), st.integers() | st.none())
@@ -833,7 +915,10 @@ async def consume(stream: Any, steps: list[Any], sessions: set[str | None]) -> l
 @pytest.mark.parametrize("kind", [Body.generator, Body.async_generator])
 @settings(max_examples=300, deadline=None)
 @given(script=SCRIPTS, steps=STEPS)
-@example(script=["go on"] * 5, steps=[("next",), ("send", 7), ("throw", KeyError), ("close",), ("send", 8)])
+@example(
+    script=["go on"] * 5,
+    steps=[("next",), ("send", 7), ("throw", KeyError), ("close",), ("send", 8)],
+)
 @example(script=["go on", "return"], steps=[("next",), ("send", 7), ("close",)])
 @example(script=["let through"], steps=[("next",), ("throw", StopIteration)])
 @example(script=["chain"], steps=[("next",), ("throw", KeyError)])
@@ -844,10 +929,227 @@ def test_a_decorated_generator_behaves_as_the_undecorated_one(
 
     async def main() -> None:
         expected = await consume(kind(plain, "sess-1"), steps, consumers)
-        assert await consume(in_session("session_id")(kind)(scoped, "sess-1"), steps, consumers) == expected
+        assert (
+            await consume(in_session("session_id")(kind)(scoped, "sess-1"), steps, consumers)
+            == expected
+        )
 
     with session_scope("consumer"):
         asyncio.run(main())
     assert scoped.noticed == plain.noticed
     assert scoped.sessions <= {"sess-1"}
     assert consumers == {"consumer"}
+
+
+# Coroutines that are driven by hand
+
+
+class Pause:
+    """What a coroutine awaits to hand over to its driver."""
+
+    def __await__(self) -> Generator[str, str, str]:
+        return (yield "paused")
+
+
+@in_session("session_id")
+async def paused(session_id: str) -> list[Any]:
+    seen: list[Any] = [current_session_id()]
+    seen.append(await Pause())
+    try:
+        await Pause()
+    except KeyError:
+        seen.append(current_session_id())
+    with session_scope(f"{session_id}/sub"):
+        await Pause()
+        seen.append(current_session_id())
+    return seen
+
+
+def test_the_driver_of_a_coroutine_is_not_in_its_session() -> None:
+    with session_scope("driver"):
+        run = paused("sess-1")
+        assert [run.send(None), current_session_id()] == ["paused", "driver"]
+        assert [run.send("sent"), current_session_id()] == ["paused", "driver"]
+        assert [run.throw(KeyError()), current_session_id()] == ["paused", "driver"]
+        with pytest.raises(StopIteration) as stopped:
+            run.send(None)
+        assert current_session_id() == "driver"
+    assert stopped.value.value == ["sess-1", "sent", "sess-1", "sess-1/sub"]
+
+
+def test_coroutines_that_are_driven_in_turn_keep_to_their_sessions() -> None:
+    runs = {session_id: paused(session_id) for session_id in ("sess-1", "sess-2")}
+    for run in runs.values():
+        run.send(None)
+    for run in reversed(runs.values()):
+        run.send("sent")
+    for run in runs.values():
+        run.throw(KeyError())
+    for session_id, run in runs.items():
+        with pytest.raises(StopIteration) as stopped:
+            run.send(None)
+        assert stopped.value.value == [session_id, "sent", session_id, f"{session_id}/sub"]
+        assert current_session_id() is None
+
+
+def test_the_driver_of_an_async_generator_is_not_in_its_session() -> None:
+    @in_session("session_id")
+    async def stream(session_id: str) -> AsyncIterator[str | None]:
+        await Pause()
+        yield current_session_id()
+
+    step = stream("sess-1").__anext__()
+    assert [step.send(None), current_session_id()] == ["paused", None]  # type: ignore[attr-defined] # it has one
+    with pytest.raises(StopIteration) as stopped:
+        step.send(None)  # type: ignore[attr-defined] # likewise
+    assert (stopped.value.value, current_session_id()) == ("sess-1", None)
+
+
+def test_a_marked_function_that_returns_an_awaitable_is_called_and_awaited_in_the_session() -> None:
+    """Such as a future. ``inspect.markcoroutinefunction`` is new in Python 3.12."""
+    seen: list[str | None] = []
+
+    def starts(session_id: str) -> Awaitable[str]:
+        seen.append(current_session_id())
+        future = asyncio.get_running_loop().create_future()
+        future.set_result("done")
+        return future
+
+    mark = getattr(inspect, "markcoroutinefunction", lambda fn: fn)
+
+    async def main() -> None:
+        assert await in_session("session_id")(mark(starts))("sess-1") == "done"
+
+    asyncio.run(main())
+    assert seen == ["sess-1"]
+
+
+# Signal handlers that raise exceptions
+
+
+class Alarm(Exception):  # noqa: N818 - a signal
+    pass
+
+
+def alarmed_after(call: Callable[[], Any], number: int) -> bool:
+    """Make *call*. Raise Alarm where a handler can, for the *number*-th time in ``context.py``.
+
+    Python runs signal handlers after a call of a C function, among others. Tell whether there was
+    such a place.
+    """
+    places = 0
+
+    def profile(frame: Any, event: str, _: Any) -> None:
+        nonlocal places
+        if frame.f_code.co_filename == context.__file__ and event == "c_return":
+            places += 1
+            if places == number:
+                raise Alarm
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        call()
+    except Alarm:
+        return True
+    finally:
+        sys.setprofile(before)
+    return False
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # interrupted before
+@pytest.mark.parametrize("kind", ["generator", "coroutine"])
+def test_the_consumer_is_not_left_in_the_session_by_a_signal_handlers_exception(kind: str) -> None:
+    @in_session("session_id")
+    def numbers(session_id: str) -> Iterator[int]:
+        yield from range(3)
+
+    def consume() -> None:
+        if kind == "generator":
+            assert list(numbers("sess-1")) == [0, 1, 2]
+        else:
+            run = paused("sess-1")
+            run.send(None)
+            run.send("sent")
+            run.throw(KeyError())
+            with contextlib.suppress(StopIteration):
+                run.send(None)
+
+    with session_scope("consumer"):
+        number = 1
+        while alarmed_after(consume, number):
+            assert current_session_id() == "consumer", f"after place {number}"
+            number += 1
+    assert number > 10
+
+
+# Decorators without parentheses
+
+
+def test_without_parentheses_it_is_a_type_error_at_decoration() -> None:
+    with pytest.raises(TypeError, match=r'write @in_session\("name_of_a_parameter"\)$'):
+
+        @in_session
+        def run_loop(sess: Any) -> None: ...
+
+    with pytest.raises(TypeError, match="name_of_a_parameter"):
+
+        @in_session  # type: ignore[arg-type] # likewise
+        async def run(sess: Any) -> None: ...
+
+    with pytest.raises(TypeError, match="name_of_a_parameter"):
+
+        class Agent:
+            @in_session
+            def run_loop(self) -> None: ...  # type: ignore[misc] # likewise
+
+    with pytest.raises(TypeError, match="name_of_a_parameter"):
+
+        @in_session
+        @functools.cache
+        def cached(sess: str) -> str:
+            return sess
+
+
+def test_without_parentheses_it_is_an_error_at_a_modules_top_and_in_an_interpreter_too() -> None:
+    source = "from cagent_session import in_session\n@in_session\ndef run_loop(sess): ...\n"
+    for name in ("module.py", "<stdin>"):
+        for namespace in ({}, {"run_loop": "an older one"}, {"run_loop": function}):
+            with pytest.raises(TypeError, match="name_of_a_parameter"):
+                exec(compile(source, name, "exec"), dict(namespace))
+
+
+def test_a_function_that_finds_the_id_may_be_defined_anywhere() -> None:
+    def session_id_of(sess: Any) -> Any:
+        return sess.id
+
+    @functools.wraps(session_id_of)
+    def wrapped(sess: Any) -> Any:
+        return sess.id
+
+    def made() -> Callable[..., Any]:
+        return lambda sess: sess.id
+
+    finders: list[Any] = [session_id_of, wrapped, made(), lambda sess: sess.id]
+    for find in finders:
+
+        @in_session(find)
+        def run_loop(sess: Any) -> str | None:
+            return current_session_id()
+
+        assert run_loop(SimpleNamespace(id="sess-1")) == "sess-1"
+
+
+def test_an_annotation_that_can_not_be_evaluated_does_no_harm() -> None:
+    """Since Python 3.14 annotations are evaluated when they are asked for."""
+    source = """
+@in_session("sess.id")
+def run_loop(sess: ImportedForTypeCheckersOnly) -> ImportedForTypeCheckersOnly:
+    return current_session_id()
+"""
+    if sys.version_info < (3, 14):
+        source = "from __future__ import annotations\n" + source
+    names = {"in_session": in_session, "current_session_id": current_session_id}
+    exec(compile(source, "module.py", "exec", dont_inherit=True), names)
+    run_loop: Any = names["run_loop"]
+    assert run_loop(SimpleNamespace(id="sess-1")) == "sess-1"

@@ -13,7 +13,9 @@ import pytest
 def packages_after(statement: str) -> set[str]:
     """Return the packages that are loaded after *statement* in a fresh interpreter."""
     program = f"{statement}\nimport sys; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
     return {name.partition(".")[0] for name in loaded.stdout.split()}
 
 
@@ -25,16 +27,25 @@ def test_logging_and_the_package_load_no_integrated_library() -> None:
 
 @pytest.mark.parametrize(
     ("name", "libraries"),
-    [("celery", "celery.signals, kombu.compression, requests"), ("opentelemetry", "opentelemetry.sdk.trace")],
+    [
+        ("celery", "celery.signals, kombu.compression, requests"),
+        ("opentelemetry", "opentelemetry.sdk.trace"),
+    ],
 )
 def test_an_integration_loads_its_own_library_and_no_other(name: str, libraries: str) -> None:
-    beyond = packages_after(f"import cagent_session.integrations.{name}") - packages_after(f"import {libraries}")
+    beyond = packages_after(f"import cagent_session.integrations.{name}") - packages_after(
+        f"import {libraries}"
+    )
     assert beyond - sys.stdlib_module_names == {"cagent_session"}
 
 
 @pytest.mark.parametrize(
     ("name", "missing"),
-    [("celery", "celery"), ("opentelemetry", "opentelemetry.context"), ("opentelemetry", "opentelemetry.sdk.trace")],
+    [
+        ("celery", "celery"),
+        ("opentelemetry", "opentelemetry.context"),
+        ("opentelemetry", "opentelemetry.sdk.trace"),
+    ],
 )
 def test_without_the_extra_the_import_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, name: str, missing: str

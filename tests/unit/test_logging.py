@@ -10,6 +10,7 @@ import pickle
 import queue
 import threading
 import weakref
+from collections.abc import Callable
 from logging.handlers import MemoryHandler, QueueHandler, QueueListener, SocketHandler
 from typing import Any
 
@@ -47,7 +48,9 @@ def logger(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
     """Return a logger apart from the process's own, and from their handlers: dictConfig closes all there are."""
     monkeypatch.setattr(logging, "_handlers", weakref.WeakValueDictionary())
     monkeypatch.setattr(logging, "_handlerList", [])
-    monkeypatch.setattr(logging.Logger, "manager", logging.Manager(logging.RootLogger(logging.DEBUG)))
+    monkeypatch.setattr(
+        logging.Logger, "manager", logging.Manager(logging.RootLogger(logging.DEBUG))
+    )
     return logging.getLogger("agent")
 
 
@@ -60,9 +63,12 @@ def records(logger: logging.Logger) -> Records:
 
 
 @pytest.mark.parametrize(
-    ("options", "in_none"), [({}, "-"), ({"default": "none"}, "none"), ({"default": ""}, ""), ({"default": None}, None)]
+    ("options", "in_none"),
+    [({}, "-"), ({"default": "none"}, "none"), ({"default": ""}, ""), ({"default": None}, None)],
 )
-def test_every_record_says_the_session_it_was_logged_in(logger: logging.Logger, options: Any, in_none: Any) -> None:
+def test_every_record_says_the_session_it_was_logged_in(
+    logger: logging.Logger, options: Any, in_none: Any
+) -> None:
     records = filtered(Records(), **options)
     logger.addHandler(records)
     logger.debug("before")
@@ -77,16 +83,20 @@ def test_every_record_says_the_session_it_was_logged_in(logger: logging.Logger, 
     assert records.session_ids == [in_none, "outer", "inner", in_none, "outer", in_none]
 
 
-def test_a_thread_logs_in_the_session_that_was_carried_there(logger: logging.Logger, records: Records) -> None:
+def test_a_thread_logs_in_the_session_that_was_carried_there(
+    logger: logging.Logger, records: Records, inherited_by_threads: Callable[[str], str | None]
+) -> None:
     with session_scope("sess-1"):
         for job in (logger.info, carry_session(logger.info)):
             thread = threading.Thread(target=job, args=["in a thread"])
             thread.start()
             thread.join()
-    assert records.session_ids == ["-", "sess-1"]
+    assert records.session_ids == [inherited_by_threads("sess-1") or "-", "sess-1"]
 
 
-def test_each_of_many_tasks_logs_in_its_own_session(logger: logging.Logger, records: Records) -> None:
+def test_each_of_many_tasks_logs_in_its_own_session(
+    logger: logging.Logger, records: Records
+) -> None:
     @in_session("session_id")
     async def work(session_id: str) -> None:
         for _ in range(3):
@@ -103,12 +113,20 @@ def test_each_of_many_tasks_logs_in_its_own_session(logger: logging.Logger, reco
 
 @pytest.mark.usefixtures("logger")
 @pytest.mark.parametrize(
-    ("options", "in_none"), [({}, "-"), ({"default": "no session"}, "no session"), ({"default": None}, "None")]
+    ("options", "in_none"),
+    [({}, "-"), ({"default": "no session"}, "no session"), ({"default": None}, "None")],
 )
-@pytest.mark.parametrize("factory", ["cagent_session.integrations.logging.SessionIdFilter", SessionIdFilter])
+@pytest.mark.parametrize(
+    "factory", ["cagent_session.integrations.logging.SessionIdFilter", SessionIdFilter]
+)
 def test_dict_config_makes_it(factory: Any, options: dict[str, Any], in_none: str) -> None:
     written = io.StringIO()
-    handler = {"class": "logging.StreamHandler", "stream": written, "filters": ["session"], "formatter": "short"}
+    handler = {
+        "class": "logging.StreamHandler",
+        "stream": written,
+        "filters": ["session"],
+        "formatter": "short",
+    }
     logging.config.dictConfig(
         {
             "version": 1,
@@ -125,7 +143,9 @@ def test_dict_config_makes_it(factory: Any, options: dict[str, Any], in_none: st
 
 
 @pytest.mark.parametrize("given", ["given", None])
-def test_a_session_id_given_as_extra_stays(logger: logging.Logger, records: Records, given: str | None) -> None:
+def test_a_session_id_given_as_extra_stays(
+    logger: logging.Logger, records: Records, given: str | None
+) -> None:
     with session_scope("sess-1"):
         logger.info("about another session", extra={"session_id": given})
     logger.info("from none", extra={"session_id": given})
@@ -138,7 +158,9 @@ def test_of_several_filters_the_first_one_counts(logger: logging.Logger, records
     assert (records.session_ids, second.session_ids) == (["-"], ["-"])
 
 
-def test_a_record_read_from_a_queue_in_another_thread_keeps_its_session(logger: logging.Logger) -> None:
+def test_a_record_read_from_a_queue_in_another_thread_keeps_its_session(
+    logger: logging.Logger,
+) -> None:
     passed_on: queue.Queue[Any] = queue.Queue()
     logger.addHandler(filtered(QueueHandler(passed_on)))
     listener = QueueListener(passed_on, read := filtered(Records(), default="the listener's"))
@@ -181,13 +203,17 @@ def test_a_record_that_goes_over_a_socket_keeps_its_session(
 ) -> None:
     with session_scope(session_id):
         logger.info("to be sent")
-    sent = SocketHandler("127.0.0.1", 0).makePickle(records.records[0])  # connects only when it emits
+    sent = SocketHandler("127.0.0.1", 0).makePickle(
+        records.records[0]
+    )  # connects only when it emits
     with session_scope("receiver"):
         logger.handle(logging.makeLogRecord(pickle.loads(sent[4:])))  # after the length
     assert records.session_ids == [arrives, arrives]
 
 
-def test_what_urllib3_logs_of_a_call_says_the_calls_session(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_urllib3_logs_of_a_call_says_the_calls_session(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """The gateway's threads are in none."""
 
     def answer(_: Request) -> Response:
@@ -197,8 +223,18 @@ def test_what_urllib3_logs_of_a_call_says_the_calls_session(caplog: pytest.LogCa
     with ModelsGateway() as gateway, mount(requests.Session(), gateway.url) as http:
         http.trust_env = False
         gateway.expect_request("/v1/models").respond_with_handler(answer)
-        with caplog.at_level(logging.DEBUG), caplog.filtering(SessionIdFilter()), session_scope("sess-1"):
-            http.get(f"{gateway.url}/v1/models", headers=gateway_headers("https://api.openai.com/v1"), timeout=10)
+        with (
+            caplog.at_level(logging.DEBUG),
+            caplog.filtering(SessionIdFilter()),
+            session_scope("sess-1"),
+        ):
+            http.get(
+                f"{gateway.url}/v1/models",
+                headers=gateway_headers("https://api.openai.com/v1"),
+                timeout=10,
+            )
     logged = [(record.name, vars(record).get("session_id")) for record in caplog.records]
-    assert [session_id for name, session_id in logged if name.startswith("urllib3")] == ["sess-1"] * 2
+    assert [session_id for name, session_id in logged if name.startswith("urllib3")] == [
+        "sess-1"
+    ] * 2
     assert ("gateway", "-") in logged

@@ -34,18 +34,31 @@ from cagent_session.testing import Call, ModelsGateway, Usage
 
 FORWARD = "https://api.openai.com/v1"
 MARKED = gateway_headers(FORWARD)
-QUESTION: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Where is  the\ncat?"}]}
-LONG: dict[str, Any] = {"messages": [{"role": "user", "content": ("x" * 10_000 + " ") * 3_000}], "stream": True}
+QUESTION: dict[str, Any] = {
+    "model": "gpt-4o",
+    "messages": [{"role": "user", "content": "Where is  the\ncat?"}],
+}
+LONG: dict[str, Any] = {
+    "messages": [{"role": "user", "content": ("x" * 10_000 + " ") * 3_000}],
+    "stream": True,
+}
 CAT_TOOL = {
     "type": "function",
-    "function": {"name": "find", "parameters": {"properties": {"what": {"type": "string"}}, "required": ["what"]}},
+    "function": {
+        "name": "find",
+        "parameters": {"properties": {"what": {"type": "string"}}, "required": ["what"]},
+    },
 }
 ANTHROPIC_EVENTS = (
     b'data: {"type": "message_start", "message": {"usage": {"input_tokens": 7, "output_tokens": 1}}}\n\n'
     b'data: {"type": "message_delta", "usage": {"output_tokens": 2}}\n\n'
 )
-COHERE_EVENT = b'data: {"delta": {"usage": {"tokens": {"input_tokens": 7, "output_tokens": 2}}}}\n\n'
-GEMINI_LIST = b'[{"a": [1]},\n {"usageMetadata": {"promptTokenCount": 7,\n "candidatesTokenCount": 2}}]\n'
+COHERE_EVENT = (
+    b'data: {"delta": {"usage": {"tokens": {"input_tokens": 7, "output_tokens": 2}}}}\n\n'
+)
+GEMINI_LIST = (
+    b'[{"a": [1]},\n {"usageMetadata": {"promptTokenCount": 7,\n "candidatesTokenCount": 2}}]\n'
+)
 
 
 @pytest.fixture
@@ -63,7 +76,9 @@ def http(gateway: ModelsGateway) -> Iterator[requests.Session]:
         yield session
 
 
-def ask(http: requests.Session, gateway: ModelsGateway, body: Any = QUESTION, **changes: Any) -> requests.Response:
+def ask(
+    http: requests.Session, gateway: ModelsGateway, body: Any = QUESTION, **changes: Any
+) -> requests.Response:
     return http.post(f"{gateway.url}/v1/chat/completions", json={**body, **changes}, timeout=10)
 
 
@@ -86,7 +101,9 @@ def test_it_listens_on_loopback_and_has_no_trailing_slash(gateway: ModelsGateway
     assert gateway.port > 0
 
 
-def test_it_records_what_reached_it_in_order(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_it_records_what_reached_it_in_order(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     with session_scope("sess-1"):
         ask(http, gateway)
     http.get(f"{gateway.url}/v1/models?limit=1", timeout=10)
@@ -108,7 +125,9 @@ def test_it_records_what_reached_it_in_order(gateway: ModelsGateway, http: reque
     )
 
 
-def test_the_headers_of_a_call_take_names_in_any_case(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_the_headers_of_a_call_take_names_in_any_case(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     ask(http, gateway)
     assert gateway.calls[0].headers["x-cagent-LANG"] == "python"
     assert "X-Cagent-Compacting" not in gateway.calls[0].headers
@@ -128,7 +147,10 @@ def test_paths_are_decoded_and_headers_sent_twice_are_joined(gateway: ModelsGate
             b"X-Cagent-Session-Id: one\r\nX-Cagent-Session-Id: two\r\n\r\n"
         )
         assert raw.makefile("rb").read().startswith(b"HTTP/1.1 404")
-    assert (gateway.calls[0].path, gateway.calls[0].session_id) == ("/v1/models/a b/c\ufffd", "one,two")
+    assert (gateway.calls[0].path, gateway.calls[0].session_id) == (
+        "/v1/models/a b/c\ufffd",
+        "one,two",
+    )
 
 
 def test_calls_are_a_copy(gateway: ModelsGateway, http: requests.Session) -> None:
@@ -139,7 +161,9 @@ def test_calls_are_a_copy(gateway: ModelsGateway, http: requests.Session) -> Non
     assert len(gateway.calls) == 2
 
 
-def test_the_calls_of_a_session_are_found_by_its_id(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_the_calls_of_a_session_are_found_by_its_id(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     session_id = uuid.uuid4()
     for scope in (session_id, "sess-2", None):
         with session_scope(scope):
@@ -153,16 +177,26 @@ def test_the_calls_of_a_session_are_found_by_its_id(gateway: ModelsGateway, http
     assert gateway.calls_in("sess-3") == []
 
 
-def test_each_session_is_billed_its_own_calls(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_each_session_is_billed_its_own_calls(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     for scope, stream in (("sess-1", False), ("sess-2", True), ("sess-1", True), (None, False)):
         with session_scope(scope):
             ask(http, gateway, stream=stream)
-    assert gateway.usage() == {"sess-1": Usage(2, 8, 12), "sess-2": Usage(1, 4, 6), None: Usage(1, 4, 6)}
+    assert gateway.usage() == {
+        "sess-1": Usage(2, 8, 12),
+        "sess-2": Usage(1, 4, 6),
+        None: Usage(1, 4, 6),
+    }
     assert gateway.usage()["sess-1"].total_tokens == 20
 
 
-def test_refused_calls_are_recorded_but_not_billed(gateway: ModelsGateway, http: requests.Session) -> None:
-    gateway.expect_request("/v1/busy").respond_with_json({"usage": {"prompt_tokens": 5}}, status=429)
+def test_refused_calls_are_recorded_but_not_billed(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
+    gateway.expect_request("/v1/busy").respond_with_json(
+        {"usage": {"prompt_tokens": 5}}, status=429
+    )
     with session_scope("sess-1"):
         http.post(f"{gateway.url}/v1/busy", timeout=10)
     assert [call.status for call in gateway.calls_in("sess-1")] == [429]
@@ -172,15 +206,27 @@ def test_refused_calls_are_recorded_but_not_billed(gateway: ModelsGateway, http:
 @pytest.mark.parametrize(
     ("document", "mimetype"),
     [
-        (b'{"usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}}', "application/json"),
+        (
+            b'{"usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}}',
+            "application/json",
+        ),
         (b'{"usage": {"input_tokens": 7, "output_tokens": 2}}', "application/json"),
         (b'{"usage": {"tokens": {"input_tokens": 7, "output_tokens": 2}}}', "application/json"),
-        (b'{"usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 2}}', "application/json"),
+        (
+            b'{"usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 2}}',
+            "application/json",
+        ),
         (b'{"prompt_eval_count": 7, "eval_count": 2}', "application/json"),
         (b'{"a": 1}\n{"prompt_eval_count": 7, "eval_count": 2}', "application/x-ndjson"),
-        (b'data: {"response": {"usage": {"input_tokens": 7, "output_tokens": 2}}}\n\n', "text/event-stream"),
+        (
+            b'data: {"response": {"usage": {"input_tokens": 7, "output_tokens": 2}}}\n\n',
+            "text/event-stream",
+        ),
         (ANTHROPIC_EVENTS, "text/event-stream"),
-        (b'data: {"message": {"usage": {"input_tokens": 7, "output_tokens": 2}}}\n\n', "text/event-stream"),
+        (
+            b'data: {"message": {"usage": {"input_tokens": 7, "output_tokens": 2}}}\n\n',
+            "text/event-stream",
+        ),
         (COHERE_EVENT, "text/event-stream"),
         (GEMINI_LIST, "application/json"),
     ],
@@ -202,13 +248,16 @@ def test_an_answer_of_ones_own_is_billed_in_any_providers_words(
 
 
 def test_voyages_only_figure_is_the_prompts(gateway: ModelsGateway, http: requests.Session) -> None:
-    gateway.expect_request("/v1/embeddings").respond_with_json({"data": [], "usage": {"total_tokens": 7}})
+    gateway.expect_request("/v1/embeddings").respond_with_json(
+        {"data": [], "usage": {"total_tokens": 7}}
+    )
     http.post(f"{gateway.url}/v1/embeddings", json={}, timeout=10)
     assert gateway.usage() == {None: Usage(1, 7, 0)}
 
 
 @pytest.mark.parametrize(
-    "document", ["", "[]", "[5]", '{"usage": null}', '{"usage": {"prompt_tokens": "many"}}', "[" * 99_999]
+    "document",
+    ["", "[]", "[5]", '{"usage": null}', '{"usage": {"prompt_tokens": "many"}}', "[" * 99_999],
 )
 def test_an_answer_that_tells_no_usage_costs_no_tokens(
     gateway: ModelsGateway, http: requests.Session, document: str
@@ -234,7 +283,9 @@ def test_a_streamed_answer_of_ones_own_passes_piece_by_piece_and_is_billed(
         return Response(pieces(), mimetype="text/event-stream")
 
     gateway.expect_request("/v1/chat/completions").respond_with_handler(events)
-    with http.post(f"{gateway.url}/v1/chat/completions", json=QUESTION, stream=True, timeout=10) as response:
+    with http.post(
+        f"{gateway.url}/v1/chat/completions", json=QUESTION, stream=True, timeout=10
+    ) as response:
         pieces = response.iter_content(None)
         assert next(pieces).endswith(b'"prompt_')
         assert gateway.usage() == {None: Usage(1, 0, 0)}
@@ -245,7 +296,9 @@ def test_a_streamed_answer_of_ones_own_passes_piece_by_piece_and_is_billed(
 
 
 @pytest.mark.parametrize("mimetype", ["text/event-stream", "application/json"])
-def test_the_same_response_can_be_given_again(gateway: ModelsGateway, http: requests.Session, mimetype: str) -> None:
+def test_the_same_response_can_be_given_again(
+    gateway: ModelsGateway, http: requests.Session, mimetype: str
+) -> None:
     class Pieces:
         def __iter__(self) -> Iterator[bytes]:
             return iter([b'{"usage": {"input', b'_tokens": 3}}'])
@@ -262,7 +315,9 @@ def test_a_request_without_a_marker_is_refused_before_any_handler_is_asked(
 ) -> None:
     gateway.expect_request("/v1/chat/completions").respond_with_data("asked")
     del http.headers[FORWARD_HEADER]
-    response = http.post(f"{gateway.url}/v1/chat/completions", json=QUESTION, headers=marker, timeout=10)
+    response = http.post(
+        f"{gateway.url}/v1/chat/completions", json=QUESTION, headers=marker, timeout=10
+    )
     assert response.status_code == 400
     assert FORWARD_HEADER in error_of(response)
     assert "gateway_headers(" in error_of(response)
@@ -270,7 +325,9 @@ def test_a_request_without_a_marker_is_refused_before_any_handler_is_asked(
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1", "/proxy/openai/v1"])
-def test_a_chat_completion_has_openais_shape(gateway: ModelsGateway, http: requests.Session, prefix: str) -> None:
+def test_a_chat_completion_has_openais_shape(
+    gateway: ModelsGateway, http: requests.Session, prefix: str
+) -> None:
     response = http.post(f"{gateway.url}{prefix}/chat/completions", json=QUESTION, timeout=10)
     answer = response.json()
     assert response.headers["Content-Type"] == "application/json"
@@ -306,21 +363,34 @@ def test_a_streamed_chat_completion_comes_word_by_word(
     }
     *untold, told = chunks  # clients that add up what is told must not get it twice
     assert told["usage"] == {"prompt_tokens": 4, "completion_tokens": 6, "total_tokens": 10}
-    assert {chunk.get("usage", "not there") for chunk in untold} == {None if include_usage else "not there"}
+    assert {chunk.get("usage", "not there") for chunk in untold} == {
+        None if include_usage else "not there"
+    }
     if include_usage:
         assert chunks.pop()["choices"] == []
     first, *words, last = [chunk["choices"][0] for chunk in chunks]
     assert {choice["index"] for choice in (first, *words, last)} == {0}
     assert first["delta"] == {"role": "assistant", "content": ""}
-    assert [word["delta"]["content"] for word in words] == ["You ", "said: ", "Where ", "is  ", "the\n", "cat?"]
+    assert [word["delta"]["content"] for word in words] == [
+        "You ",
+        "said: ",
+        "Where ",
+        "is  ",
+        "the\n",
+        "cat?",
+    ]
     assert {choice["finish_reason"] for choice in (first, *words)} == {None}
     assert (last["delta"], last["finish_reason"]) == ({}, "stop")
     assert gateway.usage() == {None: Usage(1, 4, 6)}
 
 
-def test_the_first_event_arrives_before_the_last_one_is_made(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_the_first_event_arrives_before_the_last_one_is_made(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     """The answer is longer than the sockets' buffers: unread, its end can't have been made."""
-    with http.post(f"{gateway.url}/v1/chat/completions", json=LONG, stream=True, timeout=10) as response:
+    with http.post(
+        f"{gateway.url}/v1/chat/completions", json=LONG, stream=True, timeout=10
+    ) as response:
         lines = response.iter_lines(chunk_size=100_000)
         assert next(lines).startswith(b"data: {")
         assert gateway.usage() == {None: Usage(1, 0, 0)}
@@ -336,7 +406,9 @@ def test_a_client_that_hangs_up_does_no_harm(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     before = set(threading.enumerate())
-    with http.post(f"{gateway.url}/v1/chat/completions", json=LONG, stream=True, timeout=10) as response:
+    with http.post(
+        f"{gateway.url}/v1/chat/completions", json=LONG, stream=True, timeout=10
+    ) as response:
         assert next(response.iter_lines()).startswith(b"data: {")
         answering = set(threading.enumerate()) - before
     for thread in answering:
@@ -347,12 +419,17 @@ def test_a_client_that_hangs_up_does_no_harm(
     assert "Traceback" not in capfd.readouterr().err + caplog.text
 
 
-@pytest.mark.parametrize("start", [b"Content-Length: 99\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"])
+@pytest.mark.parametrize(
+    "start", [b"Content-Length: 99\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"]
+)
 def test_a_client_that_hangs_up_while_it_sends_is_no_call(
     gateway: ModelsGateway, caplog: pytest.LogCaptureFixture, start: bytes
 ) -> None:
     with socket.create_connection((gateway.host, gateway.port), timeout=10) as raw:
-        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-Cagent-Forward: https://a.example\r\n" + start)
+        raw.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-Cagent-Forward: https://a.example\r\n"
+            + start
+        )
         raw.shutdown(socket.SHUT_WR)
         assert raw.makefile("rb").read().startswith(b"HTTP/1.1 400")
     assert gateway.calls == []
@@ -365,7 +442,14 @@ def test_a_client_that_hangs_up_while_it_sends_is_no_call(
         (None, 0),
         ("", 0),
         ([], 0),
-        ([{"type": "text", "text": "one two"}, {"type": "image_url"}, {"type": "text", "text": "three"}], 3),
+        (
+            [
+                {"type": "text", "text": "one two"},
+                {"type": "image_url"},
+                {"type": "text", "text": "three"},
+            ],
+            3,
+        ),
         ("\udc80", 1),
     ],
 )
@@ -393,10 +477,15 @@ def test_the_content_of_a_message_may_be_text_parts_or_nothing(
         (b'{"messages": [{"role": ["user"], "content": "Hello"}], "tools": [{}]}', "malformed"),
         (b'{"messages": [{"role": "user", "content": "Hello"}], "tools": [{}]}', "malformed"),
         (b'{"messages": [{"role": "user", "content": "Hello"}], "tools": {"a": 1}}', "malformed"),
-        (b'{"messages": [{"role": "user", "content": "Hello"}], "stream_options": "all"}', "malformed"),
+        (
+            b'{"messages": [{"role": "user", "content": "Hello"}], "stream_options": "all"}',
+            "malformed",
+        ),
     ],
 )
-def test_a_malformed_body_is_refused(gateway: ModelsGateway, http: requests.Session, body: bytes, problem: str) -> None:
+def test_a_malformed_body_is_refused(
+    gateway: ModelsGateway, http: requests.Session, body: bytes, problem: str
+) -> None:
     response = http.post(f"{gateway.url}/v1/chat/completions", data=body, timeout=10)
     assert response.status_code == 400
     assert problem in error_of(response)
@@ -414,15 +503,22 @@ def test_the_first_tool_offered_is_called(gateway: ModelsGateway, http: requests
     assert gateway.calls[0].completion_tokens == len(call["function"]["arguments"].split())
 
 
-def test_a_streamed_call_of_a_tool_comes_in_pieces(gateway: ModelsGateway, http: requests.Session) -> None:
-    choices = [chunk["choices"][0] for chunk in chunks_of(ask(http, gateway, tools=[CAT_TOOL], stream=True))]
+def test_a_streamed_call_of_a_tool_comes_in_pieces(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
+    choices = [
+        chunk["choices"][0]
+        for chunk in chunks_of(ask(http, gateway, tools=[CAT_TOOL], stream=True))
+    ]
     assert choices[0]["delta"] == {"role": "assistant", "content": None}
     assert choices[-1]["finish_reason"] == "tool_calls"
     first, *rest = [choice["delta"]["tool_calls"][0] for choice in choices[1:-1]]
     assert (first["index"], first["type"], first["id"][:5]) == (0, "function", "call_")
     assert first["function"] == {"name": "find", "arguments": ""}
     assert all(set(piece) == {"index", "function"} for piece in rest)
-    assert json.loads("".join(piece["function"]["arguments"] for piece in rest)) == {"what": "Where is  the\ncat?"}
+    assert json.loads("".join(piece["function"]["arguments"] for piece in rest)) == {
+        "what": "Where is  the\ncat?"
+    }
 
 
 def test_the_required_parameters_of_a_tool_are_filled_as_its_schema_says(
@@ -440,37 +536,60 @@ def test_the_required_parameters_of_a_tool_are_filled_as_its_schema_says(
     }
     parameters = {
         "type": "object",
-        "properties": {"not_required": {"type": "string"}, **{name: schema for name, (schema, _) in values.items()}},
+        "properties": {
+            "not_required": {"type": "string"},
+            **{name: schema for name, (schema, _) in values.items()},
+        },
         "required": [*values, "undescribed"],
     }
     tool = {"type": "function", "function": {"name": "t", "parameters": parameters}}
-    messages = [{"role": "user", "content": "first"}, {"role": "user", "content": "last"}, {"role": "assistant"}]
+    messages = [
+        {"role": "user", "content": "first"},
+        {"role": "user", "content": "last"},
+        {"role": "assistant"},
+    ]
     message = ask(http, gateway, messages=messages, tools=[tool]).json()["choices"][0]["message"]
     arguments = json.loads(message["tool_calls"][0]["function"]["arguments"])
-    assert arguments == {**{name: value for name, (_, value) in values.items()}, "undescribed": None}
+    assert arguments == {
+        **{name: value for name, (_, value) in values.items()},
+        "undescribed": None,
+    }
 
 
-def test_a_tool_without_parameters_is_called_with_none(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_a_tool_without_parameters_is_called_with_none(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     tool = {"type": "function", "function": {"name": "look"}}
     (call,) = ask(http, gateway, tools=[tool]).json()["choices"][0]["message"]["tool_calls"]
     assert call["function"] == {"name": "look", "arguments": "{}"}
 
 
-def test_no_tool_is_called_when_the_request_forbids_it(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_no_tool_is_called_when_the_request_forbids_it(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     choice = ask(http, gateway, tools=[CAT_TOOL], tool_choice="none").json()["choices"][0]
     assert (choice["finish_reason"], "tool_calls" in choice["message"]) == ("stop", False)
 
 
-def test_a_tools_result_is_answered_with_text(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_a_tools_result_is_answered_with_text(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     result = {"role": "tool", "tool_call_id": "call_1", "content": "on the mat"}
-    choice = ask(http, gateway, tools=[CAT_TOOL], messages=[*QUESTION["messages"], result]).json()["choices"][0]
+    choice = ask(http, gateway, tools=[CAT_TOOL], messages=[*QUESTION["messages"], result]).json()[
+        "choices"
+    ][0]
     assert choice["finish_reason"] == "stop"
     assert choice["message"] == {"role": "assistant", "content": "The tool said: on the mat"}
 
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/v1/models"), ("GET", "/v1/chat/completions"), ("DELETE", "/"), ("POST", "/v1/chat/completions/x")],
+    [
+        ("GET", "/v1/models"),
+        ("GET", "/v1/chat/completions"),
+        ("DELETE", "/"),
+        ("POST", "/v1/chat/completions/x"),
+    ],
 )
 def test_what_nobody_answers_is_a_404_and_a_failed_assertion(
     gateway: ModelsGateway, http: requests.Session, method: str, path: str
@@ -490,19 +609,25 @@ def test_a_head_request_gets_no_body(gateway: ModelsGateway, http: requests.Sess
     assert (response.status_code, response.content, gateway.calls[0].method) == (404, b"", "HEAD")
 
 
-def test_a_default_answer_is_no_failed_assertion(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_a_default_answer_is_no_failed_assertion(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     ask(http, gateway)
     gateway.check()
 
 
-def test_a_call_out_of_order_gets_no_default_answer(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_a_call_out_of_order_gets_no_default_answer(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     gateway.expect_ordered_request("/v1/first").respond_with_data("first")
     assert ask(http, gateway).status_code == 404
     with pytest.raises(AssertionError, match="No handler found"):
         gateway.check_assertions()
 
 
-@pytest.mark.parametrize(("error", "status"), [(TooManyRequests(), 429), (ZeroDivisionError(), 500)])
+@pytest.mark.parametrize(
+    ("error", "status"), [(TooManyRequests(), 429), (ZeroDivisionError(), 500)]
+)
 def test_a_handler_that_fails_is_recorded_with_its_status(
     gateway: ModelsGateway, http: requests.Session, error: Exception, status: int
 ) -> None:
@@ -531,7 +656,9 @@ def test_a_call_that_is_being_answered_is_recorded_but_not_billed(
     assert [(call.json, call.status) for call in seen] == [(QUESTION, 0)]
 
 
-def test_concurrent_calls_are_all_billed_to_their_sessions(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_concurrent_calls_are_all_billed_to_their_sessions(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     def work(number: int) -> None:
         with session_scope(f"sess-{number}"):
             for stream in (False, True, False):
@@ -542,7 +669,9 @@ def test_concurrent_calls_are_all_billed_to_their_sessions(gateway: ModelsGatewa
     assert gateway.usage() == {f"sess-{number}": Usage(3, 12, 18) for number in range(16)}
 
 
-def test_clearing_forgets_calls_and_handlers(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_clearing_forgets_calls_and_handlers(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     """A call that is being answered meanwhile is forgotten, too."""
 
     def handler(_request: Request) -> Response:
@@ -555,7 +684,9 @@ def test_clearing_forgets_calls_and_handlers(gateway: ModelsGateway, http: reque
     assert ask(http, gateway).json()["object"] == "chat.completion"
 
 
-def test_it_stops_at_once_while_clients_hold_connections(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_it_stops_at_once_while_clients_hold_connections(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     """Of three times the shortest counts: the machine may be busy."""
     seconds = []
     for _ in range(3):
@@ -569,7 +700,9 @@ def test_it_stops_at_once_while_clients_hold_connections(gateway: ModelsGateway,
     assert min(seconds) < 0.25
 
 
-def test_a_required_session_is_asked_of_every_call_from_then_on(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_a_required_session_is_asked_of_every_call_from_then_on(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     gateway.expect_request("/v1/models").respond_with_data("handled")
     assert http.get(f"{gateway.url}/v1/models", timeout=10).text == "handled"
     gateway.require_session()
@@ -599,14 +732,16 @@ def test_each_refused_call_is_told_once(gateway: ModelsGateway, http: requests.S
     assert str(told.value) == (
         "3 calls reached the models gateway in no session:\n"
         "  GET   /v1/two%20words       forward https://api.example/v1\n"
-        "  POST  /v1/chat/completions  forward that can't be read\n"
+        "  POST  /v1/chat/completions  forward a URL that can't be read\n"
         "  GET   /two%20words          without a forward, so not gateway-bound: see gateway_headers()\n"
         "Make each in session_scope() or under in_session(), through mount() or session_id_hook(); "
         'missing="raise" shows where'
     )
     gateway.check_sessions()
     ask(http, gateway)
-    with pytest.raises(AssertionError, match=r"^1 call reached the models gateway in no session:\n  POST  /v1/chat"):
+    with pytest.raises(
+        AssertionError, match=r"^1 call reached the models gateway in no session:\n  POST  /v1/chat"
+    ):
         gateway.check_assertions()
     gateway.check_assertions()
     ask(http, gateway)
@@ -615,14 +750,19 @@ def test_each_refused_call_is_told_once(gateway: ModelsGateway, http: requests.S
     assert ask(http, gateway).status_code == 400
 
 
-def test_of_many_refused_calls_the_first_are_told(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_of_many_refused_calls_the_first_are_told(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     gateway.require_session()
     for number in range(23):
         http.get(f"{gateway.url}/{number}", timeout=10)
     with pytest.raises(AssertionError, match=r"^23 calls") as told:
         gateway.check_sessions()
     _, *rows, _ = str(told.value).splitlines()
-    assert [row.split()[:2] for row in rows] == [*(["GET", f"/{number}"] for number in range(20)), ["and", "3"]]
+    assert [row.split()[:2] for row in rows] == [
+        *(["GET", f"/{number}"] for number in range(20)),
+        ["and", "3"],
+    ]
 
 
 def test_what_other_tests_note_fails_the_check_of_assertions_too(gateway: ModelsGateway) -> None:
@@ -658,7 +798,11 @@ def test_attributed_calls_are(
         ([], None, "expected every call in session sess-1, got 0 of 0"),
         ([], 1, "expected 1 call in session sess-1, got 0 of 0"),
         (["sess-1", "sess-2"], None, "expected every call in session sess-1, got 1 of 2"),
-        (["sess-1", None], None, "expected every call in session sess-1, got 1 of 2, and 1 in no session"),
+        (
+            ["sess-1", None],
+            None,
+            "expected every call in session sess-1, got 1 of 2, and 1 in no session",
+        ),
         (["sess-1", None], 1, "expected 1 call in session sess-1, got 1 of 2, and 1 in no session"),
         (["sess-1", "sess-2"], 2, "expected 2 calls in session sess-1, got 1 of 2"),
         (["sess-1", "sess-1"], 1, "expected 1 call in session sess-1, got 2 of 2"),
@@ -666,7 +810,11 @@ def test_attributed_calls_are(
     ],
 )
 def test_calls_that_are_not_attributed_are_told(
-    gateway: ModelsGateway, http: requests.Session, made: list[str | None], calls: int | None, difference: str
+    gateway: ModelsGateway,
+    http: requests.Session,
+    made: list[str | None],
+    calls: int | None,
+    difference: str,
 ) -> None:
     for session_id in made:
         with session_scope(session_id):
@@ -681,12 +829,15 @@ def test_calls_that_are_not_attributed_are_told(
     assert rows == [f"{whose[session_id]:{width}}  {call}" for session_id in made]
 
 
-def test_of_many_calls_those_of_others_are_told_first(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_of_many_calls_those_of_others_are_told_first(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     for number in range(30):
         with session_scope(None if number == 25 else "sess-1"):
             http.get(f"{gateway.url}/{number}", timeout=10)
     with pytest.raises(
-        AssertionError, match=r"^expected 30 calls in session sess-1, got 29 of 30, and 1 in no session\n"
+        AssertionError,
+        match=r"^expected 30 calls in session sess-1, got 29 of 30, and 1 in no session\n",
     ) as told:
         gateway.assert_attributed("sess-1", calls=30)
     _, first, second, *_, last = str(told.value).splitlines()
@@ -695,7 +846,9 @@ def test_of_many_calls_those_of_others_are_told_first(gateway: ModelsGateway, ht
     assert last == "  and 10 more"
 
 
-def test_a_uuid_can_be_asserted_and_what_is_no_session_can_not(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_a_uuid_can_be_asserted_and_what_is_no_session_can_not(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     session_id = uuid.uuid4()
     with session_scope(session_id):
         ask(http, gateway)
@@ -710,11 +863,20 @@ def test_neither_key_nor_query_is_logged_or_shown(
     gateway: ModelsGateway, http: requests.Session, caplog: pytest.LogCaptureFixture
 ) -> None:
     http.headers[FORWARD_HEADER] = "https://user:s3cret@api.example/v1?key=s3cret"
-    http.post(f"{gateway.url}/v1/unheard-of?key=s3cret", data="body", headers={"x-goog-api-key": "s3cret"}, timeout=10)
+    http.post(
+        f"{gateway.url}/v1/unheard-of?key=s3cret",
+        data="body",
+        headers={"x-goog-api-key": "s3cret"},
+        timeout=10,
+    )
     assert [call.status for call in gateway.calls] == [404]
     assert "s3cret" not in repr(gateway.calls)
-    assert "s3cret" not in "".join(record.getMessage() for record in caplog.records if record.name == "werkzeug")
-    with pytest.raises(AssertionError, match=r"No handler found for request .*/v1/unheard-of.*'body'") as told:
+    assert "s3cret" not in "".join(
+        record.getMessage() for record in caplog.records if record.name == "werkzeug"
+    )
+    with pytest.raises(
+        AssertionError, match=r"No handler found for request .*/v1/unheard-of.*'body'"
+    ) as told:
         gateway.check_assertions()
     assert "s3cret" not in str(told.value)
 
@@ -727,7 +889,9 @@ def test_after_the_with_statement_nobody_listens() -> None:
         socket.create_connection((gateway.host, gateway.port), timeout=10)
 
 
-def test_it_can_be_stopped_and_started_again(gateway: ModelsGateway, http: requests.Session) -> None:
+def test_it_can_be_stopped_and_started_again(
+    gateway: ModelsGateway, http: requests.Session
+) -> None:
     url = gateway.url
     gateway.stop()
     gateway.start()
@@ -741,18 +905,25 @@ def test_it_speaks_https(http: requests.Session) -> None:
     with ModelsGateway(ssl_context=context) as gateway, authority.cert_pem.tempfile() as bundle:
         assert gateway.url.startswith("https://127.0.0.1:")
         http.verify = bundle
-        assert ask(http, gateway).ok
+        assert ask(mount(http, gateway.url), gateway).ok
 
 
 def test_it_needs_no_pytest() -> None:
     code = "import sys, cagent_session.testing; print('pytest' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "False\n"
+    )
 
 
 def test_without_the_extra_the_import_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytest_httpserver", None)
     monkeypatch.delitem(sys.modules, "cagent_session.testing")
-    with pytest.raises(ImportError, match=re.escape('pip install "cagent-session[testing]"')) as caught:
+    with pytest.raises(
+        ImportError, match=re.escape('pip install "cagent-session[testing]"')
+    ) as caught:
         importlib.import_module("cagent_session.testing")
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__, "one traceback is enough"

@@ -29,7 +29,8 @@ class Spans(InMemorySpanExporter):
     def session_ids(self) -> dict[str, Any]:
         """The session of each span by its name: what both attributes say, or they."""
         ids = {
-            span.name: tuple((span.attributes or {}).get(name) for name in IDS) for span in self.get_finished_spans()
+            span.name: tuple((span.attributes or {}).get(name) for name in IDS)
+            for span in self.get_finished_spans()
         }
         return {name: one if one == other else (one, other) for name, (one, other) in ids.items()}
 
@@ -60,7 +61,9 @@ def make_provider() -> Iterator[MakeProvider]:
 def tracer(request: pytest.FixtureRequest, make_provider: MakeProvider, spans: Spans) -> Tracer:
     """Return a tracer that exports to *spans*; the order of the processors does not matter."""
     processors = [SessionIdSpanProcessor(), SimpleSpanProcessor(spans)]
-    provider = make_provider(*(processors if request.param == "ours first" else reversed(processors)))
+    provider = make_provider(
+        *(processors if request.param == "ours first" else reversed(processors))
+    )
     return provider.get_tracer("agent")
 
 
@@ -79,7 +82,9 @@ def test_a_span_says_the_session_it_was_started_in(tracer: Tracer, spans: Spans)
         trace(tracer, "outside again")
     trace(tracer, "after")
     names = ["before", "outside", "inside", "in none", "outside again", "after"]
-    assert spans.session_ids == dict(zip(names, [None, "outer", "inner", None, "outer", None], strict=True))
+    assert spans.session_ids == dict(
+        zip(names, [None, "outer", "inner", None, "outer", None], strict=True)
+    )
 
 
 def test_a_span_outside_has_no_attribute_of_ours(tracer: Tracer, spans: Spans) -> None:
@@ -98,7 +103,10 @@ def test_the_session_in_scope_replaces_what_a_span_was_started_with(
     with session_scope(session_id):
         trace(tracer, "both", **dict.fromkeys(IDS, "callers"))
         trace(tracer, "one", **{IDS[1]: "callers"})
-    assert spans.session_ids == {"both": exported, "one": exported if session_id else (None, "callers")}
+    assert spans.session_ids == {
+        "both": exported,
+        "one": exported if session_id else (None, "callers"),
+    }
 
 
 def test_what_is_set_later_stays(tracer: Tracer, spans: Spans) -> None:
@@ -114,12 +122,19 @@ def test_a_child_span_says_its_own_session_not_its_parents(tracer: Tracer, spans
             trace(tracer, "sub-session")
         with session_scope(None):
             trace(tracer, "housekeeping")
-    assert spans.session_ids == {"run loop": "main", "tool": "main", "sub-session": "sub", "housekeeping": None}
+    assert spans.session_ids == {
+        "run loop": "main",
+        "tool": "main",
+        "sub-session": "sub",
+        "housekeeping": None,
+    }
     *children, parent = spans.get_finished_spans()
     assert [child.parent for child in children] == [parent.context] * 3
 
 
-@pytest.mark.parametrize(("started_in", "ended_in"), [("sess-1", None), ("sess-1", "sess-2"), (None, "sess-2")])
+@pytest.mark.parametrize(
+    ("started_in", "ended_in"), [("sess-1", None), ("sess-1", "sess-2"), (None, "sess-2")]
+)
 def test_a_span_that_ends_elsewhere_says_where_it_was_started(
     tracer: Tracer, spans: Spans, started_in: str | None, ended_in: str | None
 ) -> None:
@@ -130,13 +145,15 @@ def test_a_span_that_ends_elsewhere_says_where_it_was_started(
     assert spans.session_ids == {"stream": started_in}
 
 
-def test_a_span_in_a_thread_says_the_session_that_was_carried_there(tracer: Tracer, spans: Spans) -> None:
+def test_a_span_in_a_thread_says_the_session_that_was_carried_there(
+    tracer: Tracer, spans: Spans, inherited_by_threads: Callable[[str], str | None]
+) -> None:
     with session_scope("sess-1"):
         for name, job in {"plain": trace, "carried": carry_session(trace)}.items():
             thread = threading.Thread(target=job, args=[tracer, name])
             thread.start()
             thread.join()
-    assert spans.session_ids == {"plain": None, "carried": "sess-1"}
+    assert spans.session_ids == {"plain": inherited_by_threads("sess-1"), "carried": "sess-1"}
 
 
 def test_each_of_many_tasks_has_spans_of_its_own_session(tracer: Tracer, spans: Spans) -> None:
@@ -152,27 +169,40 @@ def test_each_of_many_tasks_has_spans_of_its_own_session(tracer: Tracer, spans: 
         await asyncio.gather(*map(work, ids))
 
     asyncio.run(main())
-    assert spans.session_ids == {f"{session_id} {step}": session_id for session_id in ids for step in range(3)}
+    assert spans.session_ids == {
+        f"{session_id} {step}": session_id for session_id in ids for step in range(3)
+    }
 
 
-def test_a_span_that_is_not_sampled_is_left_alone(make_provider: MakeProvider, spans: Spans) -> None:
+def test_a_span_that_is_not_sampled_is_left_alone(
+    make_provider: MakeProvider, spans: Spans
+) -> None:
     sampler = StaticSampler(Decision.DROP)
-    tracer = make_provider(SessionIdSpanProcessor(), SimpleSpanProcessor(spans), sampler=sampler).get_tracer("agent")
+    tracer = make_provider(
+        SessionIdSpanProcessor(), SimpleSpanProcessor(spans), sampler=sampler
+    ).get_tracer("agent")
     with session_scope("sess-1"), tracer.start_as_current_span("dropped") as span:
         assert not span.is_recording()
     assert spans.session_ids == {}
 
 
 def test_a_span_that_is_recorded_but_not_exported_has_it(make_provider: MakeProvider) -> None:
-    provider: Any = make_provider(SessionIdSpanProcessor(), sampler=StaticSampler(Decision.RECORD_ONLY))
-    with session_scope("sess-1"), provider.get_tracer("agent").start_as_current_span("recorded") as span:
+    provider: Any = make_provider(
+        SessionIdSpanProcessor(), sampler=StaticSampler(Decision.RECORD_ONLY)
+    )
+    with (
+        session_scope("sess-1"),
+        provider.get_tracer("agent").start_as_current_span("recorded") as span,
+    ):
         assert dict(span.attributes) == dict.fromkeys(IDS, "sess-1")
 
 
 def test_beside_a_concurrent_processor_it_knows_the_session_and_inside_it_does_not(
-    make_provider: MakeProvider, spans: Spans
+    make_provider: MakeProvider,
+    spans: Spans,
+    inherited_by_threads: Callable[[str], str | None],
 ) -> None:
-    """What is inside is called by threads of the concurrent processor's own, which are in no session."""
+    """The concurrent processor calls what is inside in threads of its own."""
     inside, beside = ConcurrentMultiSpanProcessor(), ConcurrentMultiSpanProcessor()
     inside.add_span_processor(SessionIdSpanProcessor())
     for concurrent in (inside, beside):
@@ -180,7 +210,7 @@ def test_beside_a_concurrent_processor_it_knows_the_session_and_inside_it_does_n
     with session_scope("sess-1"):
         trace(make_provider(inside).get_tracer("agent"), "inside")
         trace(make_provider(SessionIdSpanProcessor(), beside).get_tracer("agent"), "beside")
-    assert spans.session_ids == {"inside": None, "beside": "sess-1"}
+    assert spans.session_ids == {"inside": inherited_by_threads("sess-1"), "beside": "sess-1"}
 
 
 def test_a_flush_reaches_those_that_export(make_provider: MakeProvider, spans: Spans) -> None:
@@ -198,5 +228,8 @@ def test_shut_down_it_goes_on_saying_the_session(make_provider: MakeProvider) ->
     """It holds nothing: what it wrote to is for others to close."""
     provider: Any = make_provider(ours := SessionIdSpanProcessor())
     ours.shutdown()
-    with session_scope("sess-1"), provider.get_tracer("agent").start_as_current_span("after") as span:
+    with (
+        session_scope("sess-1"),
+        provider.get_tracer("agent").start_as_current_span("after") as span,
+    ):
         assert dict(span.attributes) == dict.fromkeys(IDS, "sess-1")

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from importlib.metadata import entry_points
 
 import pytest
 
@@ -38,7 +37,9 @@ LEAK = (
 @pytest.fixture
 def run(pytester: pytest.Pytester) -> Run:
     """Run tests of a user's in a pytest of their own, with the plugins that are installed."""
-    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = default")
+    pytester.makeini(
+        "[pytest]\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = default"
+    )
 
     def run(tests: str, *arguments: str) -> pytest.RunResult:
         pytester.makepyfile(HEAD + textwrap.dedent(tests))
@@ -98,7 +99,9 @@ def test_a_call_that_comes_after_its_test_is_not_the_next_ones(run: Run) -> None
     result.assert_outcomes(passed=2)
 
 
-def test_the_gateways_session_is_pinned_and_heeds_no_proxy(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gateways_session_is_pinned_and_heeds_no_proxy(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     result = run("""
         from cagent_session.testing import ModelsGateway
@@ -152,7 +155,10 @@ def test_the_marker_sets_the_session(run: Run) -> None:
     ("marker", "told"),
     [
         ("session_id('two words')", "got no session ID: * got a space at position 3"),
-        ("session_id(None)", "got no session ID: session ID must be a str or a uuid.UUID, got NoneType"),
+        (
+            "session_id(None)",
+            "got no session ID: session ID must be a str or a uuid.UUID, got NoneType",
+        ),
         ("session_id", 'takes one session ID, as in session_id("sess-abc1")'),
         ("session_id('a', 'b')", 'takes one session ID, as in session_id("sess-abc1")'),
         ("session_id('a', id='b')", 'takes one session ID, as in session_id("sess-abc1")'),
@@ -169,7 +175,9 @@ def test_a_malformed_marker_is_told_in_a_line(run: Run, marker: str, told: str) 
         ["*ERROR at setup of test_it*", f"@pytest.mark.session_id {told}", "*short test summary*"]
     )
     assert "During handling" not in result.stdout.str()
-    assert "two words" not in result.stdout.str().replace("@pytest.mark.session_id('two words')", "")
+    assert "two words" not in result.stdout.str().replace(
+        "@pytest.mark.session_id('two words')", ""
+    )
 
 
 def test_the_marker_covers_the_tests_own_fixtures_and_no_wider_ones(run: Run) -> None:
@@ -287,8 +295,13 @@ SCOPES = ["function", "class", "module", "package", "session"]
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_on_pytest_asyncios_loops(run: Run, scope: str) -> None:
-    mark, kept = f'@pytest.mark.asyncio(loop_scope="{scope}")', f'scope="{scope}", loop_scope="{scope}"'
-    tests = ASYNC.format(mark=mark, scope=kept, backend="").replace("pytest.fixture", "pytest_asyncio.fixture")
+    mark, kept = (
+        f'@pytest.mark.asyncio(loop_scope="{scope}")',
+        f'scope="{scope}", loop_scope="{scope}"',
+    )
+    tests = ASYNC.format(mark=mark, scope=kept, backend="").replace(
+        "pytest.fixture", "pytest_asyncio.fixture"
+    )
     result = run("    import pytest_asyncio" + tests)
     result.assert_outcomes(passed=11, warnings=1)
     result.stdout.fnmatch_lines([f"*SessionLeakWarning: {LEAK}"])
@@ -301,7 +314,9 @@ def test_on_anyios_loops(run: Run, scope: str) -> None:
     def anyio_backend(request):
         return request.param
     """
-    tests = ASYNC.format(mark="@pytest.mark.anyio", scope=f'scope="{scope}"', backend="anyio_backend")
+    tests = ASYNC.format(
+        mark="@pytest.mark.anyio", scope=f'scope="{scope}"', backend="anyio_backend"
+    )
     result = run(backends + tests)
     result.assert_outcomes(passed=22, warnings=2)
     result.stdout.fnmatch_lines([f"*SessionLeakWarning: {LEAK}"])
@@ -371,7 +386,9 @@ def test_a_call_in_no_session_fails_its_test_though_the_error_is_swallowed(
     assert "s3cret" not in result.stdout.str().replace("?key=s3cret", "", 1)
 
 
-def test_two_lines_in_conftest_find_the_call_in_tests_of_any_kind(run: Run, pytester: pytest.Pytester) -> None:
+def test_two_lines_in_conftest_find_the_call_in_tests_of_any_kind(
+    run: Run, pytester: pytest.Pytester
+) -> None:
     pytester.makeconftest("""
         import pytest
 
@@ -425,7 +442,9 @@ def test_two_lines_in_conftest_find_the_call_in_tests_of_any_kind(run: Run, pyte
         def test_that_calls_nothing():
             pass
     """)
-    result.assert_outcomes(passed=1, failed=6, skipped=3, errors=3)  # errors of those that did not pass
+    result.assert_outcomes(
+        passed=1, failed=6, skipped=3, errors=3
+    )  # errors of those that did not pass
     assert result.outlines.count("1 call reached the models gateway in no session:") == 8
 
 
@@ -445,7 +464,11 @@ def test_a_test_that_fails_by_itself_tells_the_calls_as_well(run: Run) -> None:
             assert ask(gateway_session, models_gateway).ok
     """)
     result.assert_outcomes(failed=1, errors=1)
-    told = ["*ERROR at teardown of test_it*", "1 call reached the models gateway in no session:", "*= FAILURES =*"]
+    told = [
+        "*ERROR at teardown of test_it*",
+        "1 call reached the models gateway in no session:",
+        "*= FAILURES =*",
+    ]
     result.stdout.fnmatch_lines([*told, "E  *assert False*"])
 
 
@@ -579,7 +602,9 @@ def test_a_scope_left_open_does_not_colour_the_next_test_and_is_told(run: Run, l
     result.stdout.fnmatch_lines(["*test_leaks", f"*SessionLeakWarning: {LEAK}"])
 
 
-@pytest.mark.parametrize(("scope", "then"), [("class", None), ("module", None), ("session", "leaked")])
+@pytest.mark.parametrize(
+    ("scope", "then"), [("class", None), ("module", None), ("session", "leaked")]
+)
 def test_a_scope_that_a_wider_fixture_leaves_open_ends_with_it_and_is_told(
     run: Run, pytester: pytest.Pytester, scope: str, then: str | None
 ) -> None:
@@ -644,7 +669,9 @@ def test_what_a_hook_opens_it_may_close(run: Run, pytester: pytest.Pytester) -> 
     result.assert_outcomes(passed=2, warnings=0)
 
 
-def test_what_a_hook_leaves_open_does_not_colour_the_next_test(run: Run, pytester: pytest.Pytester) -> None:
+def test_what_a_hook_leaves_open_does_not_colour_the_next_test(
+    run: Run, pytester: pytest.Pytester
+) -> None:
     pytester.makeconftest("""
         from cagent_session import session_scope
 
@@ -739,7 +766,9 @@ def test_an_asynchronous_leak_fails_where_warnings_are_errors(run: Run) -> None:
     """
     result = run(tests, "-W", "error::cagent_session.pytest_plugin.SessionLeakWarning")
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["*_ test_leaks _*", LEAK, "*_ test_leaks_and_fails _*", "E *failed"])
+    result.stdout.fnmatch_lines(
+        ["*_ test_leaks _*", LEAK, "*_ test_leaks_and_fails _*", "E *failed"]
+    )
 
 
 def test_scopes_that_end_later_are_no_leaks(run: Run) -> None:
@@ -792,27 +821,101 @@ def test_the_fixtures_the_marker_and_the_option_are_documented(run: Run) -> None
         "session_id": "The ID of the session in which the test runs: a new one, or that of*",
     }.items():
         fixtures.fnmatch_lines([f"{name} -- *pytest_plugin.py:*", f"    {told}"])
-    run("", "--markers").stdout.fnmatch_lines(["@pytest.mark.session_id(id): run the test in this session*"])
+    run("", "--markers").stdout.fnmatch_lines(
+        ["@pytest.mark.session_id(id): run the test in this session*"]
+    )
     option = "cagent_require_session (bool): models_gateway refuses a call in no session"
     assert option in " ".join(run("", "--help").stdout.str().split())
 
 
-def test_it_is_found_by_its_entry_point_and_inert_without(run: Run) -> None:
-    (entry,) = entry_points(group="pytest11", name="cagent_session")
-    assert entry.value == "cagent_session.pytest_plugin"
+ENTRY_POINT, PLUGIN = (
+    ["-p", "cagent_session.pytest_entry_point"],
+    ["-p", "cagent_session.pytest_plugin"],
+)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ENTRY_POINT,
+        PLUGIN,
+        [*ENTRY_POINT, *PLUGIN],
+        [*PLUGIN, *ENTRY_POINT],
+        [*ENTRY_POINT, "-p", "xdist.plugin", "-n", "1"],
+    ],
+)
+def test_it_is_registered_once_however_it_is_loaded(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    result = run(
+        """
+        import cagent_session.pytest_plugin
+
+        def test_it(request, session_id):
+            assert current_session_id() == session_id
+            plugins = request.config.pluginmanager.list_name_plugin()
+            names = [name for name, plugin in plugins if plugin is cagent_session.pytest_plugin]
+            assert names == ["cagent_session.pytest_plugin"]
+        """,
+        *arguments,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_its_entry_point_loads_nothing_with_pytest_older_than_7(pytester: pytest.Pytester) -> None:
+    program = """
+        import sys
+
+        import pytest
+
+        del pytest.StashKey  # it is new in pytest 7
+        sys.exit(pytest.main(["-p", "cagent_session.pytest_entry_point"]))
+    """
+    pytester.makepyfile("""
+        import sys
+
+        def test_it(request):
+            plugins = request.config.pluginmanager
+            assert plugins.has_plugin("cagent_session.pytest_entry_point")
+            assert "cagent_session.pytest_plugin" not in sys.modules
+    """)
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    subprocess.run(command, check=True, cwd=pytester.path, env=environment)
+
+
+def test_import_before_pytest_starts_gives_no_warning(pytester: pytest.Pytester) -> None:
+    """Otherwise pytest would warn that it can't rewrite the module's assertions any more."""
+    program = """
+        import sys
+
+        import cagent_session.pytest_plugin
+        import pytest
+
+        sys.exit(pytest.main(["-p", "cagent_session.pytest_entry_point"]))
+    """
+    pytester.makepyfile("def test_it(session_id): pass")
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    output = subprocess.check_output(command, cwd=pytester.path, env=environment)
+    assert b" 1 passed in " in output, "with a warning it is: 1 passed, 1 warning in"
+
+
+def test_it_is_inert_if_it_is_blocked(run: Run) -> None:
     tests = """
+        left_open = session_scope("open")
+
         def test_leaks():
-            session_scope("open").__enter__()
+            left_open.__enter__()
 
         def test_next(request):
             assert current_session_id() == "open"
-            session_scope("open").__exit__()
             with pytest.raises(pytest.FixtureLookupError):
                 request.getfixturevalue("models_gateway")
 
         def test_end():
-            import cagent_session.context
-            cagent_session.context._scopes.set(None)
+            left_open.__exit__()
     """
     run(tests, "-p", "no:cagent_session").assert_outcomes(passed=3)
 
@@ -828,15 +931,27 @@ def pytest_unconfigure():
 """
 
 
-@pytest.mark.parametrize(("fixtures", "loads"), [("", set()), ("session_id", set()), ("gateway_session", {"requests"})])
+@pytest.mark.parametrize(
+    ("fixtures", "loads"), [("", set()), ("session_id", set()), ("gateway_session", {"requests"})]
+)
 def test_who_does_not_use_the_gateway_pays_for_no_server(
     pytester: pytest.Pytester, fixtures: str, loads: set[str]
 ) -> None:
     pytester.makeconftest(LOADED)
     path = pytester.makepyfile(f"def test_it({fixtures}): pass")
-    command = [sys.executable, "-m", "pytest", "-s", "-p", "cagent_session.pytest_plugin", str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-s",
+        "-p",
+        "cagent_session.pytest_plugin",
+        str(path),
+    ]
     environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    ran = subprocess.run(command, check=True, capture_output=True, text=True, cwd=pytester.path, env=environment)
+    ran = subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=pytester.path, env=environment
+    )
     loaded = set(ran.stdout.partition("loaded:")[2].split())
     assert "cagent_session" in loaded
     assert loaded & {"requests", "werkzeug", "pytest_httpserver"} == (

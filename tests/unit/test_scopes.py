@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -12,7 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cagent_session import current_session_id, session_scope
+from cagent_session import (
+    SessionExecutor,
+    carry_session,
+    current_session_id,
+    in_session,
+    session_scope,
+)
 from cagent_session.context import open_scopes
 
 
@@ -55,7 +65,9 @@ def test_none_means_no_session_inside() -> None:
         assert current_session_id() == "outer"
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize(
+    "error", [ValueError, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError]
+)
 def test_an_exception_passes_and_the_outer_scope_is_back(error: type[BaseException]) -> None:
     raised = error()
     with session_scope("outer"):
@@ -86,7 +98,9 @@ def test_in_any_order_the_innermost_open_scope_is_current(steps: list[tuple[str,
 
 
 def test_the_outermost_of_three_scopes_may_be_left_first() -> None:
-    outer, middle, inner = (session_scope(session_id) for session_id in ("outer", "middle", "inner"))
+    outer, middle, inner = (
+        session_scope(session_id) for session_id in ("outer", "middle", "inner")
+    )
     seen = []
 
     def leave_in_another_order() -> None:
@@ -175,13 +189,33 @@ def test_a_scope_is_no_decorator() -> None:
         def work() -> None: ...
 
 
-def test_a_thread_starts_in_no_session() -> None:
+def test_a_thread_starts_in_no_session(inherited_by_threads: Callable[[str], str | None]) -> None:
     seen: list[str | None] = []
     with session_scope("sess-1"):
         thread = threading.Thread(target=lambda: seen.append(current_session_id()))
         thread.start()
         thread.join()
-    assert seen == [None]
+    assert seen == [inherited_by_threads("sess-1")]
+
+
+@pytest.mark.parametrize("remedy", ["an empty context", "an initializer", "SessionExecutor"])
+def test_the_remedies_where_threads_inherit_the_context(remedy: str) -> None:
+    """As the docstring of SessionExecutor names them, for a pool that is used by many sessions."""
+    pool: Executor
+    if remedy == "an initializer":
+        pool = ThreadPoolExecutor(1, initializer=session_scope(None).__enter__)
+    else:
+        pool = ThreadPoolExecutor(1)
+    with pool:
+        used = SessionExecutor(pool) if remedy == "SessionExecutor" else pool
+        with session_scope("first"):
+            if remedy == "an empty context":
+                assert Context().run(pool.submit, current_session_id).result() is None
+            else:
+                used.submit(current_session_id).result()
+        assert pool.submit(current_session_id).result() is None
+        with session_scope("second"):
+            assert pool.submit(carry_session(current_session_id)).result() == "second"
 
 
 def test_a_task_inherits_the_scope_and_keeps_it_beyond_its_end() -> None:
@@ -242,3 +276,137 @@ def test_tasks_that_run_together_keep_to_their_own_sessions() -> None:
 def test_to_thread_inherits_the_scope() -> None:
     with session_scope("sess-1"):
         assert asyncio.run(asyncio.to_thread(current_session_id)) == "sess-1"
+
+
+# Work that starts its own successor
+
+
+TURNS = 50
+
+
+def by_tasks(scope: Callable[[str], Any]) -> int:
+    """Each task starts the next from inside its scope."""
+
+    async def turn(number: int) -> int:
+        with scope(f"sess-{number}"):
+            assert current_session_id() == f"sess-{number}"
+            following = asyncio.create_task(turn(number - 1)) if number else None
+        return await following if following else len(open_scopes())
+
+    return asyncio.run(turn(TURNS))
+
+
+def by_callbacks(scope: Callable[[str], Any]) -> int:
+    async def main() -> int:
+        loop, found = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+
+        def turn(number: int) -> None:
+            with scope(f"sess-{number}"):
+                if number:
+                    loop.call_soon(turn, number - 1)
+                else:
+                    loop.call_soon(lambda: found.set_result(len(open_scopes())))
+
+        turn(TURNS)
+        return await found  # type: ignore[no-any-return] # a number, by the callback
+
+    return asyncio.run(main())
+
+
+def by_contexts(scope: Callable[[str], Any]) -> int:
+    here = Context()
+    for number in range(TURNS):
+        with_scope = here.run(scope, f"sess-{number}")
+        here.run(with_scope.__enter__)
+        following = here.run(copy_context)
+        here.run(with_scope.__exit__)
+        here = following
+    return here.run(lambda: len(open_scopes()))
+
+
+def by_scopes_that_are_left_in_any_order(scope: Callable[[str], Any]) -> int:
+    here = Context()
+    for number in range(TURNS):
+        first, second = scope(f"first-{number}"), scope(f"second-{number}")
+        here.run(first.__enter__)
+        here.run(second.__enter__)
+        following = here.run(copy_context)
+        here.run(first.__exit__)
+        here.run(second.__exit__)
+        here = following
+    return here.run(lambda: len(open_scopes()))
+
+
+@pytest.mark.parametrize(
+    "turns", [by_tasks, by_callbacks, by_contexts, by_scopes_that_are_left_in_any_order]
+)
+def test_work_that_starts_its_own_successor_keeps_no_more_scopes_each_time(
+    turns: Callable[[Any], int],
+) -> None:
+    """A scope that was left elsewhere can't be left here. What is around it is not kept."""
+    assert turns(session_scope) <= 3
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "async generator", "generator"])
+def test_nor_does_a_decorated_function_that_does_so(kind: str) -> None:
+    @in_session("session_id")
+    async def coroutine(session_id: str, number: int) -> Any:
+        await asyncio.sleep(0)
+        return asyncio.create_task(start(number - 1)) if number else len(open_scopes())
+
+    @in_session("session_id")
+    async def async_generator(session_id: str, number: int) -> AsyncIterator[Any]:
+        yield asyncio.create_task(start(number - 1)) if number else len(open_scopes())
+
+    @in_session("session_id")
+    def generator(session_id: str, number: int) -> Iterator[Any]:
+        yield asyncio.create_task(start(number - 1)) if number else len(open_scopes())
+
+    async def start(number: int) -> Any:
+        if kind == "coroutine":
+            following = await coroutine(f"sess-{number}", number)
+        elif kind == "generator":
+            following = next(generator(f"sess-{number}", number))
+        else:
+            following = await async_generator(f"sess-{number}", number).__anext__()
+        return await following if number else following
+
+    assert asyncio.run(start(TURNS)) <= 3
+
+
+# Processes
+
+
+FORKING = """
+import asyncio, contextvars, os
+from cagent_session import current_session_id, in_session, session_scope
+
+async def fork():
+    child = os.fork()
+    return child, current_session_id()
+
+async def main():
+    with session_scope("sess-1"):
+        here = contextvars.copy_context()
+        task = asyncio.create_task(fork())
+        child, session_id = await task
+        if child:
+            assert session_id == current_session_id() == "sess-1"
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            print("done")
+        else:
+            seen = [session_id, current_session_id(), here.run(current_session_id)]
+            with session_scope("child"):
+                seen += [current_session_id()]
+            os._exit(0 if seen == [None] * 3 + ["child"] else 1)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_process_that_is_forked_in_a_copied_context_is_in_no_session() -> None:
+    """``asyncio.run`` copies the context, and so does every task."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING]
+    forked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (forked.returncode, forked.stdout, forked.stderr) == (0, "done\n", "")

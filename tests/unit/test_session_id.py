@@ -61,7 +61,7 @@ REFUSED_TEXT = {
     "sess-\N{GRINNING FACE}": "GRINNING FACE at position 5",
     "\ud800": "U+D800 at position 0",
     "sess-1 \n" + "x" * 257: "a space at position 6",
-    "@@@SKIP_HEADER@@@": "what urllib3 takes for no header",  # it would raise where the request is sent
+    "@@@SKIP_HEADER@@@": "the text that makes urllib3 leave the header out",  # it would raise where the request is sent
 }
 
 
@@ -74,18 +74,26 @@ def test_an_accepted_id_becomes_a_plain_str(value: str | uuid.UUID, plain: str) 
         assert current_session_id() == plain
 
 
-@pytest.mark.parametrize(("value", "problem"), REFUSED_TEXT.items(), ids=map(ascii, REFUSED_TEXT.values()))
-def test_text_that_could_not_go_on_the_wire_is_refused_saying_where(value: str, problem: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "problem"), REFUSED_TEXT.items(), ids=map(ascii, REFUSED_TEXT.values())
+)
+def test_text_that_could_not_go_on_the_wire_is_refused_saying_where(
+    value: str, problem: str
+) -> None:
     with pytest.raises(InvalidSessionId) as refusal:
         validate_session_id(value)
     assert str(refusal.value) == f"session ID must be 1-256 visible ASCII characters, got {problem}"
 
 
-@pytest.mark.parametrize("value", [b"sess-1", bytearray(b"sess-1"), 7, 0, True, False, None, ["sess-1"], object()])
+@pytest.mark.parametrize(
+    "value", [b"sess-1", bytearray(b"sess-1"), 7, 0, True, False, None, ["sess-1"], object()]
+)
 def test_what_is_no_text_is_refused_by_its_type(value: object) -> None:
     with pytest.raises(InvalidSessionId) as refusal:
         validate_session_id(value)  # type: ignore[arg-type] # what an untyped caller may pass
-    assert str(refusal.value) == f"session ID must be a str or a uuid.UUID, got {type(value).__name__}"
+    assert (
+        str(refusal.value) == f"session ID must be a str or a uuid.UUID, got {type(value).__name__}"
+    )
 
 
 @pytest.mark.parametrize("value", ["", "sess 1", "x" * 257, b"sess-1", 0, False])
@@ -116,7 +124,9 @@ def test_any_text_is_accepted_unchanged_or_refused_without_being_repeated(value:
         if position is not None:
             visible, offender = value[: int(position)], value[int(position)]
             assert not "!" <= offender <= "~"
-            assert all("!" <= character <= "~" for character in visible), "the first offender is named"
+            assert all("!" <= character <= "~" for character in visible), (
+                "the first offender is named"
+            )
         else:
             assert len(value) == int(length or 0)
             assert not 1 <= len(value) <= 256

@@ -12,7 +12,8 @@ import requests
 import responses
 from requests.structures import CaseInsensitiveDict
 
-from cagent_session import SESSION_ID_HEADER, SessionIdAdapter, adapter, session_scope
+from cagent_session import SESSION_ID_HEADER, SessionIdAdapter, session_scope
+from cagent_session.transports import sent_headers as adapter
 
 GATEWAY = "https://gateway.example"
 MARKER = {"x-CAGENT-forward": "https://api.example"}
@@ -24,7 +25,7 @@ Send = Callable[[requests.PreparedRequest], Any]
 @pytest.fixture(params=[True, False], ids=["stored as ever", "stored otherwise"])
 def send(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Send:
     """Return what sends a request, and returns the headers that went out."""
-    monkeypatch.setattr(adapter, "_STORED", request.param)
+    monkeypatch.setattr(adapter, "_HAS_STORE", request.param)
     mounted = SessionIdAdapter(GATEWAY)
 
     def send_and_look(prepared: requests.PreparedRequest) -> Any:
@@ -40,7 +41,7 @@ def prepared(headers: dict[str, str]) -> requests.PreparedRequest:
 
 
 def test_the_quick_way_is_taken_with_this_release_of_requests() -> None:
-    assert adapter._STORED
+    assert adapter._HAS_STORE
 
 
 class Otherwise(CaseInsensitiveDict[Any]):
@@ -71,8 +72,8 @@ def test_the_quick_way_is_not_taken_where_requests_keeps_headers_otherwise(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("requests.structures.CaseInsensitiveDict", shape)
-        assert not load_anew(adapter)._STORED
-    assert load_anew(adapter)._STORED
+        assert not load_anew(adapter)._HAS_STORE
+    assert load_anew(adapter)._HAS_STORE
 
 
 def load_anew(module: Any) -> Any:
@@ -85,7 +86,11 @@ def load_anew(module: Any) -> Any:
 @pytest.mark.parametrize("kind", [dict, Otherwise, UserDict])
 @pytest.mark.parametrize(
     ("callers", "session_id", "expected"),
-    [(MARKER, "sess-1", {**MARKER, SESSION_ID_HEADER: "sess-1"}), (CALLERS, "sess-1", {}), ({}, "sess-1", {})],
+    [
+        (MARKER, "sess-1", {**MARKER, SESSION_ID_HEADER: "sess-1"}),
+        (CALLERS, "sess-1", {}),
+        ({}, "sess-1", {}),
+    ],
 )
 def test_the_rule_holds_for_headers_of_another_class(
     send: Send, kind: Any, callers: dict[str, str], session_id: str, expected: dict[str, str]

@@ -20,7 +20,9 @@ from kombu.transport import filesystem
 from cagent_session import current_session_id, session_scope
 from cagent_session.integrations.celery import instrument
 
-CONFIG = "CELERY_APP_CONFIG"  # the environment variable that holds the configuration of a worker's app
+CONFIG = (
+    "CELERY_APP_CONFIG"  # the environment variable that holds the configuration of a worker's app
+)
 
 
 def make_app(**config: Any) -> Celery:
@@ -43,10 +45,14 @@ class Hooked(Task):  # type: ignore[misc]
     def before_start(self, task_id: str, args: list[str], kwargs: dict[str, Any]) -> None:
         jobs.ask(args[0], "before_start")
 
-    def on_success(self, retval: Any, task_id: str, args: list[str], kwargs: dict[str, Any]) -> None:
+    def on_success(
+        self, retval: Any, task_id: str, args: list[str], kwargs: dict[str, Any]
+    ) -> None:
         jobs.ask(args[0], "on_success")
 
-    def after_return(self, status: str, retval: Any, task_id: str, args: list[str], *_: Any) -> None:
+    def after_return(
+        self, status: str, retval: Any, task_id: str, args: list[str], *_: Any
+    ) -> None:
         jobs.ask(args[0], "after_return")
 
 

@@ -37,7 +37,9 @@ def map_each(calls: Calls, start: Callable[..., Iterable[T]]) -> list[T]:
     rows: dict[str | None, list[tuple[Any, ...]]] = {}
     for session_id, arguments in calls:
         rows.setdefault(session_id, []).append(arguments)
-    maps = start_each([(session_id, tuple(zip(*rows[session_id], strict=True))) for session_id in rows], start)
+    maps = start_each(
+        [(session_id, tuple(zip(*rows[session_id], strict=True))) for session_id in rows], start
+    )
     return list(itertools.chain.from_iterable(maps))
 
 
@@ -77,20 +79,29 @@ class Carries:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run a test that takes a ``way`` once for each function of its class named ``by_...``."""
         if "way" in metafunc.fixturenames:
-            metafunc.parametrize("way", [name for name in dir(metafunc.cls) if name.startswith("by_")])
+            metafunc.parametrize(
+                "way", [name for name in dir(metafunc.cls) if name.startswith("by_")]
+            )
 
     def test_each_call_of_twenty_sessions_reaches_the_gateway_in_its_own(
         self, way: str, engine: Any, gateway: ModelsGateway
     ) -> None:
-        session_ids = [f"sess-{number % 20}" for number in range(1000 if way == self.main_way else 100)]
+        session_ids = [
+            f"sess-{number % 20}" for number in range(1000 if way == self.main_way else 100)
+        ]
         questions = [f"{session_id} asks {number}" for number, session_id in enumerate(session_ids)]
-        calls = [(session_id, (gateway.url, q)) for session_id, q in zip(session_ids, questions, strict=True)]
+        calls = [
+            (session_id, (gateway.url, q))
+            for session_id, q in zip(session_ids, questions, strict=True)
+        ]
         results = self.send(way, engine, ask, calls)
         asked = [(call.session_id, call.json["messages"][0]["content"]) for call in gateway.calls]
         assert Counter(asked) == Counter(zip(session_ids, questions, strict=True))
         assert Counter(results) == Counter(session_ids)
 
-    def test_the_bill_is_that_of_a_loop(self, way: str, engine: Any, gateway: ModelsGateway) -> None:
+    def test_the_bill_is_that_of_a_loop(
+        self, way: str, engine: Any, gateway: ModelsGateway
+    ) -> None:
         """Also where a question is asked again: in its session, in another, and in none."""
         asked = ["sess-1", "sess-1", "sess-2", None, "sess-1", None]
         calls = [(session_id, (gateway.url, "Plan my day")) for session_id in asked]
@@ -102,7 +113,9 @@ class Carries:
         self.send(way, engine, ask, calls)
         assert gateway.usage() == bill
 
-    def test_a_job_that_is_not_carried_is_in_no_session(self, way: str, engine: Any, gateway: ModelsGateway) -> None:
+    def test_a_job_that_is_not_carried_is_in_no_session(
+        self, way: str, engine: Any, gateway: ModelsGateway
+    ) -> None:
         """Neither in that of the job before, nor in that in which the workers were started."""
         calls = [(f"sess-{number}", (gateway.url, "Whose am I?")) for number in range(20)]
         for _ in range(2):
@@ -128,7 +141,9 @@ class CarriesByExecutor(Carries):
         return results_of(start_each(calls, lambda *args: pool.submit(job, *args)))
 
     def by_submit_carried(self, executor: Executor, job: Job, calls: Calls) -> list[Any]:
-        return results_of(start_each(calls, lambda *args: executor.submit(carry_session(job), *args)))
+        return results_of(
+            start_each(calls, lambda *args: executor.submit(carry_session(job), *args))
+        )
 
     def by_map(self, executor: Executor, job: Job, calls: Calls) -> list[Any]:
         pool = SessionExecutor(executor)

@@ -16,7 +16,9 @@ def ask(gateway: str, question: str) -> str | None:
     body: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": question}]}
     with mount(requests.Session(), gateway) as http:
         http.trust_env = False  # neither proxies nor a .netrc, which cost more than the call
-        http.post(f"{gateway}/v1/chat/completions", json=body, headers=HEADERS, timeout=60).raise_for_status()
+        http.post(
+            f"{gateway}/v1/chat/completions", json=body, headers=HEADERS, timeout=60
+        ).raise_for_status()
     return current_session_id()
 
 

@@ -45,9 +45,15 @@ class TestAsyncio(Carries):
 
     def by_gather(self, _: Executor, job: Job, calls: Calls) -> list[Any]:
         def start(*columns: tuple[Any, ...]) -> list[Awaitable[Any]]:
-            return [asyncio.gather(*(asyncio.to_thread(job, *args) for args in zip(*columns, strict=True)))]
+            return [
+                asyncio.gather(
+                    *(asyncio.to_thread(job, *args) for args in zip(*columns, strict=True))
+                )
+            ]
 
-        return [result for results in gathered(lambda: map_each(calls, start)) for result in results]
+        return [
+            result for results in gathered(lambda: map_each(calls, start)) for result in results
+        ]
 
     def by_executor(self, executor: Executor, job: Job, calls: Calls) -> list[Any]:
         def start(*args: Any) -> Awaitable[Any]:
@@ -79,7 +85,9 @@ class TestAsyncio(Carries):
             async def main() -> list[Any]:
                 try:
                     async with asyncio.TaskGroup() as group:
-                        tasks = start_each(calls, lambda *args: group.create_task(asyncio.to_thread(job, *args)))
+                        tasks = start_each(
+                            calls, lambda *args: group.create_task(asyncio.to_thread(job, *args))
+                        )
                 except BaseExceptionGroup as errors:  # noqa: F821 - new in Python 3.11
                     raise errors.exceptions[0] from None
                 return [task.result() for task in tasks]

@@ -41,15 +41,18 @@ from celery_app import (
     whose,
 )
 
-from cagent_session import current_session_id, session_scope
-from cagent_session.gateway import SESSION_ID_HEADER
+from cagent_session import SESSION_ID_HEADER, current_session_id, session_scope
 from cagent_session.integrations.celery import instrument, uninstrument
 from cagent_session.testing import ModelsGateway
 
 SECONDS = 60  # before a test gives up
 PREFORK = ["redis-prefork", "filesystem-prefork"]
 WORKERS = [*PREFORK, "redis-threads", "redis-gevent", "redis-solo"]
-QUICK = {"result_chord_retry_interval": 0.05, "worker_lost_wait": 0.1, "broker_connection_retry_on_startup": True}
+QUICK = {
+    "result_chord_retry_interval": 0.05,
+    "worker_lost_wait": 0.1,
+    "broker_connection_retry_on_startup": True,
+}
 
 
 class Engine(NamedTuple):
@@ -68,7 +71,9 @@ on_prefork, on_workers, everywhere = on(*PREFORK), on(*WORKERS), on(*WORKERS, "e
 
 
 @pytest.fixture(scope="module")
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
     broker, _, pool = request.param.partition("-")
     folder = tmp_path_factory.mktemp(request.param)
     if broker == "redis":  # each worker has a database of its own
@@ -76,8 +81,12 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         where: dict[str, Any] = {"broker_url": url, "result_backend": url}
     elif broker == "filesystem":
         (folder / "processed").mkdir()
-        options: dict[str, Any] = dict.fromkeys(["data_folder_in", "data_folder_out", "control_folder"], str(folder))
-        options.update(store_processed=True, processed_folder=str(folder / "processed"), polling_interval=0.01)
+        options: dict[str, Any] = dict.fromkeys(
+            ["data_folder_in", "data_folder_out", "control_folder"], str(folder)
+        )
+        options.update(
+            store_processed=True, processed_folder=str(folder / "processed"), polling_interval=0.01
+        )
         where = {"broker_url": "filesystem://", "result_backend": folder.as_uri()}
         where["broker_transport_options"] = options
     else:
@@ -90,7 +99,14 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             yield engine
             return
         alone = ("--without-gossip", "--without-heartbeat", "--without-mingle")
-        with running("worker", f"--pool={pool}", "--concurrency=2", "--loglevel=WARNING", *alone, engine=engine):
+        with running(
+            "worker",
+            f"--pool={pool}",
+            "--concurrency=2",
+            "--loglevel=WARNING",
+            *alone,
+            engine=engine,
+        ):
             result_of(whose.delay())
             yield engine
     kombu.pools.reset()  # type: ignore[no-untyped-call]  # the connections to the broker, which all apps share
@@ -150,20 +166,35 @@ def asks(url: str, count: int = 3) -> list[Any]:
 CANVASES: dict[str, tuple[int, Callable[[str], Any]]] = {  # and the calls that each makes
     "a task": (1, lambda url: ask.si(url, "?")),
     "a task of the app's own": (1, lambda url: signature("own", (url, "?"))),
-    "ignored results": (2, lambda url: group(ask_unheard.si(url, "?"), ask.si(url, "?").set(ignore_result=True))),
+    "ignored results": (
+        2,
+        lambda url: group(ask_unheard.si(url, "?"), ask.si(url, "?").set(ignore_result=True)),
+    ),
     "a task with hooks": (4, lambda url: ask_hooked.si(url, "?")),
     "a countdown": (1, lambda url: ask.si(url, "?").set(countdown=0.1)),
     "an ETA": (1, lambda url: ask.si(url, "?").set(eta=soon())),
-    "tasks published by tasks": (1, lambda url: publish.si(publish.si(publish.si(ask.si(url, "?"))))),
+    "tasks published by tasks": (
+        1,
+        lambda url: publish.si(publish.si(publish.si(ask.si(url, "?")))),
+    ),
     "a group published by a task": (3, lambda url: publish.si(group(asks(url)))),
     "a retry": (3, lambda url: retried.si(gateway=url)),
     "a retry on errors": (3, lambda url: retried_on_errors.si(gateway=url)),
     "a chain": (3, lambda url: chain(asks(url))),
-    "a chain with a retry": (5, lambda url: chain(ask.si(url, "?"), retried.si(url), ask.si(url, "?"))),
+    "a chain with a retry": (
+        5,
+        lambda url: chain(ask.si(url, "?"), retried.si(url), ask.si(url, "?")),
+    ),
     "a group": (3, lambda url: group(asks(url))),
     "a chord": (4, lambda url: chord(asks(url), ask.si(url, "body"))),
-    "a chord with a retry": (5, lambda url: chord([retried.si(url), ask.si(url, "?")], ask.si(url, "body"))),
-    "a chain of groups": (5, lambda url: chain(group(asks(url, 2)), group(asks(url, 2)), ask.si(url, "?"))),
+    "a chord with a retry": (
+        5,
+        lambda url: chord([retried.si(url), ask.si(url, "?")], ask.si(url, "body")),
+    ),
+    "a chain of groups": (
+        5,
+        lambda url: chain(group(asks(url, 2)), group(asks(url, 2)), ask.si(url, "?")),
+    ),
     "map": (3, lambda url: publish.map(asks(url))),
     "starmap": (3, lambda url: ask.starmap([(url, "?")] * 3)),
     "chunks": (4, lambda url: ask.chunks([(url, "?")] * 4, 2)),
@@ -171,7 +202,10 @@ CANVASES: dict[str, tuple[int, Callable[[str], Any]]] = {  # and the calls that 
     "an old errback": (1, lambda url: fail.si("!").on_error(old_errback.s(gateway=url))),
     "a new errback": (1, lambda url: fail.si("!").on_error(new_errback.s(url))),
     "a replaced task": (1, lambda url: replaced.si(ask.si(url, "?"))),
-    "a task replaced by a chain, in a chain": (4, lambda url: chain(replaced.si(chain(asks(url))), ask.si(url, "?"))),
+    "a task replaced by a chain, in a chain": (
+        4,
+        lambda url: chain(replaced.si(chain(asks(url))), ask.si(url, "?")),
+    ),
 }
 
 
@@ -189,14 +223,18 @@ def test_what_a_canvas_calls_is_in_the_session_in_which_it_was_published(
 
 
 @everywhere
-def test_a_worker_that_serves_many_sessions_mixes_none_of_them_up(engine: Engine, gateway: ModelsGateway) -> None:
+def test_a_worker_that_serves_many_sessions_mixes_none_of_them_up(
+    engine: Engine, gateway: ModelsGateway
+) -> None:
     sessions = [*(f"sess-{number}" for number in range(20)), None] * 50
     random.Random(0).shuffle(sessions)
     for session_id in sessions:
         with session_scope(session_id):
             ask_unheard.delay(gateway.url, str(session_id))
     assert whose_calls(gateway, len(sessions)) == Counter(sessions)
-    assert all(call.json["messages"][0]["content"] == str(call.session_id) for call in gateway.calls)
+    assert all(
+        call.json["messages"][0]["content"] == str(call.session_id) for call in gateway.calls
+    )
 
 
 @everywhere
@@ -255,15 +293,21 @@ def test_a_malformed_id_is_warned_of_and_the_task_runs_in_none(engine: Engine) -
     assert [result_of(result) for result in published] == [None] * len(malformed)
     log = engine.log.read_text()[warned:]
     lines = [line for line in log.splitlines() if "WARNING" in line and SESSION_ID_HEADER in line]
-    assert [f"celery_app.whose[{result.id}]" in "".join(lines) for result in published] == [True] * len(malformed)
+    assert [f"celery_app.whose[{result.id}]" in "".join(lines) for result in published] == [
+        True
+    ] * len(malformed)
     assert len(lines) == len(malformed)
     assert "s3cret" not in log
 
 
 @on("eager")
-def test_an_eager_task_with_a_malformed_id_runs_in_none_too(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_eager_task_with_a_malformed_id_runs_in_none_too(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
     assert result_of(whose.apply_async(headers={SESSION_ID_HEADER: "s3cret id"})) is None
-    (record,) = (record for record in caplog.records if record.name == "cagent_session.integrations.celery")
+    (record,) = (
+        record for record in caplog.records if record.name == "cagent_session.integrations.celery"
+    )
     assert (record.levelname, "s3cret" in record.getMessage()) == ("WARNING", False)
 
 
@@ -275,15 +319,21 @@ def test_either_protocol_and_a_task_published_by_its_name_are_in_the_session(
     with closing(make_app(**engine.config, task_protocol=protocol)) as producer:
         for session_id in ("sess-1", None):
             with session_scope(session_id):
-                seen, headers = result_of(producer.send_task("celery_app.envelope", headers={"trace": "t-1"}))
+                seen, headers = result_of(
+                    producer.send_task("celery_app.envelope", headers={"trace": "t-1"})
+                )
                 producer.send_task("celery_app.retried", [gateway.url])
             assert (seen, headers["trace"]) == (session_id, "t-1")
         assert whose_calls(gateway, 6) == {"sess-1": 3, None: 3}
 
 
 @on_workers
-@pytest.mark.parametrize("make", [Celery, lambda _: uninstrument(make_app())], ids=["another app", "uninstrumented"])
-def test_an_app_that_is_not_instrumented_publishes_in_none(engine: Engine, make: Callable[[str], Celery]) -> None:
+@pytest.mark.parametrize(
+    "make", [Celery, lambda _: uninstrument(make_app())], ids=["another app", "uninstrumented"]
+)
+def test_an_app_that_is_not_instrumented_publishes_in_none(
+    engine: Engine, make: Callable[[str], Celery]
+) -> None:
     with session_scope("sess-1"), closing(make("other")) as other:
         other.conf.update(engine.config)
         assert result_of(other.send_task("celery_app.envelope")) == [None, {}]
@@ -295,12 +345,19 @@ def test_an_app_that_is_not_instrumented_publishes_in_none(engine: Engine, make:
 def test_the_tasks_of_a_chord_may_differ_in_session_and_who_publishes_the_body_decides_on_its(
     engine: Engine, gateway: ModelsGateway
 ) -> None:
-    header = [ask.si(gateway.url, "header").set(headers={SESSION_ID_HEADER: given}) for given in ("sess-1", "sess-2")]
+    header = [
+        ask.si(gateway.url, "header").set(headers={SESSION_ID_HEADER: given})
+        for given in ("sess-1", "sess-2")
+    ]
     chord(header, ask.si(gateway.url, "body")).delay()
     whose_calls(gateway, 3)
-    *first, body = [(call.json["messages"][0]["content"], call.session_id) for call in gateway.calls]
+    *first, body = [
+        (call.json["messages"][0]["content"], call.session_id) for call in gateway.calls
+    ]
     assert sorted(first) == [("header", "sess-1"), ("header", "sess-2")]
-    if engine.app.backend.supports_native_join:  # the last of the tasks does, and otherwise celery.chord_unlock
+    if (
+        engine.app.backend.supports_native_join
+    ):  # the last of the tasks does, and otherwise celery.chord_unlock
         assert body in [("body", "sess-1"), ("body", "sess-2")]
     else:
         assert body == ("body", None)
@@ -332,8 +389,13 @@ def test_what_beat_publishes_is_in_none_unless_the_schedule_says_so(
 ) -> None:
     entry = {"task": "jobs.ask", "schedule": 0.2, "args": [gateway.url, "beat"]}
     nightly = {**entry, "options": {"headers": {SESSION_ID_HEADER: "nightly"}}}
-    beats = engine._replace(config={**engine.config, "beat_schedule": {"unsaid": entry, "said": nightly}})
-    with session_scope("sess-1"), running("beat", "--scheduler=celery.beat:Scheduler", engine=beats):
+    beats = engine._replace(
+        config={**engine.config, "beat_schedule": {"unsaid": entry, "said": nightly}}
+    )
+    with (
+        session_scope("sess-1"),
+        running("beat", "--scheduler=celery.beat:Scheduler", engine=beats),
+    ):
         result_of(leave_a_scope_open.delay())
         assert whose_calls(gateway, 6).keys() == {None, "nightly"}
     engine.app.control.purge()

@@ -15,14 +15,22 @@ from distributed import Client, LocalCluster, worker_client
 from engines import Calls, Carries, CarriesByExecutor, Job, map_each, start_each
 from jobs import ask
 
-from cagent_session import SessionExecutor, carry_session, current_session_id, in_session, session_scope
+from cagent_session import (
+    SessionExecutor,
+    carry_session,
+    current_session_id,
+    in_session,
+    session_scope,
+)
 from cagent_session.testing import ModelsGateway
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     with session_scope("starter"):
-        cluster = LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address="127.0.0.1:0")
+        cluster = LocalCluster(
+            n_workers=2, threads_per_worker=2, processes=True, dashboard_address="127.0.0.1:0"
+        )
         client = Client(cluster)
     with cluster, client:
         yield client
@@ -36,12 +44,16 @@ class TestClient(Carries):
         return client
 
     def by_submit(self, client: Client, job: Job, calls: Calls) -> list[Any]:
-        futures = start_each(calls, lambda *args: client.submit(carry_session(job), *args, pure=False))
+        futures = start_each(
+            calls, lambda *args: client.submit(carry_session(job), *args, pure=False)
+        )
         results: list[Any] = client.gather(futures)
         return results
 
     def by_map(self, client: Client, job: Job, calls: Calls) -> list[Any]:
-        futures = map_each(calls, lambda *columns: client.map(carry_session(job), *columns, pure=False))
+        futures = map_each(
+            calls, lambda *columns: client.map(carry_session(job), *columns, pure=False)
+        )
         results: list[Any] = client.gather(futures)
         return results
 
@@ -54,23 +66,31 @@ class TestClient(Carries):
     def by_a_task_that_submits(self, client: Client, job: Job, calls: Calls) -> list[Any]:
         def start(*columns: tuple[Any, ...]) -> list[Any]:
             with worker_client() as inner:
-                results: list[Any] = inner.gather(inner.map(carry_session(job), *columns, pure=False))
+                results: list[Any] = inner.gather(
+                    inner.map(carry_session(job), *columns, pure=False)
+                )
                 return results
 
-        futures = map_each(calls, lambda *columns: [client.submit(carry_session(start), *columns, pure=False)])
+        futures = map_each(
+            calls, lambda *columns: [client.submit(carry_session(start), *columns, pure=False)]
+        )
         return [result for results in client.gather(futures) for result in results]
 
     def by_asynchronous_client(self, client: Client, job: Job, calls: Calls) -> list[Any]:
         async def main() -> list[Any]:
             async with Client(client.scheduler.address, asynchronous=True) as other:
-                futures = start_each(calls, lambda *args: other.submit(carry_session(job), *args, pure=False))
+                futures = start_each(
+                    calls, lambda *args: other.submit(carry_session(job), *args, pure=False)
+                )
                 results: list[Any] = await other.gather(futures)
                 return results
 
         return asyncio.run(main())
 
     def uncarried(self, client: Client, job: Job, calls: Calls) -> list[Any]:
-        results: list[Any] = client.gather(start_each(calls, lambda *args: client.submit(job, *args, pure=False)))
+        results: list[Any] = client.gather(
+            start_each(calls, lambda *args: client.submit(job, *args, pure=False))
+        )
         return results
 
 
@@ -81,18 +101,33 @@ class TestExecutor(CarriesByExecutor):
         return executor
 
 
-def test_equal_calls_are_merged_in_their_session_unless_they_are_impure(client: Client, gateway: ModelsGateway) -> None:
+def test_equal_calls_are_merged_in_their_session_unless_they_are_impure(
+    client: Client, gateway: ModelsGateway
+) -> None:
     """So Dask does by itself with equal calls; those of two sessions are not equal."""
-    calls = [(session_id, (gateway.url, "Plan my day")) for session_id in ("sess-1", "sess-1", "sess-2", None, None)]
-    results = client.gather(start_each(calls, lambda *args: client.submit(carry_session(ask), *args)))
+    calls = [
+        (session_id, (gateway.url, "Plan my day"))
+        for session_id in ("sess-1", "sess-1", "sess-2", None, None)
+    ]
+    results = client.gather(
+        start_each(calls, lambda *args: client.submit(carry_session(ask), *args))
+    )
     assert results == ["sess-1", "sess-1", "sess-2", None, None]
-    assert {session_id: usage.calls for session_id, usage in gateway.usage().items()} == dict.fromkeys(results, 1)
+    assert {
+        session_id: usage.calls for session_id, usage in gateway.usage().items()
+    } == dict.fromkeys(results, 1)
 
 
-@pytest.mark.parametrize("job", [ask, lambda: ask, Path("x").exists], ids=["function", "lambda", "method"])
+@pytest.mark.parametrize(
+    "job", [ask, lambda: ask, Path("x").exists], ids=["function", "lambda", "method"]
+)
 def test_a_carried_functions_token_is_that_of_function_and_session(job: Job) -> None:
-    jobs = start_each([(session_id, ()) for session_id in ("sess-1", "sess-2", None)], lambda: carry_session(job))
-    again = start_each([(session_id, ()) for session_id in ("sess-1", "sess-2", None)], lambda: carry_session(job))
+    jobs = start_each(
+        [(session_id, ()) for session_id in ("sess-1", "sess-2", None)], lambda: carry_session(job)
+    )
+    again = start_each(
+        [(session_id, ()) for session_id in ("sess-1", "sess-2", None)], lambda: carry_session(job)
+    )
     tokens = [tokenize(carried, ensure_deterministic=True) for carried in jobs]
     assert tokens == [tokenize(carried, ensure_deterministic=True) for carried in again]
     assert len({*tokens, tokenize(job)}) == 4
@@ -111,7 +146,9 @@ def test_a_task_that_is_tried_again_stays_in_its_session(
 
     gateway_url = gateway.url
     with session_scope("sess-1"):
-        future = client.submit(carry_session(fail_twice), tmp_path / "attempts", retries=2, pure=False)
+        future = client.submit(
+            carry_session(fail_twice), tmp_path / "attempts", retries=2, pure=False
+        )
     assert future.result() == "sess-1"
     assert [call.session_id for call in gateway.calls] == ["sess-1"] * 3
 
@@ -135,7 +172,10 @@ def test_a_futures_result_is_a_carried_jobs_argument(client: Client) -> None:
     with session_scope("sess-1"):
         first = client.submit(carry_session(repeat), pure=False)
     with session_scope("sess-2"):
-        assert client.submit(carry_session(repeat), first, pure=False).result() == (("sess-1",), "sess-2")
+        assert client.submit(carry_session(repeat), first, pure=False).result() == (
+            ("sess-1",),
+            "sess-2",
+        )
 
 
 def test_a_scheduler_without_a_cluster_takes_a_session_executor() -> None:

@@ -20,7 +20,9 @@ everywhere = pytest.mark.parametrize("program", ["on_celery.py", "on_dask.py"])
 
 
 def run(program: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.endswith("MODELS_GATEWAY")}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.endswith("MODELS_GATEWAY")
+    }
     command = [sys.executable, str(EXAMPLES / program), *arguments]
     return subprocess.run(
         command,
@@ -52,7 +54,13 @@ def test_your_broker_takes_the_tasks_beside_those_of_others(redis_url: str) -> N
 
 @everywhere
 def test_your_gateway_gets_the_calls(program: str, gateway: ModelsGateway) -> None:
-    result = run(program, "--model", "llama", CAGENT_MODELS_GATEWAY=f"{gateway.url}/", OPENAI_API_KEY="sk-secret")
+    result = run(
+        program,
+        "--model",
+        "llama",
+        CAGENT_MODELS_GATEWAY=f"{gateway.url}/",
+        OPENAI_API_KEY="sk-secret",
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == f"sess-3: {SUMMARY}"
     assert {session_id: usage.calls for session_id, usage in gateway.usage().items()} == {
@@ -70,19 +78,28 @@ def test_your_gateway_gets_the_calls(program: str, gateway: ModelsGateway) -> No
     ("arguments", "problem"),
     [
         (["--models-gateway", "gateway.example"], "gateway URL must be absolute"),
-        (["--models-gateway", "https://me:sk-secret@gateway.example"], "must not contain a user or a password"),
+        (
+            ["--models-gateway", "https://me:sk-secret@gateway.example"],
+            "must not contain a user or a password",
+        ),
         (["--forward", "provider"], "forward must be an absolute http or https URL"),
     ],
 )
-def test_bad_arguments_are_refused_in_a_line(program: str, arguments: list[str], problem: str) -> None:
+def test_bad_arguments_are_refused_in_a_line(
+    program: str, arguments: list[str], problem: str
+) -> None:
     result = run(program, *arguments)
     assert result.returncode == 2
     assert problem in result.stderr
     assert "sk-secret" not in result.stderr
 
 
-@pytest.mark.parametrize(("program", "error"), [("on_celery.py", "ChordError"), ("on_dask.py", "HTTPError")])
-def test_a_gateway_that_refuses_ends_it_in_a_line(program: str, error: str, gateway: ModelsGateway) -> None:
+@pytest.mark.parametrize(
+    ("program", "error"), [("on_celery.py", "ChordError"), ("on_dask.py", "HTTPError")]
+)
+def test_a_gateway_that_refuses_ends_it_in_a_line(
+    program: str, error: str, gateway: ModelsGateway
+) -> None:
     gateway.expect_request("/v1/chat/completions").respond_with_data("no", status=403)
     result = run(program, "--models-gateway", gateway.url)
     assert result.returncode == 1
@@ -90,7 +107,10 @@ def test_a_gateway_that_refuses_ends_it_in_a_line(program: str, error: str, gate
 
 
 def test_a_broker_that_can_not_be_reached_ends_it_in_a_line(tmp_path: Path) -> None:
-    broker = {"CELERY_BROKER_URL": "redis://:sk-secret@127.0.0.1:1/0", "CELERY_RESULT_BACKEND": tmp_path.as_uri()}
+    broker = {
+        "CELERY_BROKER_URL": "redis://:sk-secret@127.0.0.1:1/0",
+        "CELERY_RESULT_BACKEND": tmp_path.as_uri(),
+    }
     result = run("on_celery.py", **broker)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == "the batch failed: OperationalError"

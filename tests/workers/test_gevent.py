@@ -51,7 +51,12 @@ class TestGevent(Carries):
         command = [sys.executable, "-W", "error", "-c", PROGRAM]
         program = pickle.dumps((way, job, calls))
         done = subprocess.run(
-            command, input=program, capture_output=True, cwd=Path(__file__).parent, timeout=120, check=False
+            command,
+            input=program,
+            capture_output=True,
+            cwd=Path(__file__).parent,
+            timeout=120,
+            check=False,
         )
         assert done.returncode == 0, done.stderr.decode()
         outcome: list[Any] | LookupError = pickle.loads(done.stdout)
@@ -71,7 +76,9 @@ class TestGevent(Carries):
 
         def start(*columns: tuple[Any, ...]) -> Iterator[Any]:
             carried = carry_session(job)
-            results: Iterator[Any] = pool.imap(lambda args: carried(*args), zip(*columns, strict=True))
+            results: Iterator[Any] = pool.imap(
+                lambda args: carried(*args), zip(*columns, strict=True)
+            )
             return results
 
         return map_each(calls, start)

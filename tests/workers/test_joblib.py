@@ -15,7 +15,11 @@ from joblib.externals.loky import get_reusable_executor
 
 from cagent_session import carry_session, current_session_id, session_scope
 
-BACKENDS = {"loky": "loky", "threading": "threading", "multiprocessing": multiprocessing.get_context("forkserver")}
+BACKENDS = {
+    "loky": "loky",
+    "threading": "threading",
+    "multiprocessing": multiprocessing.get_context("forkserver"),
+}
 
 
 class TestParallel(Carries):
@@ -59,7 +63,9 @@ class TestLoky(CarriesByExecutor):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_what_is_carried_in_the_generator_of_tasks_is_carried_from_a_thread_of_joblibs(backend: str) -> None:
+def test_what_is_carried_in_the_generator_of_tasks_is_carried_from_a_thread_of_joblibs(
+    backend: str,
+) -> None:
     """It iterates over all but the first tasks in a thread, which is in no session: carry before the generator."""
     with session_scope("sess-1"):
         results = Parallel(2, backend=BACKENDS[backend])(

@@ -48,7 +48,9 @@ class TestPool(Carries):
         return [result.get(60) for result in started]
 
     def by_starmap(self, pool: Pool, job: Job, calls: Calls) -> list[Any]:
-        return map_each(calls, lambda *columns: pool.starmap(carry_session(job), zip(*columns, strict=True)))
+        return map_each(
+            calls, lambda *columns: pool.starmap(carry_session(job), zip(*columns, strict=True))
+        )
 
     def by_imap_unordered(self, pool: Pool, job: Job, calls: Calls) -> list[Any]:
         def start(*columns: tuple[Any, ...]) -> Iterator[Any]:
@@ -60,4 +62,7 @@ class TestPool(Carries):
         return map_each(calls, start)
 
     def uncarried(self, pool: Pool, job: Job, calls: Calls) -> list[Any]:
-        return [result.get(60) for result in start_each(calls, lambda *args: pool.apply_async(job, args))]
+        return [
+            result.get(60)
+            for result in start_each(calls, lambda *args: pool.apply_async(job, args))
+        ]

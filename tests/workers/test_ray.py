@@ -23,10 +23,16 @@ from cagent_session.testing import ModelsGateway
 @contextmanager
 def running_ray() -> Iterator[None]:
     """Run Ray on this machine. Its sockets are in its folder, of whose path they leave 41 characters."""
-    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    options: dict[str, Any] = {
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "logging_level": "error",
+    }
     with TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where the workers find jobs.py
+            patch.setenv(
+                "PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep
+            )  # where the workers find jobs.py
             ray.init(num_cpus=4, _temp_dir=folder, **options)
         yield
         ray.shutdown()
@@ -53,13 +59,17 @@ class TestRay(Carries):
         return call
 
     def by_task(self, call: Any, job: Job, calls: Calls) -> list[Any]:
-        results: list[Any] = ray.get(start_each(calls, lambda *args: call.remote(carry_session(job), *args)))
+        results: list[Any] = ray.get(
+            start_each(calls, lambda *args: call.remote(carry_session(job), *args))
+        )
         return results
 
     def by_a_task_that_submits(self, call: Any, job: Job, calls: Calls) -> list[Any]:
         def start(*columns: tuple[Any, ...]) -> list[Any]:
             carried = ray.put(carry_session(job))
-            results: list[Any] = ray.get([call.remote(carried, *args) for args in zip(*columns, strict=True)])
+            results: list[Any] = ray.get(
+                [call.remote(carried, *args) for args in zip(*columns, strict=True)]
+            )
             return results
 
         refs = map_each(calls, lambda *columns: [call.remote(carry_session(start), *columns)])
@@ -71,13 +81,17 @@ class TestRay(Carries):
                 return job(*args)
 
         agent = ray.remote(Agent).options(max_concurrency=4).remote()
-        results: list[Any] = ray.get(start_each(calls, lambda *args: agent.run.remote(carry_session(job), *args)))
+        results: list[Any] = ray.get(
+            start_each(calls, lambda *args: agent.run.remote(carry_session(job), *args))
+        )
         return results
 
     def by_pool(self, call: Any, job: Job, calls: Calls) -> list[Any]:
         pool = Pool(2)
         try:
-            return map_each(calls, lambda *columns: pool.starmap(carry_session(job), zip(*columns, strict=True)))
+            return map_each(
+                calls, lambda *columns: pool.starmap(carry_session(job), zip(*columns, strict=True))
+            )
         finally:
             pool.terminate()
             pool.join()
@@ -92,7 +106,9 @@ class TestRay(Carries):
 
 
 @pytest.mark.parametrize("kind", ["plain", "asynchronous"])
-def test_an_actors_methods_find_their_session_themselves(kind: str, call: Any, gateway: ModelsGateway) -> None:
+def test_an_actors_methods_find_their_session_themselves(
+    kind: str, call: Any, gateway: ModelsGateway
+) -> None:
     class Agent:
         @in_session("session_id")
         def work(self, session_id: str, url: str) -> str | None:
@@ -127,7 +143,9 @@ def test_a_decorated_generator_streams_from_its_session(call: Any) -> None:
     assert [ray.get(event) for event in events] == ["sess-1", "sess-1"]
 
 
-def test_a_task_that_is_tried_again_stays_in_its_session(call: Any, gateway: ModelsGateway, tmp_path: Path) -> None:
+def test_a_task_that_is_tried_again_stays_in_its_session(
+    call: Any, gateway: ModelsGateway, tmp_path: Path
+) -> None:
     def fail_twice(url: str, attempts: Path) -> str | None:
         with attempts.open("a") as file:
             file.write("x")

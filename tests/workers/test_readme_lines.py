@@ -33,7 +33,11 @@ from cagent_session.testing import ModelsGateway, Usage
 README = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
 TABLE = README.partition("From a loop to a cluster\n")[2].partition("``nox -s workers``")[0]
 LINES: dict[str, str] = dict(re.findall(r"\* - (.+)\n     - ``(.+)``", TABLE))
-ASKED = {"sess-1": ["Plan my day", "Plan my day", "And the next one"], "sess-2": ["Plan my day"], "sess-3": []}
+ASKED = {
+    "sess-1": ["Plan my day", "Plan my day", "And the next one"],
+    "sess-2": ["Plan my day"],
+    "sess-3": [],
+}
 
 NAMES = {
     "asyncio": asyncio,
@@ -76,7 +80,10 @@ def greenlets(_ask: Ask) -> Names:
 
 
 def dask(_ask: Ask) -> Names:
-    with LocalCluster(n_workers=2, dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
+    with (
+        LocalCluster(n_workers=2, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster) as client,
+    ):
         yield {"client": client}
 
 
@@ -86,8 +93,12 @@ def on_ray(_ask: Ask) -> Names:
 
 
 def celery(ask: Ask) -> Names:
-    app = instrument(Celery("lines", broker="memory://", backend="cache+memory://", set_as_current=False))
-    app.conf.update(task_default_queue=str(uuid.uuid4()), broker_transport_options={"polling_interval": 0.01})
+    app = instrument(
+        Celery("lines", broker="memory://", backend="cache+memory://", set_as_current=False)
+    )
+    app.conf.update(
+        task_default_queue=str(uuid.uuid4()), broker_transport_options={"polling_interval": 0.01}
+    )
 
     def task(question: str) -> Any:
         return ask(question)
@@ -100,8 +111,14 @@ def celery(ask: Ask) -> Names:
 WHERE = [
     ("A loop", a_loop),
     ("``concurrent.futures``", threads),
-    *(("``concurrent.futures``", functools.partial(processes, method)) for method in ("spawn", "forkserver")),
-    *(("``multiprocessing``", functools.partial(process_pool, method)) for method in ("spawn", "forkserver")),
+    *(
+        ("``concurrent.futures``", functools.partial(processes, method))
+        for method in ("spawn", "forkserver")
+    ),
+    *(
+        ("``multiprocessing``", functools.partial(process_pool, method))
+        for method in ("spawn", "forkserver")
+    ),
     ("``asyncio``", a_loop),
     ("gevent", greenlets),
     ("joblib", a_loop),
@@ -118,7 +135,9 @@ def test_each_line_is_run() -> None:
 
 
 @pytest.mark.parametrize(("name", "where"), WHERE)
-def test_a_line_is_billed_as_the_loop_is(name: str, where: Callable[[Ask], Names], gateway: ModelsGateway) -> None:
+def test_a_line_is_billed_as_the_loop_is(
+    name: str, where: Callable[[Ask], Names], gateway: ModelsGateway
+) -> None:
     ask_gateway = functools.partial(ask, gateway.url)
     with contextmanager(where)(ask_gateway) as names:
         for session_id, questions in ASKED.items():

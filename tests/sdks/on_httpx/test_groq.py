@@ -18,7 +18,11 @@ class TestGroq(Chats, ChatsAsync):
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [session_id_hook(gateway)]}
-        return Groq(base_url=gateway, default_headers=headers, http_client=DefaultHttpxClient(event_hooks=hooks))
+        return Groq(
+            base_url=gateway,
+            default_headers=headers,
+            http_client=DefaultHttpxClient(event_hooks=hooks),
+        )
 
     def async_client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [async_session_id_hook(gateway)]}

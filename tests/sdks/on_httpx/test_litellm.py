@@ -33,12 +33,16 @@ class TestLiteLLM(Attributed):
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [session_id_hook(gateway)]}
-        litellm.client_session = httpx.Client(event_hooks=hooks, headers=headers, follow_redirects=True)
+        litellm.client_session = httpx.Client(
+            event_hooks=hooks, headers=headers, follow_redirects=True
+        )
         return gateway
 
     def async_client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [async_session_id_hook(gateway)]}
-        litellm.aclient_session = httpx.AsyncClient(event_hooks=hooks, headers=headers, follow_redirects=True)
+        litellm.aclient_session = httpx.AsyncClient(
+            event_hooks=hooks, headers=headers, follow_redirects=True
+        )
         return gateway
 
     def retries_when(self, way: str) -> bool:
@@ -51,11 +55,15 @@ class TestLiteLLM(Attributed):
 
     def ask_streamed(self, gateway: str, prompt: str) -> Any:
         messages = [{"role": "user", "content": prompt}]
-        stream = litellm.completion("openai/gpt-4o", messages, api_base=f"{gateway}/v1", stream=True)
+        stream = litellm.completion(
+            "openai/gpt-4o", messages, api_base=f"{gateway}/v1", stream=True
+        )
         return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
 
     def ask_embeddings(self, gateway: str, prompt: str) -> Any:
-        answer = litellm.embedding("openai/text-embedding-3-small", [prompt], api_base=f"{gateway}/v1")
+        answer = litellm.embedding(
+            "openai/text-embedding-3-small", [prompt], api_base=f"{gateway}/v1"
+        )
         return len(answer.data[0]["embedding"]) > 0
 
     def ask_plain_by_itself(self, gateway: str, prompt: str) -> Any:
@@ -68,7 +76,9 @@ class TestLiteLLM(Attributed):
     def ask_streamed_by_itself(self, gateway: str, prompt: str) -> Any:
         messages = [{"role": "user", "content": prompt}]
         handler = HTTPHandler(client=litellm.client_session)
-        stream = litellm.completion("anthropic/claude", messages, api_base=gateway, client=handler, stream=True)
+        stream = litellm.completion(
+            "anthropic/claude", messages, api_base=gateway, client=handler, stream=True
+        )
         return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
 
     async def ask_async(self, gateway: str, prompt: str) -> Any:
@@ -78,12 +88,16 @@ class TestLiteLLM(Attributed):
 
     async def ask_async_streamed(self, gateway: str, prompt: str) -> Any:
         messages = [{"role": "user", "content": prompt}]
-        stream = await litellm.acompletion("openai/gpt-4o", messages, api_base=f"{gateway}/v1", stream=True)
+        stream = await litellm.acompletion(
+            "openai/gpt-4o", messages, api_base=f"{gateway}/v1", stream=True
+        )
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
     async def ask_async_by_itself(self, gateway: str, prompt: str) -> Any:
         messages = [{"role": "user", "content": prompt}]
         handler = AsyncHTTPHandler()
         handler.client = litellm.aclient_session
-        answer = await litellm.acompletion("anthropic/claude", messages, api_base=gateway, client=handler)
+        answer = await litellm.acompletion(
+            "anthropic/claude", messages, api_base=gateway, client=handler
+        )
         return answer.choices[0].message.content

@@ -25,4 +25,6 @@ class TestOpenAI(IsOpenAIs):
     def async_client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [async_session_id_hook(gateway)]}
         http_client = DefaultAsyncHttpxClient(event_hooks=hooks)
-        return AsyncOpenAI(base_url=f"{gateway}/v1", default_headers=headers, http_client=http_client)
+        return AsyncOpenAI(
+            base_url=f"{gateway}/v1", default_headers=headers, http_client=http_client
+        )

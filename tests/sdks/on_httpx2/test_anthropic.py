@@ -18,7 +18,11 @@ class TestAnthropic(TellsUsage):
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [session_id_hook(gateway)]}
-        return Anthropic(base_url=gateway, default_headers=headers, http_client=DefaultHttpxClient(event_hooks=hooks))
+        return Anthropic(
+            base_url=gateway,
+            default_headers=headers,
+            http_client=DefaultHttpxClient(event_hooks=hooks),
+        )
 
     def async_client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [async_session_id_hook(gateway)]}
@@ -53,5 +57,7 @@ class TestAnthropic(TellsUsage):
 
     async def ask_async_streamed(self, client: AsyncAnthropic, prompt: str) -> Any:
         messages = [{"role": "user", "content": prompt}]
-        async with client.messages.stream(model="claude", max_tokens=99, messages=messages) as stream:
+        async with client.messages.stream(
+            model="claude", max_tokens=99, messages=messages
+        ) as stream:
             return "".join([text async for text in stream.text_stream])

@@ -29,7 +29,11 @@ class TestGoogleGenAI(TellsUsage):
         # A client of ours, for with arguments for one the SDK prefers aiohttp where that is installed.
         http_client = httpx2.AsyncClient(event_hooks=hooks, follow_redirects=True, timeout=None)
         return genai.Client(
-            http_options={"base_url": gateway, "headers": headers, "httpx_async_client": http_client}
+            http_options={
+                "base_url": gateway,
+                "headers": headers,
+                "httpx_async_client": http_client,
+            }
         ).aio
 
     def ask_plain(self, client: genai.Client, prompt: str) -> Any:
@@ -40,7 +44,10 @@ class TestGoogleGenAI(TellsUsage):
         return "".join(chunk.text or "" for chunk in stream)
 
     def ask_embeddings(self, client: genai.Client, prompt: str) -> Any:
-        return len(client.models.embed_content(model="gemini", contents=prompt).embeddings[0].values) > 0
+        return (
+            len(client.models.embed_content(model="gemini", contents=prompt).embeddings[0].values)
+            > 0
+        )
 
     def figures_plain(self, client: genai.Client, prompt: str) -> Any:
         usage = client.models.generate_content(model="gemini", contents=prompt).usage_metadata

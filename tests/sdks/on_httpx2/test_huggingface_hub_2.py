@@ -34,10 +34,14 @@ class TestHuggingFaceHub(Chats, ChatsAsync):
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [session_id_hook(gateway)]}
-        set_client_factory(lambda: httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=None))
+        set_client_factory(
+            lambda: httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=None)
+        )
         return InferenceClient(base_url=f"{gateway}/v1", headers=headers)
 
     def async_client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [async_session_id_hook(gateway)]}
-        set_async_client_factory(lambda: httpx2.AsyncClient(event_hooks=hooks, follow_redirects=True, timeout=None))
+        set_async_client_factory(
+            lambda: httpx2.AsyncClient(event_hooks=hooks, follow_redirects=True, timeout=None)
+        )
         return AsyncInferenceClient(base_url=f"{gateway}/v1", headers=headers)

@@ -24,12 +24,19 @@ class TestLangChain(TellsUsage):
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [session_id_hook(gateway)]}
         http_client = DefaultHttpxClient(event_hooks=hooks)
-        return ChatOpenAI(model=model, base_url=f"{gateway}/v1", default_headers=headers, http_client=http_client)
+        return ChatOpenAI(
+            model=model, base_url=f"{gateway}/v1", default_headers=headers, http_client=http_client
+        )
 
     def async_client(self, gateway: str, headers: dict[str, str]) -> Any:
         hooks = {"request": [async_session_id_hook(gateway)]}
         http_client = DefaultAsyncHttpxClient(event_hooks=hooks)
-        return ChatOpenAI(model=model, base_url=f"{gateway}/v1", default_headers=headers, http_async_client=http_client)
+        return ChatOpenAI(
+            model=model,
+            base_url=f"{gateway}/v1",
+            default_headers=headers,
+            http_async_client=http_client,
+        )
 
     def ask_plain(self, client: ChatOpenAI, prompt: str) -> Any:
         return client.invoke(prompt).text

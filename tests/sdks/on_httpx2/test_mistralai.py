@@ -28,23 +28,34 @@ class TestMistral(TellsUsage):
         return Mistral(server_url=gateway, async_client=http_client)
 
     def ask_plain(self, client: Mistral, prompt: str) -> Any:
-        answer = client.chat.complete(model="mistral", messages=[{"role": "user", "content": prompt}])
+        answer = client.chat.complete(
+            model="mistral", messages=[{"role": "user", "content": prompt}]
+        )
         return answer.choices[0].message.content
 
     def ask_streamed(self, client: Mistral, prompt: str) -> Any:
-        with client.chat.stream(model="mistral", messages=[{"role": "user", "content": prompt}]) as stream:
+        with client.chat.stream(
+            model="mistral", messages=[{"role": "user", "content": prompt}]
+        ) as stream:
             return "".join(event.data.choices[0].delta.content or "" for event in stream)
 
     def ask_embeddings(self, client: Mistral, prompt: str) -> Any:
-        return len(client.embeddings.create(model="mistral-embed", inputs=[prompt]).data[0].embedding) > 0
+        return (
+            len(client.embeddings.create(model="mistral-embed", inputs=[prompt]).data[0].embedding)
+            > 0
+        )
 
     def figures_streamed(self, client: Mistral, prompt: str) -> Any:
-        with client.chat.stream(model="mistral", messages=[{"role": "user", "content": prompt}]) as stream:
+        with client.chat.stream(
+            model="mistral", messages=[{"role": "user", "content": prompt}]
+        ) as stream:
             (usage,) = (event.data.usage for event in stream if event.data.usage)
         return usage.prompt_tokens, usage.completion_tokens
 
     async def ask_async(self, client: Mistral, prompt: str) -> Any:
-        answer = await client.chat.complete_async(model="mistral", messages=[{"role": "user", "content": prompt}])
+        answer = await client.chat.complete_async(
+            model="mistral", messages=[{"role": "user", "content": prompt}]
+        )
         return answer.choices[0].message.content
 
     async def ask_async_streamed(self, client: Mistral, prompt: str) -> Any:

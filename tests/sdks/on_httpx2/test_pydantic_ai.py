@@ -17,7 +17,9 @@ SDK = "pydantic-ai-slim[openai]==2.68.0"
 
 model = "gpt-4o"
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")  # run_sync leaves its own open
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:unclosed event loop:ResourceWarning"
+)  # run_sync leaves its own open
 
 
 class TestPydanticAI(TellsUsage):

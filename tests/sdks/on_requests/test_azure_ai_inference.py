@@ -20,7 +20,6 @@ key = AzureKeyCredential("key")
 class TestAzureAIInference(Attributed):
     retries = True
     paths = ("/chat/completions",)
-    redirects_by_itself = True
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         transport = RequestsTransport(session=mount(requests.Session(), gateway))

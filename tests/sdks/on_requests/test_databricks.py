@@ -19,7 +19,9 @@ class TestDatabricks(Attributed):
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         client = WorkspaceClient(host=gateway, custom_headers=headers)
-        mount(client.api_client._api_client._session, gateway)  # private: the SDK has no public way in
+        mount(
+            client.api_client._api_client._session, gateway
+        )  # private: the SDK has no public way in
         return client
 
     def ask_plain(self, client: WorkspaceClient, prompt: str) -> Any:

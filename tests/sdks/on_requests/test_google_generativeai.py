@@ -19,12 +19,19 @@ class TestGoogleGenerativeAI(Attributed):
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
         options = {"api_endpoint": gateway}
-        genai.configure(transport="rest", client_options=options, default_metadata=list(headers.items()))
-        mount(get_default_generative_client().transport._session, gateway)  # private: the SDK has no public way in
+        genai.configure(
+            transport="rest", client_options=options, default_metadata=list(headers.items())
+        )
+        mount(
+            get_default_generative_client().transport._session, gateway
+        )  # private: the SDK has no public way in
         return genai
 
     def ask_plain(self, client: Any, prompt: str) -> Any:
         return genai.GenerativeModel("gemini").generate_content(prompt).text
 
     def ask_streamed(self, client: Any, prompt: str) -> Any:
-        return "".join(chunk.text for chunk in genai.GenerativeModel("gemini").generate_content(prompt, stream=True))
+        return "".join(
+            chunk.text
+            for chunk in genai.GenerativeModel("gemini").generate_content(prompt, stream=True)
+        )

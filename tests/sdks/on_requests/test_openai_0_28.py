@@ -25,7 +25,9 @@ class TestOpenAI(CachesSessions):
         return openai
 
     def ask_plain(self, client: Any, prompt: str) -> Any:
-        answer = openai.ChatCompletion.create(model="gpt-4o", messages=[{"role": "user", "content": prompt}])
+        answer = openai.ChatCompletion.create(
+            model="gpt-4o", messages=[{"role": "user", "content": prompt}]
+        )
         return answer.choices[0].message.content
 
     def ask_streamed(self, client: Any, prompt: str) -> Any:
@@ -34,4 +36,6 @@ class TestOpenAI(CachesSessions):
         return "".join(chunk.choices[0].delta.get("content") or "" for chunk in stream)
 
     def ask_embedding(self, client: Any, prompt: str) -> Any:
-        return bool(openai.Embedding.create(model="text-embedding-3-small", input=prompt).data[0].embedding)
+        return bool(
+            openai.Embedding.create(model="text-embedding-3-small", input=prompt).data[0].embedding
+        )
