@@ -4,12 +4,12 @@ Say where a session begins, and mount the adapter on the ``requests.Session`` th
 gateway. Each request with the gateway's marker then carries ``X-Cagent-Session-Id``::
 
     import requests
-    from cagent_session import Gateway, gateway_headers, mount, session_scope
+    from cagent_session import gateway_headers, mount, session_scope
 
-    session = mount(requests.Session(), Gateway.from_environment())
+    session = mount(requests.Session(), gateway="https://gateway.example")
     session.headers.update(gateway_headers("https://api.openai.com/v1"))
     with session_scope("sess-1"):
-        session.post(...)
+        session.post("https://gateway.example/v1/chat/completions", json=...)
 
 The session:
 

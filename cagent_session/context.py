@@ -43,7 +43,7 @@ _current: ContextVar[_Entered | None] = ContextVar("cagent_session", default=Non
 
 def _start_in_no_session() -> None:
     """Forget every scope of the parent process, in all contexts that were copied to this one."""
-    global _current  # noqa: PLW0603 - no context of this process knows the new variable
+    global _current  # noqa: PLW0603 - contexts that were copied have the old one
     _current = ContextVar("cagent_session", default=None)
 
 
@@ -87,8 +87,8 @@ class session_scope:  # noqa: N801 - it reads as a verb, like contextlib.suppres
     ``ThreadPoolExecutor`` keeps the session of its first job for all later ones.)
 
     Don't use a scope around a ``yield``: the generator's consumer would be in the session, too
-    (:pep:`568` was never accepted). Decorate the generator with :func:`in_session` instead. A scope
-    that is left in another context than it was entered in changes nothing there.
+    (:pep:`568` was never accepted). Decorate the generator with :func:`in_session` instead. If a
+    scope is left in a context that does not have it, nothing changes there.
 
     :param session_id: 1 to 256 visible ASCII characters without spaces, or a :class:`uuid.UUID`.
         ``None`` means that the code inside belongs to no session.
@@ -304,6 +304,8 @@ def _require_parentheses(of: Callable[..., Any], frame: types.FrameType) -> None
     if code is None or code not in frame.f_code.co_consts or code.co_name == "<lambda>":
         return
     named: Any = frame.f_locals.get(code.co_name)
+    if any(value is of for value in (*frame.f_locals.values(), *frame.f_globals.values())):
+        return
     if getattr(inspect.unwrap(named), "__code__", None) is not code:
         raise TypeError('not @in_session alone: write @in_session("name_of_a_parameter")')
 

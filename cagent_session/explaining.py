@@ -23,8 +23,9 @@ _NOT_MOUNTED = (
     "mounted, that makes no difference here. Call mount(session, gateway) on this one."
 )
 _REPLACED = (
-    "mount() was called on this Session, but the adapter for this URL was mounted later, perhaps "
-    "by an SDK. Call mount(session, gateway) once more, after that."
+    "the adapter for this URL is not of this library, although another one of this Session is. It "
+    "was mounted after mount() was called, perhaps by an SDK, or an adapter was mounted for other "
+    "URLs only. Call mount(session, gateway) now, after the SDK has set the Session up."
 )
 _NO_HOOK = (
     "this client has no hook of this library. A hook counts for one client only: an SDK's "
@@ -47,14 +48,14 @@ _NO_SESSION = (
     "it is made in no session. Make it inside session_scope(), or in a function decorated with "
     "in_session(). For threads and pools, use carry_session() or SessionExecutor."
 )
-_OTHER_HOOKS = " The client's other hooks, which may add it, were not run for this."
+_OTHER_HOOKS = " The client's other hooks, which may add it, were not run. They must come first."
 _RAISES = " As missing is 'raise', the call would raise MissingSessionId, and send nothing."
 
 
 def explain(client: Any, url: str, headers: Mapping[str, Any] | None = None) -> str:
     """Say what a request to *url* would carry if it was made now, and if no session ID, why.
 
-    Nothing is sent.
+    Nothing is sent, and no hook and no authentication is run.
 
     :param client: what makes the call: a :class:`requests.Session`, or a ``Client`` or
         ``AsyncClient`` of httpx or httpx2. For an SDK, the client that it uses. For calls such as
@@ -93,7 +94,7 @@ def _by_session(
         request.prepare_url(url, None)
         adapter: Any = session.get_adapter(str(request.url))
     except Exception:  # noqa: BLE001 - requests has many, and some repeat the URL
-        raise ValueError("a requests.Session can't call such a URL") from None
+        raise ValueError("explain() can't call such a URL: give an absolute one") from None
     target, gateways = str(request.url), list[Gateway]()
     while adapter is not None:
         if isinstance(adapter, SessionIdAdapter):
@@ -103,7 +104,8 @@ def _by_session(
     if not gateways:
         mounted = [a for a in session.adapters.values() if isinstance(a, SessionIdAdapter)]
         return target, f"no session ID: {_REPLACED if mounted else _NOT_MOUNTED}"
-    merged = merge_setting(headers, session.headers, dict_class=CaseInsensitiveDict)
+    merge: Any = merge_setting  # the stubs of requests before 2.34 have no types for it
+    merged = merge(headers, session.headers, dict_class=CaseInsensitiveDict)
     named = {as_text(name).lower(): value for name, value in merged.items()}
     own = own_value(named.get(SESSION_ID_HEADER.lower()))
     return target, _carried(gateways, target, named.get(FORWARD_HEADER.lower()), own)

@@ -91,7 +91,8 @@ class Gateway:
 
         The URL is that of ``DOCKER_AGENT_MODELS_GATEWAY``, or else of ``CAGENT_MODELS_GATEWAY``,
         without white space around it and without one ``/`` at its end, as docker-agent reads it. An
-        empty variable counts as not set.
+        empty variable counts as not set. Without a gateway, send no marker: for ``gateway=None`` it
+        is the marker alone that decides, whatever host a request goes to.
 
         :param missing: see :class:`Gateway`.
         :raises InvalidGatewayURL: if the variable contains anything else. The message names it.
@@ -166,7 +167,8 @@ class Gateway:
         return f"Gateway({urls}missing={self.missing!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Gateway) and vars(self) == vars(other)
+        same = (self.urls, self.missing)
+        return isinstance(other, Gateway) and same == (other.urls, other.missing)
 
     def __hash__(self) -> int:
         return hash((self.urls, self.missing))

@@ -50,7 +50,8 @@ def as_text(name: str | bytes) -> str:
 class StampedId(str):
     """A session ID that we have set in a request, with the value that the caller had set.
 
-    If the headers of a sent request are given to a new one, it is not taken for the caller's value.
+    The headers of a sent request may be given to a new request. The ID is then not taken for one
+    that the caller has set.
     """
 
     __slots__ = ("callers",)
@@ -82,7 +83,7 @@ def own_value(value: HeaderValue | None) -> HeaderValue | None:
 class SentMarker(str):
     """A marker in copied headers, with the URL that they were sent to.
 
-    It remains if the headers are copied once more, to headers that remember nothing.
+    It keeps the URL if other code makes plain headers of the copy, which remember nothing.
     """
 
     __slots__ = ("url",)
@@ -94,7 +95,7 @@ class SentMarker(str):
 
 
 class StampedBytes(bytes):
-    """A :class:`StampedId` as bytes. If it is pickled it becomes the caller's value."""
+    """A :class:`StampedId` as bytes. It is pickled as the caller's value, or as no bytes."""
 
     stamped: StampedId
 

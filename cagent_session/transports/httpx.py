@@ -43,21 +43,20 @@ class SessionIdHook:
         if memory is None:
             memory = _Memory(request)
             request.extensions = {**request.extensions, _EXTENSION: memory}
-        memory.hooks.append(self)
         memory.url, memory.callers = url, [] if left else callers
 
         forward, own = value_of(callers, FORWARD_HEADER), value_of(callers, SESSION_ID_HEADER)
-        reason, session_id = self.gateway.decide(url, forward, own, left=left)
-        self.gateway.report(request, reason, forward, session_id)
-        if reason not in BOUND and memory.is_bound:
-            return self  # for the gateway of another hook
-        memory.is_bound = reason in BOUND
+        hooks = [self, *memory.hooks]  # it may be bound for the gateway of another one
+        decided = [hook.gateway.decide(url, forward, own, left=left) for hook in hooks]
+        reason, session_id = next((d for d in decided if d[0] in BOUND), decided[0])
+        self.gateway.report(request, decided[0][0], forward, decided[0][1])
         if self.gateway.removes_all(reason):
             callers = []
         elif reason != NO_SESSION or session_id is None:
             callers = [pair for pair in callers if not _is_session_id(pair)]
         if reason is STAMPED:
             callers = [*callers, (_NAME, StampedId.of(session_id, own).encode())]
+        memory.hooks.append(self)
         memory.sent = callers
         _change(request, present, callers)
         return self
@@ -80,7 +79,6 @@ class _Memory:
         self.request = weakref.ref(request)
         self.url = ""
         self.hooks: list[SessionIdHook] = []
-        self.is_bound = False
         self.callers: Pairs = []
         self.sent: Pairs = []
 

@@ -19,7 +19,6 @@ from cagent_session.headers import (
     as_text,
     cagent_names,
     own_value,
-    remove_cagent_headers,
 )
 from cagent_session.transports.sent_headers import (
     ByName,
@@ -40,12 +39,15 @@ class SessionIdAdapter(WrappingAdapter):
     """Transport adapter that adds the current session ID to requests bound for the gateway.
 
     The ID is set on a copy of the request, which becomes ``response.request``. The caller's request
-    keeps its values, and gets what an inner adapter writes on it. Its headers become a
-    :class:`requests.structures.CaseInsensitiveDict` that remembers where they were sent. For a
-    redirect requests makes a copy of them (``copy()``), and the copy loses every ``X-Cagent-*``
-    header if the redirect leaves the origin. The same holds for any other code that follows
-    redirects with a copy of the request. It does not hold for an inner adapter that follows
-    redirects itself: this adapter does not see these.
+    keeps its values. If an inner adapter writes on the copy, the caller's request gets that, too.
+    The request's headers become a :class:`requests.structures.CaseInsensitiveDict` that remembers
+    where they were sent.
+
+    After a redirect that leaves the origin, no ``X-Cagent-*`` header is sent. This holds for all
+    code that follows redirects with ``request.copy()``, as requests does, and sends the copy
+    through an adapter of this class. So mount it for ``http://`` and ``https://``, as
+    :func:`~cagent_session.mount` does. An inner adapter must not follow redirects itself: this
+    adapter does not see them.
 
     :param gateway: the models gateway: its URL or a :class:`~cagent_session.Gateway`. If it is
         known, no other origin gets an ``X-Cagent-*`` header. If it is ``None``, the marker
@@ -153,13 +155,14 @@ def _decided(
     left = headers.is_copy or type(forward) is SentMarker
     if left:  # perhaps: it is a copy of a request that was sent
         left, by_name = headers.moved_to(url, by_name)
-    headers.url = url
+    headers.url = headers.url if left else url
     own = present and own_value(present)
     reason, session_id = gateway.decide(url, forward, own, left=left)
     if session_id is None or logger.isEnabledFor(logging.DEBUG):
         gateway.report(request, reason, forward, session_id)
-    if left:
-        remove_cagent_headers(headers)  # for good: the request was made for this redirect
+    if left:  # for good: the request was made for this redirect
+        by_name = {n: pair for n, pair in by_name.items() if not as_text(n).startswith(PREFIX)}
+        request.headers = SentHeaders.of(by_name, url)
         return request
     if headers.callers is not None and reason not in BOUND:
         return request  # it may be bound for the gateway of the adapter around this one

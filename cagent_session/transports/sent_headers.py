@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import requests
 from requests.structures import CaseInsensitiveDict
@@ -51,13 +51,13 @@ class SentHeaders(CaseInsensitiveDict[Any]):
         stamp: StampedId | None = None,
     ) -> SentHeaders:
         """Return headers that have these names and values, and remember the rest."""
-        headers = cls.__new__(cls)
+        headers: Any = cls.__new__(cls)
         if _HAS_STORE:
-            headers._store = by_name  # type: ignore[assignment]  # noqa: SLF001
+            headers._store = by_name  # noqa: SLF001 - see _STORE
         else:
-            headers.__init__(by_name.values())  # type: ignore[misc] # it is new
+            headers.__init__(by_name.values())
         headers.url, headers.callers, headers.stamp = url, callers, stamp
-        return headers
+        return cast("SentHeaders", headers)
 
     def copy(self) -> SentHeaders:
         """Return a copy, as requests makes it for the next request of a redirect."""
@@ -76,16 +76,20 @@ class SentHeaders(CaseInsensitiveDict[Any]):
     def moved_to(self, url: str, by_name: ByName) -> tuple[bool, ByName]:
         """Tell whether *url* is off the origin that these headers, a copy, were sent to before.
 
+        It changes nothing that another thread could miss, which sends the same request.
+
         :param by_name: the headers that the caller set.
         :returns: also *by_name*, without a :class:`SentMarker`.
         """
-        left = self.is_copy and left_origin(self.url, url)
-        self.is_copy = False
         name, forward = by_name.get(_FORWARD, (None, None))
+        left = self.is_copy and left_origin(self.url, url)
         if isinstance(forward, SentMarker):
             left = left or left_origin(forward.url, url)
-            self[name] = str(forward)
             by_name = {**by_name, _FORWARD: (name, str(forward))}
+        if not left:
+            self.is_copy = False
+            if isinstance(forward, SentMarker):
+                self[name] = str(forward)
         return left, by_name
 
     def __deepcopy__(self, memo: object) -> SentHeaders:
@@ -116,8 +120,8 @@ class SentHeaders(CaseInsensitiveDict[Any]):
 def by_lower_name(headers: Any) -> ByName:
     """Return the names and values of *headers* by the names in lower case."""
     if _HAS_STORE and (type(headers) is SentHeaders or type(headers) is CaseInsensitiveDict):
-        store: ByName = headers._store  # noqa: SLF001 - see _STORE
-        return store
+        stored: Any = headers
+        return cast("ByName", stored._store)  # noqa: SLF001 - see _STORE
     by_name = {}
     for name in headers or ():
         text = as_text(name)
@@ -132,7 +136,8 @@ def remember(request: requests.PreparedRequest) -> SentHeaders:
     if type(headers) is CaseInsensitiveDict:
         headers.__class__ = SentHeaders  # so that they remain the very object that they are
         if _HAS_STORE:  # an OrderedDict, which takes ten times as long to copy
-            headers._store = dict(headers._store)  # type: ignore[assignment]  # noqa: SLF001
+            stored: Any = headers
+            stored._store = dict(stored._store)  # noqa: SLF001
     else:
         request.headers = SentHeaders(headers)
     return request.headers  # type: ignore[return-value] # it is, now
@@ -152,12 +157,15 @@ def hand_back(outgoing: requests.PreparedRequest, request: requests.PreparedRequ
     if type(sent) is SentHeaders and sent.callers is not None:
         if outgoing.__dict__ != sent.state:
             vars(request).update(vars(outgoing), headers=request.headers)
+            sent.url = sent.callers.url = request.url or ""
         sent.callers = sent.state = None
         if sent.stamp is not None:
             CaseInsensitiveDict.__setitem__(sent, SESSION_ID_HEADER, sent.stamp)
         return
     # The inner adapter replaced them. What is ours in there is not what the caller had set.
     ours = {name: request.headers[name] for name in cagent_names(request.headers)}
-    vars(request).update(vars(outgoing), headers=CaseInsensitiveDict(sent))
-    remove_cagent_headers(request.headers)
-    request.headers.update(ours)
+    headers = SentHeaders(sent)
+    remove_cagent_headers(headers)
+    headers.update(ours)
+    headers.url = outgoing.url or ""
+    vars(request).update(vars(outgoing), headers=headers)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import requests
+from requests.adapters import HTTPAdapter
 
 from cagent_session import SessionIdAdapter, gateway_headers, mount, session_scope
 
@@ -222,3 +223,74 @@ def test_a_url_that_the_caller_changes_is_the_callers_decision(
         request.url = elsewhere.url + "/"
         adapter.send(request)
     assert (gateway.session_ids, elsewhere.session_ids) == (["sess-1"], ["sess-1"])
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda request: {**request.headers, "X-Signature": "1"},
+        lambda request: request.headers.copy(),
+    ],
+)
+def test_an_inner_adapter_that_replaces_the_headers_hides_no_redirect(
+    session: requests.Session, gateway: Any, elsewhere: Any, write: Callable[[Any], Any]
+) -> None:
+    class Signing(HTTPAdapter):
+        def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
+            request.headers = write(request)
+            return super().send(request, *args, **kwargs)
+
+    known = session.get_adapter(gateway.url).gateway  # type: ignore[attr-defined]
+    session.mount("http://", Signing())
+    mount(session, known)
+    gateway.redirect("/", elsewhere.url + "/new")
+    with session_scope("sess-1"):
+        session.get(gateway.url + "/", headers=HEADERS)
+    assert gateway.session_ids == ["sess-1"]
+    assert [request.cagent_headers for request in elsewhere.arrived] == [set()]
+
+
+def test_the_origin_is_where_an_inner_adapter_sends_to(gateway: Any, elsewhere: Any) -> None:
+    """Such as a balancer: a redirect there is one inside the origin."""
+
+    class Balancing(HTTPAdapter):
+        def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
+            request.url = str(request.url).replace(gateway.url, elsewhere.url)
+            return super().send(request, *args, **kwargs)
+
+    elsewhere.redirect("/", elsewhere.url + "/new")
+    session = requests.Session()
+    session.trust_env = False
+    session.mount("http://", Balancing())
+    with mount(session), session_scope("sess-1"):
+        session.get(gateway.url + "/", headers=HEADERS)
+    assert elsewhere.session_ids == ["sess-1", "sess-1"]
+
+
+def test_one_redirected_request_sent_by_many_threads_takes_nothing_along(
+    gateway: Any, elsewhere: Any
+) -> None:
+    gateway.redirect("/", elsewhere.url + "/new")
+    with mount(requests.Session()) as session:
+        session.trust_env = False
+        for _ in range(5):
+            with session_scope("sess-1"):
+                response = session.get(gateway.url + "/", headers=HEADERS, allow_redirects=False)
+            start, errors = threading.Barrier(4), list[Exception]()
+
+            def send(
+                following: Any = response.next, start: Any = start, errors: Any = errors
+            ) -> None:
+                start.wait(10)
+                try:
+                    session.send(following, allow_redirects=False)
+                except Exception as error:  # noqa: BLE001 - any is a failure
+                    errors.append(error)
+
+            threads = [threading.Thread(target=send) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert errors == []
+    assert [request.cagent_headers for request in elsewhere.arrived] == [set()] * 20

@@ -121,10 +121,11 @@ def test_pytest_6_starts_beside_the_package(built: tuple[Path, Path], tmp_path: 
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", site]
     pytest_6 = [*pip, "pytest==6.2.5"]
     installed = subprocess.run(pytest_6, check=False, capture_output=True, text=True)
-    if installed.returncode:
+    if installed.returncode and not os.environ.get("CI"):
         pytest.skip(f"pytest 6 comes from the package index: {installed.stderr}")
     subprocess.run([*pip, "--no-deps", "--no-index", str(built[0])], check=True)
     (tmp_path / "test_it.py").write_text("def test_it(): pass")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")  # or that of a folder above would count
     program = (
         f"import sys; sys.path.insert(0, {site!r}); import pytest; pytest.main(['test_it.py'])"
     )

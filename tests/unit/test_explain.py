@@ -121,8 +121,10 @@ def test_5_an_sdk_that_replaced_the_adapter() -> None:
     session.mount("https://", HTTPAdapter(max_retries=2))
     with session_scope("sess-1"):
         assert explain(session, URL, MARKED) == (
-            f"{NO_ID}mount() was called on this Session, but the adapter for this URL was mounted "
-            "later, perhaps by an SDK. Call mount(session, gateway) once more, after that."
+            f"{NO_ID}the adapter for this URL is not of this library, although another one of this "
+            "Session is. It was mounted after mount() was called, perhaps by an SDK, or an adapter "
+            "was mounted for other URLs only. Call mount(session, gateway) now, after the SDK has "
+            "set the Session up."
         )
 
 
@@ -302,5 +304,7 @@ def test_a_hook_that_adds_the_marker_is_not_run_and_this_is_said() -> None:
     client.event_hooks = {"request": [lambda request: request.headers.update(MARKED), *hooks]}
     with session_scope("sess-1"):
         said = explain(client, URL)
-        assert said.endswith("The client's other hooks, which may add it, were not run for this.")
+        assert said.endswith(
+            "The client's other hooks, which may add it, were not run. They must come first."
+        )
         assert "other hooks" not in explain(client, URL, MARKED)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -184,3 +187,21 @@ def test_nothing_is_decided_twice_where_nobody_reads_the_log(
         mocked.get(GATEWAY)
         request = requests.Request("GET", GATEWAY).prepare()
         assert SessionIdAdapter(GATEWAY).send(request).status_code == 200
+
+
+def test_it_is_equal_in_another_process() -> None:
+    """Whose strings have other hashes."""
+    program = (
+        "import pickle, sys; from cagent_session import Gateway; "
+        "sys.stdout.buffer.write(pickle.dumps(Gateway(*[f'https://{n}.example' for n in range(9)])))"
+    )
+    made = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in "123"
+    ]
+    assert len({pickle.loads(gateway) for gateway in made}) == 1

@@ -430,3 +430,18 @@ def test_headers_of_the_client_go_to_the_known_gateway_alone(
         set(),
         {name.lower() for name in [*headers, "X-Cagent-Session-Id"]},
     ]
+
+
+def test_a_client_with_another_hook_sends_no_old_session(network: Callable[..., Network]) -> None:
+    """The request was stamped by the hook of another client, in an earlier session."""
+    net = network()
+    with net.client(ONE) as first, net.client(TWO) as second:
+        request = first.build_request("POST", ONE, headers=MARKED)
+        with session_scope("sess-1"):
+            first.send(request)
+        with session_scope("sess-2"):
+            second.send(request)
+            request.url = net.module.URL("https://evil.example")
+            second.send(request)
+    assert net.session_ids == ["sess-1", "sess-2", None]
+    assert net.sent[2][1] == {}

@@ -1153,3 +1153,29 @@ def run_loop(sess: ImportedForTypeCheckersOnly) -> ImportedForTypeCheckersOnly:
     exec(compile(source, "module.py", "exec", dont_inherit=True), names)
     run_loop: Any = names["run_loop"]
     assert run_loop(SimpleNamespace(id="sess-1")) == "sess-1"
+
+
+def test_a_function_that_finds_the_id_may_have_a_private_or_a_global_name() -> None:
+    class Agent:
+        id = "sess-1"
+
+        def __session_id(self) -> str:
+            return self.id
+
+        @in_session(__session_id)
+        def run(self) -> str | None:
+            return current_session_id()
+
+    source = """
+def set_up():
+    global find
+    def find(sess):
+        return sess
+    @in_session(find)
+    def run(sess):
+        return current_session_id()
+    return run
+"""
+    names: dict[str, Any] = {"in_session": in_session, "current_session_id": current_session_id}
+    exec(source, names)
+    assert Agent().run() == names["set_up"]()("sess-1") == "sess-1"
