@@ -1179,3 +1179,19 @@ def set_up():
     names: dict[str, Any] = {"in_session": in_session, "current_session_id": current_session_id}
     exec(source, names)
     assert Agent().run() == names["set_up"]()("sess-1") == "sess-1"
+
+
+def test_a_function_that_finds_the_id_may_be_one_of_several_that_were_defined_in_a_loop() -> None:
+    finders: list[Any] = []
+    for attribute in ("id", "parent"):
+
+        def find(sess: Any, attribute: str = attribute) -> Any:
+            return getattr(sess, attribute)
+
+        finders.append(find)
+
+    @in_session(finders[0])
+    def run(sess: Any) -> str | None:
+        return current_session_id()
+
+    assert run(SimpleNamespace(id="sess-1", parent="sess-0")) == "sess-1"
