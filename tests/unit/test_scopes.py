@@ -379,26 +379,24 @@ def test_nor_does_a_decorated_function_that_does_so(kind: str) -> None:
 
 FORKING = """
 import asyncio, contextvars, os
-from cagent_session import current_session_id, in_session, session_scope
+from cagent_session import current_session_id, session_scope
 
-async def fork():
+async def fork(here):
     child = os.fork()
-    return child, current_session_id()
+    if not child:  # it can't go on with the loop
+        there = contextvars.copy_context()
+        seen = [context.run(current_session_id) for context in (here, there)]
+        seen += [current_session_id()]
+        with session_scope("child"):
+            seen += [current_session_id()]
+        os._exit(0 if seen == [None] * 3 + ["child"] else 1)
+    assert current_session_id() == "sess-1"
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    print("done")
 
 async def main():
     with session_scope("sess-1"):
-        here = contextvars.copy_context()
-        task = asyncio.create_task(fork())
-        child, session_id = await task
-        if child:
-            assert session_id == current_session_id() == "sess-1"
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-            print("done")
-        else:
-            seen = [session_id, current_session_id(), here.run(current_session_id)]
-            with session_scope("child"):
-                seen += [current_session_id()]
-            os._exit(0 if seen == [None] * 3 + ["child"] else 1)
+        await asyncio.create_task(fork(contextvars.copy_context()))
 
 asyncio.run(main())
 """
