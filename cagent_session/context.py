@@ -101,8 +101,6 @@ class session_scope:  # noqa: N801 - it reads as a verb, like contextlib.suppres
 
     __slots__ = ("session_id",)
 
-    session_id: str | None
-
     def __init__(self, session_id: str | uuid.UUID | None) -> None:
         self.session_id = None if session_id is None else validate_session_id(session_id)
 
@@ -212,9 +210,7 @@ def scoped(fn: Callable[..., Any], session_id_of: SessionIdOf) -> Callable[..., 
     return wrapper
 
 
-def _scoped_asyncgen(
-    fn: Callable[..., Any], session_id_of: SessionIdOf
-) -> Callable[..., AsyncGenerator[Any, Any]]:
+def _scoped_asyncgen(fn: Callable[..., Any], session_id_of: SessionIdOf) -> Callable[..., Any]:
     step_in = types.coroutine(_in_steps(lambda scopes, step: (scopes, step)))
 
     async def asyncgen_wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
@@ -240,17 +236,30 @@ class _Scopes:
     """The scopes of a generator or coroutine, set aside while it does not run."""
 
     def __init__(self, session_id: str | uuid.UUID | None) -> None:
-        self.variable = _current
-        self.entered: _Entered | None = _Entered(session_scope(session_id), None)
+        self._variable = _current
+        self._entered: _Entered | None = _Entered(session_scope(session_id), None)
+
+    def run(self, resume: Callable[[Any], Any], argument: Any) -> Any:
+        """Return ``resume(argument)``, one step, and leave the caller in its own session."""
+        if self._variable is not _current:  # this process was forked
+            self._variable, self._entered = _current, None
+        variable, before = self._variable, _current.get()
+        try:
+            variable.set(self._entered)
+            return resume(argument)
+        finally:  # at once: a signal handler may raise an exception after any line
+            self._entered = variable.set(before).old_value
+            del resume, argument  # an exception would keep itself alive, by its traceback
 
 
-def _in_steps(
-    start: Callable[..., tuple[_Scopes, Any]],
-) -> Callable[..., Generator[Any, Any, Any]]:
+def _in_steps(start: Callable[..., Any]) -> Callable[..., Generator[Any, Any, Any]]:
     """Return a generator function that runs what *start* returns, each step of it in its scopes.
 
-    :param start: returns scopes, and a generator, a coroutine or a step of an asynchronous
-        generator.
+    Engines such as Ray pickle it by value. So it must not name the context variable, which can't
+    be pickled.
+
+    :param start: returns a :class:`_Scopes`, and a generator, a coroutine or a step of an
+        asynchronous generator.
     """
 
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
@@ -259,15 +268,10 @@ def _in_steps(
         resume, argument = generator.send, None
         try:
             while True:
-                if scopes.variable is not _current:  # this process was forked
-                    scopes.variable, scopes.entered = _current, None
-                variable, before = scopes.variable, _current.get()
                 try:
-                    variable.set(scopes.entered)
-                    item = resume(argument)
-                finally:  # at once: a signal handler may raise an exception after any line
-                    scopes.entered = variable.set(before).old_value
-                    del argument, before
+                    item = scopes.run(resume, argument)
+                finally:
+                    del argument
                 try:
                     resume, argument = generator.send, (yield item)
                 except BaseException as error:  # noqa: BLE001 - the generator handles close(), too
@@ -275,7 +279,7 @@ def _in_steps(
         except StopIteration as stop:
             return stop.value
         finally:
-            del resume, generator  # an exception would keep itself alive, by its traceback
+            del resume, generator
 
     return wrapper
 

@@ -1047,6 +1047,8 @@ def alarmed_after(call: Callable[[], Any], number: int) -> bool:
                 raise Alarm
 
     before = sys.getprofile()
+    gc.collect()
+    gc.disable()  # a generator of another test may not be closed meanwhile
     sys.setprofile(profile)
     try:
         call()
@@ -1054,6 +1056,7 @@ def alarmed_after(call: Callable[[], Any], number: int) -> bool:
         return True
     finally:
         sys.setprofile(before)
+        gc.enable()
     return False
 
 
@@ -1195,3 +1198,16 @@ def test_a_function_that_finds_the_id_may_be_one_of_several_that_were_defined_in
         return current_session_id()
 
     assert run(SimpleNamespace(id="sess-1", parent="sess-0")) == "sess-1"
+
+
+@pytest.mark.parametrize("fn", [function, generator, coroutine, async_generator])
+def test_a_decorated_function_can_be_pickled_by_value(fn: Callable[..., Any]) -> None:
+    """As Dask, Ray and joblib do with local functions: the context variable can't be pickled."""
+    found, names = [in_session("session_id")(fn)], set[str]()
+    for wrapper in found:
+        names |= set(wrapper.__code__.co_names)
+        cells = [cell.cell_contents for cell in wrapper.__closure__ or ()]
+        found += [cell for cell in cells if inspect.isfunction(cell) and cell not in found]
+    assert "session_id_of" not in names
+    assert "_current" not in names
+    assert len(found) > 1
