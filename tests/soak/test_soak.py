@@ -30,6 +30,7 @@ from callers import (
     Worker,
 )
 from calls import FAULTS, GATEWAY, READINGS, REDIRECTS
+from requests.structures import CaseInsensitiveDict
 from soak import session_ids, soak
 
 from cagent_session import (
@@ -99,9 +100,8 @@ def stamp_the_first_session_seen(send: Any, request: Any, adapter: dict[str, Any
 
 
 def take_headers_along(send: Any, request: Any, _: Any) -> Any:
-    headers = dict(request.headers)
     response = send(request)
-    request.headers.update(headers)
+    request.headers = CaseInsensitiveDict(request.headers)  # which do not remember where they went
     return response
 
 
@@ -251,7 +251,7 @@ def test_memory_that_grows_is_found(
     kept: dict[object, Any] = {}
 
     def keep(send: Any, request: Any, _: Any) -> Any:
-        kept[key()] = request.headers
+        kept[key()] = [dict(request.headers) for _ in range(100)]
         return send(request)
 
     when_sending(keep)(monkeypatch)
