@@ -8,7 +8,7 @@ import os
 import sys
 import types
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -30,9 +30,7 @@ class _Entered:
 
     __slots__ = ("outer", "scope", "token")
 
-    def __init__(
-        self, scope: session_scope, outer: _Entered | None, token: Token[Any] | None = None
-    ) -> None:
+    def __init__(self, scope: session_scope, outer: _Entered | None, token: Any = None) -> None:
         self.scope = scope
         self.outer = outer
         self.token = token
@@ -121,7 +119,7 @@ class session_scope:  # noqa: N801 - it reads as a verb, like contextlib.suppres
             # This fails unless the scope was entered here, in this context. If it succeeds, other
             # contexts have no use for what is around the scope: they can't leave it. If they kept
             # it, a task that starts its own successor would make the chain longer each time.
-            _current.reset(cast("Token[Any]", entered.token))
+            _current.reset(entered.token)
             entered.outer = entered.token = None
         for scope in reversed(inner):  # others share these links, so they are made anew
             outer = _Entered(scope.scope, outer, scope.token)
@@ -196,10 +194,12 @@ def scoped(fn: Callable[..., Any], session_id_of: SessionIdOf) -> Callable[..., 
         async def call(*args: Any, **kwargs: Any) -> Any:
             return await fn(*args, **kwargs)
 
-        run = _in_steps(lambda *a, **kw: (_Scopes(session_id_of(*a, **kw)), call(*a, **kw)))
+        run = types.coroutine(
+            _in_steps(lambda *a, **kw: (_Scopes(session_id_of(*a, **kw)), call(*a, **kw)))
+        )
 
         async def coroutine_wrapper(*args: Any, **kwargs: Any) -> Any:
-            return await types.coroutine(run)(*args, **kwargs)
+            return await run(*args, **kwargs)
 
         return coroutine_wrapper
 

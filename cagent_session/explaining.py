@@ -94,7 +94,7 @@ def _by_session(
         request.prepare_url(url, None)
         adapter: Any = session.get_adapter(str(request.url))
     except Exception:  # noqa: BLE001 - requests has many, and some repeat the URL
-        raise ValueError("explain() can't call such a URL: give an absolute one") from None
+        raise ValueError("a requests.Session can't call such a URL: give an absolute one") from None
     target, gateways = str(request.url), list[Gateway]()
     while adapter is not None:
         if isinstance(adapter, SessionIdAdapter):

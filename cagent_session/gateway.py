@@ -109,7 +109,9 @@ class Gateway:
     def decide(
         self, url: str, forward: object, callers: HeaderValue | None, *, left: bool = False
     ) -> tuple[str, HeaderValue | None]:
-        """Return the reason and the session ID that a request to *url* carries, or ``None``.
+        """Return why a request to *url* carries which session ID, and the ID or ``None``.
+
+        The reason is one of the words at the top of this module.
 
         ==================  =======  ==========================================================
         the request         session  what it carries

@@ -19,7 +19,7 @@ from cagent_session.origins import left_origin
 Pairs = list[tuple[bytes, bytes]]
 
 _EXTENSION = "cagent_session"
-_PREFIX, _NAME = PREFIX.encode(), SESSION_ID_HEADER.encode()
+_PREFIX, _SESSION_ID = PREFIX.encode(), SESSION_ID_HEADER.lower().encode()
 
 
 class SessionIdHook:
@@ -55,7 +55,8 @@ class SessionIdHook:
         elif reason != NO_SESSION or session_id is None:
             callers = [pair for pair in callers if not _is_session_id(pair)]
         if reason is STAMPED:
-            callers = [*callers, (_NAME, StampedId.of(session_id, own).encode())]
+            stamp = StampedId.of(session_id, own).encode()
+            callers = [*callers, (SESSION_ID_HEADER.encode(), stamp)]
         memory.hooks.append(self)
         memory.sent = callers
         _change(request, present, callers)
@@ -136,7 +137,7 @@ def _callers(present: Pairs) -> Pairs:
 
 
 def _is_session_id(pair: tuple[bytes, bytes]) -> bool:
-    return pair[0].lower() == _NAME.lower()
+    return pair[0].lower() == _SESSION_ID
 
 
 def _change(request: Any, present: Pairs, wanted: Pairs) -> None:

@@ -16,7 +16,6 @@ from cagent_session.headers import (
     SESSION_ID_HEADER,
     SentMarker,
     StampedId,
-    as_text,
     cagent_names,
     own_value,
 )
@@ -27,6 +26,7 @@ from cagent_session.transports.sent_headers import (
     copy_of,
     hand_back,
     remember,
+    without_ours,
 )
 from cagent_session.transports.wrapping import WrappingAdapter
 
@@ -101,8 +101,7 @@ class SessionIdAdapter(WrappingAdapter):
         try:
             response = send(outgoing, **kwargs)
         finally:
-            if outgoing is not request:
-                hand_back(outgoing, request)
+            hand_back(outgoing, request)
         response.connection = self
         return response
 
@@ -155,15 +154,14 @@ def _decided(
     left = headers.is_copy or type(forward) is SentMarker
     if left:  # perhaps: it is a copy of a request that was sent
         left, by_name = headers.moved_to(url, by_name)
-    headers.url = headers.url if left else url
     own = present and own_value(present)
     reason, session_id = gateway.decide(url, forward, own, left=left)
     if session_id is None or logger.isEnabledFor(logging.DEBUG):
         gateway.report(request, reason, forward, session_id)
     if left:  # for good: the request was made for this redirect
-        by_name = {n: pair for n, pair in by_name.items() if not as_text(n).startswith(PREFIX)}
-        request.headers = SentHeaders.of(by_name, url)
+        request.headers = SentHeaders.of(without_ours(by_name), url)
         return request
+    headers.url = url
     if headers.callers is not None and reason not in BOUND:
         return request  # it may be bound for the gateway of the adapter around this one
     is_right = is_unchanged and session_id == present and present is own
@@ -171,12 +169,9 @@ def _decided(
         return request
     if session_id is not None:
         by_name = {**by_name, _SESSION_ID: (SESSION_ID_HEADER, session_id)}
+    elif gateway.removes_all(reason):
+        by_name = without_ours(by_name)
     else:
-        removes_all = gateway.removes_all(reason)
-        by_name = {
-            name: by_name[name]
-            for name in by_name
-            if name != _SESSION_ID and not (removes_all and as_text(name).startswith(PREFIX))
-        }
+        by_name = {name: by_name[name] for name in by_name if name != _SESSION_ID}
     stamp = StampedId.of(session_id, own) if reason is STAMPED else None
     return copy_of(request, SentHeaders.of(by_name, url=url, callers=headers, stamp=stamp))

@@ -22,8 +22,8 @@ from cagent_session.origins import left_origin
 
 ByName = dict[Any, tuple[Any, Any]]  # names and values by the names in lower case
 
-# Headers of requests have one attribute, which is such a dict. To use it is several times faster
-# than the public methods, which serve if another release of requests should have it otherwise.
+# Headers of requests have one attribute, which is such a dict. Using it is several times faster
+# than the public methods. These serve if a release of requests keeps headers in another way.
 _STORE = "_store"
 _HAS_STORE = getattr(CaseInsensitiveDict(A="b"), "__dict__", {}) == {_STORE: {"a": ("A", "b")}}
 _FORWARD, _SESSION_ID = FORWARD_HEADER.lower(), SESSION_ID_HEADER.lower()
@@ -33,7 +33,8 @@ class SentHeaders(CaseInsensitiveDict[Any]):
     """Headers that remember where they were sent, and whether they are a copy.
 
     While a request is sent, *callers* are the headers of the caller's request. What an inner
-    adapter writes here is written there, too. *stamp* is what we have set here.
+    adapter writes here is written there, too. *stamp* is the session ID that we have set here, and
+    *state* what the request was before the inner adapter got it.
     """
 
     url: str = ""
@@ -51,13 +52,18 @@ class SentHeaders(CaseInsensitiveDict[Any]):
         stamp: StampedId | None = None,
     ) -> SentHeaders:
         """Return headers that have these names and values, and remember the rest."""
-        headers: Any = cls.__new__(cls)
+        headers = cls.__new__(cls)
+        headers.keep(by_name)
+        headers.url, headers.callers, headers.stamp = url, callers, stamp
+        return headers
+
+    def keep(self, by_name: ByName) -> None:
+        """Have these names and values, in place of any others."""
+        headers: Any = self
         if _HAS_STORE:
             headers._store = by_name  # noqa: SLF001 - see _STORE
         else:
             headers.__init__(by_name.values())
-        headers.url, headers.callers, headers.stamp = url, callers, stamp
-        return cast("SentHeaders", headers)
 
     def copy(self) -> SentHeaders:
         """Return a copy, as requests makes it for the next request of a redirect."""
@@ -76,7 +82,7 @@ class SentHeaders(CaseInsensitiveDict[Any]):
     def moved_to(self, url: str, by_name: ByName) -> tuple[bool, ByName]:
         """Tell whether *url* is off the origin that these headers, a copy, were sent to before.
 
-        It changes nothing that another thread could miss, which sends the same request.
+        Another thread may be sending the same request. So nothing is changed if *url* is off.
 
         :param by_name: the headers that the caller set.
         :returns: also *by_name*, without a :class:`SentMarker`.
@@ -98,16 +104,16 @@ class SentHeaders(CaseInsensitiveDict[Any]):
     def __setitem__(self, name: Any, value: Any) -> None:
         super().__setitem__(name, value)
         if self.callers is not None:
-            self._written(name)
+            self._forget_stamp_at(name)
             self.callers[name] = value
 
     def __delitem__(self, name: Any) -> None:
         super().__delitem__(name)
         if self.callers is not None:
-            self._written(name)
+            self._forget_stamp_at(name)
             self.callers.pop(name, None)
 
-    def _written(self, name: Any) -> None:
+    def _forget_stamp_at(self, name: Any) -> None:
         if as_text(name).lower() == _SESSION_ID:
             self.stamp = None
 
@@ -134,13 +140,17 @@ def remember(request: requests.PreparedRequest) -> SentHeaders:
     """Return the headers of *request*, which remember nothing, as headers that remember."""
     headers: Any = request.headers
     if type(headers) is CaseInsensitiveDict:
-        headers.__class__ = SentHeaders  # so that they remain the very object that they are
-        if _HAS_STORE:  # an OrderedDict, which takes ten times as long to copy
-            stored: Any = headers
-            stored._store = dict(stored._store)  # noqa: SLF001
+        sent: Any = headers
+        sent.__class__ = SentHeaders  # so that they remain the very object that they are
+        sent.keep(dict(by_lower_name(sent)))  # an OrderedDict takes ten times as long to copy
     else:
         request.headers = SentHeaders(headers)
-    return request.headers  # type: ignore[return-value] # it is, now
+    return cast("SentHeaders", request.headers)
+
+
+def without_ours(by_name: ByName) -> ByName:
+    """Return *by_name* without the ``X-Cagent-*`` headers."""
+    return {name: by_name[name] for name in by_name if not as_text(name).startswith(PREFIX)}
 
 
 def copy_of(request: requests.PreparedRequest, headers: SentHeaders) -> requests.PreparedRequest:
@@ -152,8 +162,15 @@ def copy_of(request: requests.PreparedRequest, headers: SentHeaders) -> requests
 
 
 def hand_back(outgoing: requests.PreparedRequest, request: requests.PreparedRequest) -> None:
-    """Give *request* what an inner adapter wrote on *outgoing*, the copy that was sent."""
+    """Give *request* what an inner adapter wrote on *outgoing*: on the copy that was sent.
+
+    If *request* itself was sent, remember only to which URL the inner adapter has sent it.
+    """
     sent: Any = outgoing.headers
+    if outgoing is request:
+        if type(sent) is SentHeaders:
+            sent.url = request.url or ""
+        return
     if type(sent) is SentHeaders and sent.callers is not None:
         if outgoing.__dict__ != sent.state:
             vars(request).update(vars(outgoing), headers=request.headers)

@@ -250,7 +250,10 @@ def test_an_inner_adapter_that_replaces_the_headers_hides_no_redirect(
     assert [request.cagent_headers for request in elsewhere.arrived] == [set()]
 
 
-def test_the_origin_is_where_an_inner_adapter_sends_to(gateway: Any, elsewhere: Any) -> None:
+@pytest.mark.parametrize("session_id", ["sess-1", None])
+def test_the_origin_is_where_an_inner_adapter_sends_to(
+    gateway: Any, elsewhere: Any, session_id: str | None
+) -> None:
     """Such as a balancer: a redirect there is one inside the origin."""
 
     class Balancing(HTTPAdapter):
@@ -262,9 +265,12 @@ def test_the_origin_is_where_an_inner_adapter_sends_to(gateway: Any, elsewhere: 
     session = requests.Session()
     session.trust_env = False
     session.mount("http://", Balancing())
-    with mount(session), session_scope("sess-1"):
+    with mount(session), session_scope(session_id):
         session.get(gateway.url + "/", headers=HEADERS)
-    assert elsewhere.session_ids == ["sess-1", "sess-1"]
+    assert elsewhere.session_ids == [session_id, session_id]
+    assert [request.get("X-Cagent-Forward") for request in elsewhere.arrived] == [
+        HEADERS["X-Cagent-Forward"]
+    ] * 2
 
 
 def test_one_redirected_request_sent_by_many_threads_takes_nothing_along(
