@@ -300,3 +300,16 @@ def test_one_redirected_request_sent_by_many_threads_takes_nothing_along(
                 thread.join()
             assert errors == []
     assert [request.cagent_headers for request in elsewhere.arrived] == [set()] * 20
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_headers_without_a_marker_stay_inside_the_origin_too(
+    gateway: Any, elsewhere: Any, stays: bool
+) -> None:
+    """Such as the install ID alone, if the gateway's URL is not known."""
+    gateway.redirect("/", (gateway if stays else elsewhere).url + "/new")
+    with mount(requests.Session()) as session, session_scope("sess-1"):
+        session.trust_env = False
+        session.get(gateway.url + "/", headers={"X-Cagent-Id": "machine-1"})
+    arrived = [request.cagent_headers for request in [*gateway.arrived, *elsewhere.arrived]]
+    assert arrived == [{"x-cagent-id"}, {"x-cagent-id"} if stays else set()]
