@@ -1,7 +1,9 @@
 """Tell a models gateway which agent session each LLM call belongs to.
 
-Say where a session begins, and mount the adapter on the ``requests.Session`` that calls the models
-gateway. Each request with the gateway's marker then carries ``X-Cagent-Session-Id``::
+A *models gateway* is a proxy between agents and LLM providers. A request is bound for it if it has
+the *marker*, the header ``X-Cagent-Forward``. This library adds the header ``X-Cagent-Session-Id``
+to such requests. Enter a session where the agent's work begins, and mount the adapter on the
+``requests.Session`` that makes the calls::
 
     import requests
     from cagent_session import gateway_headers, mount, session_scope
@@ -11,24 +13,25 @@ gateway. Each request with the gateway's marker then carries ``X-Cagent-Session-
     with session_scope("sess-1"):
         session.post("https://gateway.example/v1/chat/completions", json=...)
 
-The session:
+Names that say which session is current:
 
-- ``session_scope``: the code inside belongs to a session
-- ``in_session``: each call of a function, generator or coroutine belongs to a session
+- ``session_scope``: a block of code runs in a session
+- ``in_session``: each call of a function, generator or coroutine runs in a session
 - ``carry_session``, ``SessionExecutor``: take the session to threads, pools and processes
 - ``current_session_id``, ``new_session_id``
 
-The requests:
+Names that put the session ID on requests:
 
 - ``mount``, ``unmount``, ``SessionIdAdapter``, ``session_factory``: for ``requests``
-- ``session_id_hook``: for clients of ``httpx`` and ``httpx2``, also asynchronous ones
-- ``Gateway``: the gateway's address, and what to do about a call in no session
-- ``gateway_headers``: the marker ``X-Cagent-Forward``, and the headers that identify the caller
+- ``session_id_hook``: for clients of ``httpx`` and ``httpx2``, synchronous and asynchronous
+- ``Gateway``: the gateway's URLs, and what to do about a call in no session
+- ``gateway_headers``: the marker, and the headers that identify the caller
 
-A call is not attributed? ``print(explain(client, url, headers))`` says why. So does the logger
-``cagent_session`` at level DEBUG.
+If a call is not attributed, ``print(explain(client, url, headers))`` says why. The logger
+``cagent_session`` says it at level DEBUG.
 
-PYTEST_DONT_REWRITE: there are no assertions here, and pytest would warn if this was imported early.
+PYTEST_DONT_REWRITE: this package has no assertions that pytest could rewrite. Without this word
+pytest warns if the package is imported early.
 """
 
 from __future__ import annotations
@@ -75,8 +78,8 @@ __all__ = [
     "unmount",
 ]
 
-# Names that are loaded when they are used first: a program that only enters scopes, such as a
-# pytest plugin, does not load requests.
+# These names are imported when they are first used. So a program that only enters scopes, such as
+# a pytest plugin, does not load requests.
 _MODULES = {
     "FORWARD_HEADER": "headers",
     "SESSION_ID_HEADER": "headers",

@@ -1,4 +1,4 @@
-"""Taking a session to threads, pools, processes and cluster jobs."""
+"""``carry_session`` and ``SessionExecutor``: sessions in threads, pools, processes and clusters."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ R = TypeVar("R")
 
 
 def carry_session(fn: Callable[P, R]) -> Callable[P, R]:
-    """Return a callable that runs *fn* in the session that is current now, or in none if none is.
+    """Return a callable that runs *fn* in the session that is current now.
 
-    Use it for threads, timers, callbacks, processes and cluster jobs. The result can be pickled if
-    *fn* can. A coroutine function or generator function stays what it is, as with
-    :func:`in_session`.
+    If no session is current, *fn* will run in no session. Use it for threads, timers, callbacks,
+    processes and cluster jobs. The result can be pickled if *fn* can. As with :func:`in_session`,
+    the result for a coroutine function or a generator function is of the same kind.
 
     :param fn: any callable.
     :returns: a callable with the same parameters, result and name.
@@ -36,15 +36,15 @@ def carry_session(fn: Callable[P, R]) -> Callable[P, R]:
 
 
 class SessionExecutor(Executor):
-    """An executor around another one. Each job runs in the session of the code that submitted it.
+    """Executor that runs each job in the session of the code that submitted it.
 
-    The threads and processes of a plain pool are in no session. (Where threads inherit the context,
-    as on free-threaded builds of Python 3.14, they are in the session of the pool's first job. The
-    threads of an executor inside a ``SessionExecutor`` are not.)
+    It wraps another executor. The threads and processes of a plain pool are in no session. (If
+    threads inherit the context, as on free-threaded builds of Python 3.14, the threads of a plain
+    pool are in the session of its first job. Those inside a ``SessionExecutor`` are in no session.)
 
-    ``map`` is the inner executor's. ``shutdown``, and so the end of a ``with`` statement, shuts the
-    inner executor down. Other attributes are those of the inner executor. To :func:`isinstance` it
-    is of the inner executor's class, too.
+    ``shutdown``, and so the end of a ``with`` statement, shuts the inner executor down. All other
+    methods and attributes are the inner executor's. For :func:`isinstance` it is also an instance
+    of the inner executor's class.
 
     :param executor: any :class:`concurrent.futures.Executor`.
     :raises TypeError: for any other object.
@@ -61,13 +61,13 @@ class SessionExecutor(Executor):
         self._executor = executor
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Submit *fn* to the inner executor, with the current session; return its future."""
+        """Submit *fn* to the inner executor, with the current session. Return its future."""
         job = carry_session(fn)
-        with session_scope(None):  # a thread that is started now may inherit it
+        with session_scope(None):  # a thread that starts now may inherit the context
             return self._executor.submit(job, *args, **kwargs)
 
     def map(self, fn: Callable[..., R], *iterables: Iterable[Any], **kwargs: Any) -> Iterator[R]:
-        """Call the inner executor's ``map`` with the current session and the same parameters."""
+        """Call the inner executor's ``map``, with the current session and the same parameters."""
         job = carry_session(fn)
         with session_scope(None):
             return self._executor.map(job, *iterables, **kwargs)
@@ -80,7 +80,7 @@ class SessionExecutor(Executor):
 
         @property
         def __class__(self) -> type[Any]:
-            """The inner executor's class: ``loop.set_default_executor()`` asks for it."""
+            """The inner executor's class, because ``loop.set_default_executor()`` checks it."""
             return type(self._executor)
 
         def __getattr__(self, name: str) -> Any:
@@ -91,7 +91,7 @@ class SessionExecutor(Executor):
 
 
 class _Carried:
-    """The result of :func:`carry_session`: an object of a class, because it must be picklable."""
+    """The result of :func:`carry_session`. It is not a closure, because those can't be pickled."""
 
     def __init__(
         self, fn: Callable[..., Any], session_id: str | None, run: Callable[..., Any]
@@ -112,7 +112,7 @@ class _Carried:
 
 
 class _CarriedCoroutineFunction(_Carried):
-    """A carried coroutine function. Frameworks look for an ``async def __call__``."""
+    """A carried coroutine function. Frameworks check whether its ``__call__`` is ``async``."""
 
     async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return await self._run(*args, **kwargs)
@@ -122,10 +122,11 @@ def _carried(fn: Callable[..., Any], session_id: str | None) -> _Carried:
     run = scoped(fn, lambda *_args, **_kwargs: session_id)
     if not inspect.iscoroutinefunction(run):
         return _Carried(fn, session_id, run)
-    from asyncio import coroutines  # noqa: PLC0415 - only asynchronous programs need it
+    from asyncio import coroutines  # noqa: PLC0415 - only asynchronous programs need asyncio
 
     carried = _CarriedCoroutineFunction(fn, session_id, run)
-    # What asyncio.iscoroutinefunction() looks for, and since Python 3.12 inspect's, too.
+    # asyncio.iscoroutinefunction() looks for this attribute, and inspect's for the mark that
+    # Python 3.12 introduced.
     vars(carried)["_is_coroutine"] = getattr(coroutines, "_is_coroutine", None)
     mark = getattr(inspect, "markcoroutinefunction", lambda unmarked: unmarked)
     return cast("_Carried", mark(carried))

@@ -18,30 +18,31 @@ if TYPE_CHECKING:
     import uuid
 
 F = TypeVar("F", bound=Callable[..., Any])
+GeneratorFunction = Callable[..., Generator[Any, Any, Any]]
 SessionIdOf = Callable[..., "str | uuid.UUID | None"]
 
 
-class _Entered:
-    """A scope that was entered, linked to the one around it.
+class _OpenScope:
+    """A scope that was entered and not yet left, with a link to the scope around it.
 
-    The context variable holds the innermost one. A context copies the link, not the chain: tasks
-    share what they inherit.
+    The context variable holds the innermost one. A copied context has a link to the same object,
+    so tasks share the scopes that they inherit.
     """
 
     __slots__ = ("outer", "scope", "token")
 
-    def __init__(self, scope: session_scope, outer: _Entered | None, token: Any = None) -> None:
+    def __init__(self, scope: session_scope, outer: _OpenScope | None, token: Any = None) -> None:
         self.scope = scope
         self.outer = outer
         self.token = token
 
 
-_current: ContextVar[_Entered | None] = ContextVar("cagent_session", default=None)
+_current: ContextVar[_OpenScope | None] = ContextVar("cagent_session", default=None)
 
 
 def _start_in_no_session() -> None:
-    """Forget every scope of the parent process, in all contexts that were copied to this one."""
-    global _current  # noqa: PLW0603 - contexts that were copied have the old one
+    """Forget the parent process's scopes, in every context that a fork copied to this process."""
+    global _current  # noqa: PLW0603 - the copied contexts have values for the old variable only
     _current = ContextVar("cagent_session", default=None)
 
 
@@ -59,37 +60,38 @@ def current_session_id() -> str | None:
     ...     current_session_id()
     'sess-1'
     """
-    entered = _current.get()
-    return entered.scope.session_id if entered else None
+    innermost = _current.get()
+    return innermost.scope.session_id if innermost else None
 
 
 def open_scopes() -> list[session_scope]:
     """Return the scopes that are open in the current context, the innermost first."""
-    found, entered = [], _current.get()
-    while entered:
-        found.append(entered.scope)
-        entered = entered.outer
-    return found
+    scopes, opened = [], _current.get()
+    while opened:
+        scopes.append(opened.scope)
+        opened = opened.outer
+    return scopes
 
 
 class session_scope:  # noqa: N801 - it reads as a verb, like contextlib.suppress
-    """Context manager: the code inside belongs to this session.
+    """Context manager that runs a block of code in a session.
 
-    ``with`` returns the ID as a :class:`str`. Scopes nest. Leaving a scope makes the one around it
-    current again. One scope object can be entered several times, also by several threads and tasks
-    at once.
+    ``with`` gives the ID as a :class:`str`. Scopes can be nested: when a scope is left, the scope
+    around it is current again. The same scope object can be entered several times, also by several
+    threads and tasks at the same time.
 
     Tasks and :func:`asyncio.to_thread` inherit the scope. Threads, pools and processes start in no
-    session: use :func:`carry_session` or :class:`SessionExecutor` for them. (Some builds and
-    settings of Python 3.14 and later let threads inherit the context. There a plain
-    ``ThreadPoolExecutor`` keeps the session of its first job for all later ones.)
+    session: use :func:`carry_session` or :class:`SessionExecutor` for them. (With some builds and
+    settings of Python 3.14 and later, threads inherit the context. A plain ``ThreadPoolExecutor``
+    then runs all its jobs in the session of the first one.)
 
-    Don't use a scope around a ``yield``: the generator's consumer would be in the session, too
-    (:pep:`568` was never accepted). Decorate the generator with :func:`in_session` instead. If a
-    scope is left in a context that does not have it, nothing changes there.
+    Don't put a scope around a ``yield``. The generator's consumer would be in the session, too,
+    because generators share their consumer's context (:pep:`568` was not accepted). Decorate the
+    generator with :func:`in_session` instead. If a scope is left in a context in which it is not
+    open, nothing changes there.
 
     :param session_id: 1 to 256 visible ASCII characters without spaces, or a :class:`uuid.UUID`.
-        ``None`` means that the code inside belongs to no session.
+        ``None`` means that the block runs in no session.
     :raises InvalidSessionId: for any other value, before the scope is entered.
 
     >>> with session_scope("sess-1"):
@@ -102,27 +104,27 @@ class session_scope:  # noqa: N801 - it reads as a verb, like contextlib.suppres
     def __init__(self, session_id: str | uuid.UUID | None) -> None:
         self.session_id = None if session_id is None else validate_session_id(session_id)
 
-    def __enter__(self) -> str | Any:  # Any stands for None: only who passed None has to expect it
-        entered = _Entered(self, _current.get())
-        entered.token = _current.set(entered)
+    def __enter__(self) -> str | Any:  # Any stands for None: it is None only for None
+        opened = _OpenScope(self, _current.get())
+        opened.token = _current.set(opened)
         return self.session_id
 
     def __exit__(self, *exc_info: object) -> None:
-        entered, inner = _current.get(), list[_Entered]()
-        while entered and entered.scope is not self:
-            inner.append(entered)
-            entered = entered.outer
-        if not entered:
+        opened, inner = _current.get(), list[_OpenScope]()
+        while opened and opened.scope is not self:
+            inner.append(opened)
+            opened = opened.outer
+        if not opened:
             return
-        outer = entered.outer
+        outer = opened.outer
         with contextlib.suppress(TypeError, ValueError, RuntimeError):
-            # This fails unless the scope was entered here, in this context. If it succeeds, other
-            # contexts have no use for what is around the scope: they can't leave it. If they kept
-            # it, a task that starts its own successor would make the chain longer each time.
-            _current.reset(entered.token)
-            entered.outer = entered.token = None
-        for scope in reversed(inner):  # others share these links, so they are made anew
-            outer = _Entered(scope.scope, outer, scope.token)
+            # reset() fails if the scope was entered in another context. If it succeeds, cut the
+            # link to the outer scopes: the contexts that were copied inside this scope don't need
+            # them. Without this, work that starts its own successor would keep ever more scopes.
+            _current.reset(opened.token)
+            opened.outer = opened.token = None
+        for each in reversed(inner):  # other contexts share these objects, so make new ones
+            outer = _OpenScope(each.scope, outer, each.token)
         _current.set(outer)
 
 
@@ -130,22 +132,22 @@ def in_session(of: str | SessionIdOf) -> Callable[[F], F]:
     """Decorate a function so that each call of it runs in a session.
 
     It works for functions, generator functions, coroutine functions and asynchronous generator
-    functions. Each stays what it is. A generator's session is chosen when it starts. The generator
-    is in the session only while its body runs, and its consumer never is. The same holds for a
-    coroutine and the code that drives it.
+    functions. The decorated function is of the same kind. The session ID of a generator or a
+    coroutine is read when it starts. Only its body runs in the session. The code that consumes a
+    generator, or that drives a coroutine, stays in its own session.
 
-    Put it below decorators that hide which kind of function they decorate. Close a generator that
-    you don't read to its end: if it is part of a reference cycle, the garbage collector may finish
-    it in another session.
+    Some decorators hide which kind of function they decorate. Put ``@in_session`` below those. If
+    you don't read a generator to its end, close it: in a reference cycle, the garbage collector may
+    finish it in another session.
 
     :param of: where to find the session ID of a call: the name of a parameter (``"session_id"``), a
         dotted path that starts with one (``"sess.id"``), or a callable that takes the call's
         arguments and returns the ID. An ID of ``None`` means no session.
     :returns: a decorator that keeps the function's kind, name and signature.
-    :raises TypeError: at decoration, for a name that is not a parameter's, for an object that is
-        not a function, and for ``@in_session`` without parentheses.
-    :raises InvalidSessionId: when the function is called; for a generator or a coroutine, when it
-        starts. The same holds for the :class:`TypeError` for wrong arguments.
+    :raises TypeError: at decoration: if there is no such parameter, if the decorated object is not
+        a function, or if ``@in_session`` has no parentheses.
+    :raises InvalidSessionId: if the ID is invalid: when the function is called, or when the
+        generator or coroutine starts. Wrong arguments raise :class:`TypeError` at that time, too.
 
     >>> from types import SimpleNamespace
     >>> @in_session("sess.id")
@@ -158,45 +160,49 @@ def in_session(of: str | SessionIdOf) -> Callable[[F], F]:
         if not callable(of):
             kind = type(of).__name__
             raise TypeError(f"in_session() takes a name, a dotted path or a callable, got {kind}")
-        _require_parentheses(of, sys._getframe(1))  # noqa: SLF001 - the frame that decorates
+        _require_parentheses(of, sys._getframe(1))  # noqa: SLF001 - the code that decorates
 
     def decorate(fn: F) -> F:
         if not callable(fn) or isinstance(fn, (type, staticmethod)):
             kind = type(fn).__name__
             raise TypeError(
-                f"@in_session(...) decorates functions (below @staticmethod), not {kind}"
+                f"@in_session(...) decorates functions, got {kind}; put it below @staticmethod"
             )
-        wrapper = scoped(fn, _argument(fn, of) if isinstance(of, str) else of)
+        wrapper = scoped(fn, _argument_finder(fn, of) if isinstance(of, str) else of)
         return cast("F", functools.wraps(fn)(wrapper))
 
     return decorate
 
 
 def scoped(fn: Callable[..., Any], session_id_of: SessionIdOf) -> Callable[..., Any]:
-    """Return a function of the same kind as *fn* that runs *fn* in the session of each call."""
-    import inspect  # noqa: PLC0415 - loaded when needed: it would slow down the import
+    """Return a function of *fn*'s kind. Each call of it runs *fn* in the call's session.
+
+    :param session_id_of: takes the arguments of a call, and returns its session ID or ``None``.
+    """
+    import inspect  # noqa: PLC0415 - imported late, to keep the import fast
 
     function = fn
     while isinstance(function, functools.partial):
         function = function.func
 
     def is_kind(check: Callable[[object], bool]) -> bool:
-        return check(function) or check(type(function).__call__)  # the latter: callable objects
+        return check(function) or check(type(function).__call__)  # it may be a callable object
+
+    def new_scopes(*args: Any, **kwargs: Any) -> _PausedScopes:
+        return _PausedScopes(session_id_of(*args, **kwargs))
 
     if is_kind(inspect.isasyncgenfunction):
-        return _scoped_asyncgen(fn, session_id_of)
+        return _scoped_asyncgen(fn, new_scopes)
 
     if is_kind(inspect.isgeneratorfunction):
-        return _in_steps(lambda *a, **kw: (_Scopes(session_id_of(*a, **kw)), fn(*a, **kw)))
+        return _in_scopes(new_scopes, fn)
 
     if is_kind(inspect.iscoroutinefunction):
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             return await fn(*args, **kwargs)
 
-        run = types.coroutine(
-            _in_steps(lambda *a, **kw: (_Scopes(session_id_of(*a, **kw)), call(*a, **kw)))
-        )
+        run = types.coroutine(_in_scopes(new_scopes, call))
 
         async def coroutine_wrapper(*args: Any, **kwargs: Any) -> Any:
             return await run(*args, **kwargs)
@@ -210,60 +216,60 @@ def scoped(fn: Callable[..., Any], session_id_of: SessionIdOf) -> Callable[..., 
     return wrapper
 
 
-def _scoped_asyncgen(fn: Callable[..., Any], session_id_of: SessionIdOf) -> Callable[..., Any]:
-    step_in = types.coroutine(_in_steps(lambda scopes, step: (scopes, step)))
+def _scoped_asyncgen(fn: Callable[..., Any], new_scopes: Callable[..., Any]) -> Callable[..., Any]:
+    run_step = types.coroutine(_in_scopes(lambda scopes, _: scopes, lambda _, step: step))
 
     async def asyncgen_wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        scopes = _Scopes(session_id_of(*args, **kwargs))
+        scopes = new_scopes(*args, **kwargs)
         agen = fn(*args, **kwargs)
         step = _first_step(agen)
         while True:
             try:
-                item = await step_in(scopes, step)
+                item = await run_step(scopes, step)
             except StopAsyncIteration:
                 return
             finally:
-                del step  # it would keep an exception alive
+                del step  # its reference would keep an exception alive
             try:
                 step = agen.asend((yield item))
-            except BaseException as error:  # noqa: BLE001 - the generator handles them all
+            except BaseException as error:  # noqa: BLE001 - the generator handles it
                 step = agen.athrow(error)
 
     return asyncgen_wrapper
 
 
-class _Scopes:
-    """The scopes of a generator or coroutine, set aside while it does not run."""
+class _PausedScopes:
+    """The open scopes of a generator or coroutine. They are kept here while it is suspended."""
 
     def __init__(self, session_id: str | uuid.UUID | None) -> None:
         self._variable = _current
-        self._entered: _Entered | None = _Entered(session_scope(session_id), None)
+        self._innermost: _OpenScope | None = _OpenScope(session_scope(session_id), None)
 
     def run(self, resume: Callable[[Any], Any], argument: Any) -> Any:
-        """Return ``resume(argument)``, one step, and leave the caller in its own session."""
+        """Return ``resume(argument)``, which runs one step in the scopes. The caller's stay."""
         if self._variable is not _current:  # this process was forked
-            self._variable, self._entered = _current, None
+            self._variable, self._innermost = _current, None
         variable, before = self._variable, _current.get()
         try:
-            variable.set(self._entered)
+            variable.set(self._innermost)
             return resume(argument)
-        finally:  # at once: a signal handler may raise an exception after any line
-            self._entered = variable.set(before).old_value
-            del resume, argument  # an exception would keep itself alive, by its traceback
+        finally:  # in one line: a signal handler may raise an exception between two lines
+            self._innermost = variable.set(before).old_value
+            del resume, argument  # in a traceback, they would keep a thrown exception alive
 
 
-def _in_steps(start: Callable[..., Any]) -> Callable[..., Generator[Any, Any, Any]]:
-    """Return a generator function that runs what *start* returns, each step of it in its scopes.
+def _in_scopes(scopes_of: Callable[..., Any], fn: Callable[..., Any]) -> GeneratorFunction:
+    """Return a generator function that runs each step of what *fn* returns in its own scopes.
 
-    Engines such as Ray pickle it by value. So it must not name the context variable, which can't
-    be pickled.
+    Engines such as Ray pickle the result by value. So its code must not refer to the context
+    variable, which can't be pickled.
 
-    :param start: returns a :class:`_Scopes`, and a generator, a coroutine or a step of an
-        asynchronous generator.
+    :param scopes_of: returns the scopes for the arguments of a call.
+    :param fn: returns a generator, a coroutine or a step of an asynchronous generator.
     """
 
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        scopes, generator = start(*args, **kwargs)
+        scopes, generator = scopes_of(*args, **kwargs), fn(*args, **kwargs)
         del args, kwargs
         resume, argument = generator.send, None
         try:
@@ -274,7 +280,7 @@ def _in_steps(start: Callable[..., Any]) -> Callable[..., Generator[Any, Any, An
                     del argument
                 try:
                     resume, argument = generator.send, (yield item)
-                except BaseException as error:  # noqa: BLE001 - the generator handles close(), too
+                except BaseException as error:  # noqa: BLE001 - the generator also handles close()
                     resume, argument = generator.throw, error
         except StopIteration as stop:
             return stop.value
@@ -285,9 +291,9 @@ def _in_steps(start: Callable[..., Any]) -> Callable[..., Generator[Any, Any, An
 
 
 def _first_step(agen: AsyncGenerator[Any, Any]) -> Awaitable[Any]:
-    """Start *agen*, and hide it from the event loop, which would close it outside its session.
+    """Start *agen* without telling the event loop, which would close it outside its session.
 
-    The event loop knows the wrapper, which closes *agen*.
+    The event loop knows the wrapper around *agen*, and the wrapper closes *agen*.
     """
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(firstiter=None, finalizer=lambda _: None)
@@ -298,9 +304,9 @@ def _first_step(agen: AsyncGenerator[Any, Any]) -> Awaitable[Any]:
 
 
 def _require_parentheses(of: Callable[..., Any], frame: types.FrameType) -> None:
-    """Raise TypeError if *frame* is just decorating the function *of*: ``@in_session`` alone.
+    """Raise TypeError if *of* is the function to decorate: ``@in_session`` without parentheses.
 
-    Such a function is defined in the code of *frame*, which has no name for it yet.
+    The code of *frame* defines such a function, and has not yet given it its name.
     """
     import inspect  # noqa: PLC0415
 
@@ -311,22 +317,22 @@ def _require_parentheses(of: Callable[..., Any], frame: types.FrameType) -> None
     if any(value is of for value in (*frame.f_locals.values(), *frame.f_globals.values())):
         return
     if getattr(inspect.unwrap(named), "__code__", None) is not code:
-        raise TypeError('not @in_session alone: write @in_session("name_of_a_parameter")')
+        raise TypeError('@in_session needs an argument: @in_session("name_of_a_parameter")')
 
 
-def _argument(fn: Callable[..., Any], path: str) -> SessionIdOf:
+def _argument_finder(fn: Callable[..., Any], path: str) -> SessionIdOf:
     """Return a function that finds what *path* names among the arguments of a call of *fn*."""
     import inspect  # noqa: PLC0415
 
-    lazily: dict[str, Any] = {}
-    if sys.version_info >= (3, 14):  # annotations that can't be evaluated yet must do no harm
-        lazily["annotation_format"] = import_module("annotationlib").Format.FORWARDREF
+    options: dict[str, Any] = {}
+    if sys.version_info >= (3, 14):  # some annotations can't be evaluated yet
+        options["annotation_format"] = import_module("annotationlib").Format.FORWARDREF
     try:
-        signature = inspect.signature(fn, **lazily)
+        signature = inspect.signature(fn, **options)
     except ValueError as error:
         raise TypeError(f"in_session({path!r}): {error}; give a callable instead") from error
-    collected = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    names = [p.name for p in signature.parameters.values() if p.kind not in collected]
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    names = [p.name for p in signature.parameters.values() if p.kind not in variadic]
     name, *attributes = path.split(".")
     if name not in names or not all(map(str.isidentifier, attributes)):
         known = ", ".join(names) or "none"

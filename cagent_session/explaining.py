@@ -1,4 +1,4 @@
-"""Why a call is attributed to a session, or not: as text."""
+"""``explain``: a text that says why a call is attributed to a session, or why not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from requests.sessions import merge_setting
 from requests.structures import CaseInsensitiveDict
 
 from cagent_session.gateway import ANOTHER_ORIGIN, BOUND, NO_MARKER, STAMPED, Gateway
-from cagent_session.headers import FORWARD_HEADER, SESSION_ID_HEADER, as_text, own_value
+from cagent_session.headers import FORWARD_HEADER, SESSION_ID_HEADER, as_text, callers_value
 from cagent_session.origins import DEFAULT_PORTS, Origin, origin_of, without_secrets
 from cagent_session.transports.httpx import SessionIdHook, callers_headers, value_of
 from cagent_session.transports.requests import SessionIdAdapter
@@ -19,60 +19,65 @@ from cagent_session.transports.requests import SessionIdAdapter
 _LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 
 _NOT_MOUNTED = (
-    "mount() was not called on this Session. It counts for one Session only: if another one is "
-    "mounted, that makes no difference here. Call mount(session, gateway) on this one."
+    "mount() was not called on this Session. It works for one Session only, so mounting another "
+    "one does not help here. Call mount(session, gateway) on this one."
 )
 _REPLACED = (
-    "the adapter for this URL is not of this library, although another one of this Session is. It "
-    "was mounted after mount() was called, perhaps by an SDK, or an adapter was mounted for other "
-    "URLs only. Call mount(session, gateway) now, after the SDK has set the Session up."
+    "this Session has an adapter of this library, but not for this URL. Perhaps an SDK mounted its "
+    "own adapter after mount() was called, or ours was mounted for other URLs only. Call "
+    "mount(session, gateway) now, after the SDK has set the Session up."
 )
 _NO_HOOK = (
-    "this client has no hook of this library. A hook counts for one client only: an SDK's "
+    "this client has no hook of this library. A hook works for one client only: an SDK's "
     "synchronous and asynchronous clients need one each. Make the client with "
     'event_hooks={"request": [session_id_hook(gateway)]}, or assign that to client.event_hooks.'
 )
 _NO_SESSION_OBJECT = (
-    "requests.post() and the like make a Session for each call, and nothing is mounted on it. Make "
-    "a requests.Session(), call mount(session, gateway), and use session.post()."
+    "requests.post() and similar functions make a new Session for each call, and no adapter of "
+    "this library is mounted on it. Make a requests.Session(), call mount(session, gateway), and "
+    "use session.post()."
 )
 _NO_CLIENT_OBJECT = (
-    "post() and the like of {0} make a client for each call, which has no hook. Make a {0}.Client("
-    'event_hooks={{"request": [session_id_hook(gateway)]}}) and use client.post().'
+    "{0}.post() and similar functions make a new client for each call, and it has no hook of this "
+    'library. Make a {0}.Client(event_hooks={{"request": [session_id_hook(gateway)]}}) and use '
+    "client.post()."
 )
 _NO_MARKER = (
     "it has no marker, the header X-Cagent-Forward. Add gateway_headers(...) to the headers of the "
     "call or of the client."
 )
 _NO_SESSION = (
-    "it is made in no session. Make it inside session_scope(), or in a function decorated with "
-    "in_session(). For threads and pools, use carry_session() or SessionExecutor."
+    "no session is current. Make the call inside session_scope(), or in a function decorated with "
+    "in_session(). In threads and pools, use carry_session() or SessionExecutor."
 )
-_OTHER_HOOKS = " The client's other hooks, which may add it, were not run. They must come first."
-_RAISES = " As missing is 'raise', the call would raise MissingSessionId, and send nothing."
+_OTHER_HOOKS = (
+    " The client has other hooks, which may add the marker. explain() did not run them. They must "
+    "come before session_id_hook()."
+)
+_RAISES = " Because missing is 'raise', the call would raise MissingSessionId and send nothing."
 
 
 def explain(client: Any, url: str, headers: Mapping[str, Any] | None = None) -> str:
-    """Say what a request to *url* would carry if it was made now, and if no session ID, why.
+    """Return a text that says which session ID a call to *url* would carry now, or why none.
 
-    Nothing is sent, and no hook and no authentication is run.
+    Nothing is sent. The client's hooks and its authentication do not run.
 
-    :param client: what makes the call: a :class:`requests.Session`, or a ``Client`` or
-        ``AsyncClient`` of httpx or httpx2. For an SDK, the client that it uses. For calls such as
-        ``requests.post()``, the module ``requests``, ``httpx`` or ``httpx2``.
+    :param client: the object that makes the call: a :class:`requests.Session`, or a ``Client`` or
+        ``AsyncClient`` of httpx or httpx2. For an SDK, pass the client that it uses. For calls such
+        as ``requests.post()``, pass the module ``requests``, ``httpx`` or ``httpx2``.
     :param url: the URL of the call, as it is given to the client.
-    :param headers: the headers of the call, in addition to the client's own.
-    :returns: a few sentences. They contain no key, no query and no password.
+    :param headers: the headers of the call, in addition to the client's callers_id.
+    :returns: a few sentences, without keys, queries and passwords.
     :raises TypeError: for any other client.
-    :raises ValueError: if the client can't call such a URL.
+    :raises ValueError: if the client can't call this URL.
 
     >>> print(explain(requests, "https://gateway.example/v1"))  # doctest: +ELLIPSIS
     A request to https://gateway.example/v1 would carry no session ID: requests.post() and ...
     """
     if isinstance(client, requests.Session):
-        target, carried = _by_session(client, url, headers)
+        target, carried = _with_session(client, url, headers)
     elif hasattr(client, "build_request") and hasattr(client, "event_hooks"):
-        target, carried = _by_httpx_client(client, url, headers)
+        target, carried = _with_httpx_client(client, url, headers)
     elif client is requests:
         target, carried = url, f"no session ID: {_NO_SESSION_OBJECT}"
     elif isinstance(client, ModuleType) and client.__name__ in ("httpx", "httpx2"):
@@ -86,20 +91,20 @@ def explain(client: Any, url: str, headers: Mapping[str, Any] | None = None) -> 
     return f"A request to {without_secrets(target)} would carry {carried}"
 
 
-def _by_session(
+def _with_session(
     session: requests.Session, url: str, headers: Mapping[str, Any] | None
 ) -> tuple[str, str]:
     request = requests.PreparedRequest()
     try:
         request.prepare_url(url, None)
         adapter: Any = session.get_adapter(str(request.url))
-    except Exception:  # noqa: BLE001 - requests has many, and some repeat the URL
+    except Exception:  # noqa: BLE001 - requests raises many, and some repeat the URL
         raise ValueError("a requests.Session can't call such a URL: give an absolute one") from None
     target, gateways = str(request.url), list[Gateway]()
     while adapter is not None:
         if isinstance(adapter, SessionIdAdapter):
             gateways.append(adapter.gateway)
-        inside = getattr(adapter, "__dict__", {}).values()  # an SDK's adapter may be around ours
+        inside = getattr(adapter, "__dict__", {}).values()  # ours may be inside an SDK's adapter
         adapter = next((value for value in inside if isinstance(value, SessionIdAdapter)), None)
     if not gateways:
         mounted = [a for a in session.adapters.values() if isinstance(a, SessionIdAdapter)]
@@ -107,11 +112,11 @@ def _by_session(
     merge: Any = merge_setting  # the stubs of requests before 2.34 have no types for it
     merged = merge(headers, session.headers, dict_class=CaseInsensitiveDict)
     named = {as_text(name).lower(): value for name, value in merged.items()}
-    own = own_value(named.get(SESSION_ID_HEADER.lower()))
-    return target, _carried(gateways, target, named.get(FORWARD_HEADER.lower()), own)
+    callers_id = callers_value(named.get(SESSION_ID_HEADER.lower()))
+    return target, _carried(gateways, target, named.get(FORWARD_HEADER.lower()), callers_id)
 
 
-def _by_httpx_client(client: Any, url: str, headers: Mapping[str, Any] | None) -> tuple[str, str]:
+def _with_httpx_client(client: Any, url: str, headers: Mapping[str, Any] | None) -> tuple[str, str]:
     try:
         request = client.build_request("POST", url, headers=headers)
     except Exception:  # noqa: BLE001 - httpx.InvalidURL has no base class but Exception
@@ -121,15 +126,15 @@ def _by_httpx_client(client: Any, url: str, headers: Mapping[str, Any] | None) -
     if not hooks:
         return target, f"no session ID: {_NO_HOOK}"
     callers, gateways = callers_headers(request.headers), [hook.gateway for hook in hooks]
-    forward, own = value_of(callers, FORWARD_HEADER), value_of(callers, SESSION_ID_HEADER)
-    carried = _carried(gateways, target, forward, own)
+    forward, callers_id = value_of(callers, FORWARD_HEADER), value_of(callers, SESSION_ID_HEADER)
+    carried = _carried(gateways, target, forward, callers_id)
     has_others = len(hooks) < len(client.event_hooks["request"])
     return target, carried + _OTHER_HOOKS if has_others and not forward else carried
 
 
-def _carried(gateways: list[Gateway], url: str, forward: object, own: Any) -> str:
-    """Return what the request carries, by the rule, and why."""
-    decided = [(gateway, *gateway.decide(url, forward, own)) for gateway in gateways]
+def _carried(gateways: list[Gateway], url: str, forward: object, callers_id: Any) -> str:
+    """Return what the rule says: which session ID the request carries, and why."""
+    decided = [(gateway, *gateway.decide(url, forward, callers_id)) for gateway in gateways]
     bound = [each for each in decided if each[1] in BOUND]
     gateway, reason, session_id = (bound or decided)[0]
     if session_id is not None:
@@ -147,17 +152,17 @@ def _another_origin(gateway: Gateway, url: str) -> str:
     scheme, host, _ = target or ("", "", 0)
     for other_scheme, other_host, _ in gateway.origins:
         if host == other_host and scheme != other_scheme:
-            hint = " One is http, the other https."
+            hint = " One is http, and the other is https."
         elif host != other_host and {host, other_host} <= _LOOPBACK:
-            hint = " These names are different origins, although they mean the same machine."
-    known = " or ".join(map(_spelled, sorted(gateway.origins)))
+            hint = " These are different origins, although both mean this machine."
+    known = " or ".join(map(_as_url, sorted(gateway.origins)))
     return (
-        f"its origin is {_spelled(target)}, the gateway's is {known}.{hint} Only calls to the "
-        "gateway get an ID. Write both URLs with the same scheme, host and port."
+        f"its origin is {_as_url(target)}, but the gateway's is {known}.{hint} Only calls to the "
+        "gateway carry an ID. Write both URLs with the same scheme, host and port."
     )
 
 
-def _spelled(origin: Origin | None) -> str:
+def _as_url(origin: Origin | None) -> str:
     if origin is None:
         return "unclear"
     scheme, host, port = origin

@@ -1,4 +1,4 @@
-"""Which requests are bound for the models gateway, and what they carry: the rule."""
+"""``Gateway``, and the rule: which requests are bound for the gateway, and what they carry."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_SESSION = "no session"
 NO_MARKER = "no marker"
 ANOTHER_ORIGIN = "another origin"
 LEFT_ORIGIN = "left the origin by a redirect"
-BOUND = (STAMPED, NO_SESSION)  # the reasons of requests that are bound for the gateway
+BOUND = (STAMPED, NO_SESSION)  # the reasons for requests that are bound for the gateway
 
 _VARIABLES = ("DOCKER_AGENT_MODELS_GATEWAY", "CAGENT_MODELS_GATEWAY")
 _TRANSPORTS = {"cagent_session", "requests", "httpx", "httpx2", "opentelemetry"}
@@ -35,23 +35,23 @@ logger = logging.getLogger("cagent_session")
 
 
 class MissingSessionId(RuntimeError):  # noqa: N818 - a public name of the design
-    """A request bound for the gateway is in no session, and *missing* is ``"raise"``."""
+    """A request is bound for the gateway but in no session, and *missing* is ``"raise"``."""
 
 
 class MissingSessionIdWarning(UserWarning):
-    """A request bound for the gateway is in no session, and *missing* is ``"warn"``."""
+    """A request is bound for the gateway but in no session, and *missing* is ``"warn"``."""
 
 
 class Gateway:
-    """A models gateway: where requests are bound for, and what they carry. It never changes.
+    """A models gateway: its URLs, and what to do about a call in no session. It never changes.
 
-    It can be compared, hashed, copied and pickled. Wherever this library takes ``gateway=``, a URL
-    or a ``Gateway`` will do.
+    Every parameter ``gateway=`` of this library takes a URL or a ``Gateway``. Gateways can be
+    compared, hashed, copied and pickled.
 
-    :param urls: the gateway's URLs: absolute, http or https, without user, password and fragment. A
-        path and a query are allowed. Only the origin counts: scheme, host and port. Without any
-        URL, the marker ``X-Cagent-Forward`` alone decides which requests are bound for the gateway.
-    :param missing: what to do about a request that is bound for the gateway and in no session:
+    :param urls: the gateway's URLs: absolute, http or https, without user, password and fragment.
+        They may have a path and a query, but only the origin counts: scheme, host and port. If no
+        URL is given, every request with the marker ``X-Cagent-Forward`` is bound for the gateway.
+    :param missing: what to do about a request that is bound for the gateway but in no session:
         ``"omit"`` sends it without an ID; ``"warn"`` also issues a
         :class:`~cagent_session.MissingSessionIdWarning`; ``"raise"`` raises
         :class:`~cagent_session.MissingSessionId` and sends nothing.
@@ -77,9 +77,9 @@ class Gateway:
 
     @classmethod
     def of(cls, gateway: Gateway | str | None, missing: Missing | None = None) -> Gateway:
-        """Return the gateway that the parameters *gateway* and *missing* of a function mean.
+        """Return a gateway for the parameters *gateway* and *missing* of another function.
 
-        :param missing: ``None`` means the gateway's own, or else ``"omit"``.
+        :param missing: ``None`` means *gateway*'s own value, or ``"omit"`` if it has none.
         """
         if not isinstance(gateway, Gateway):
             gateway = cls() if gateway is None else cls(gateway)
@@ -87,15 +87,16 @@ class Gateway:
 
     @classmethod
     def from_environment(cls, *, missing: Missing = "omit") -> Gateway | None:
-        """Return the gateway that the environment names, or ``None`` if it names none.
+        """Return the gateway whose URL is in the environment, or ``None`` if none is.
 
-        The URL is that of ``DOCKER_AGENT_MODELS_GATEWAY``, or else of ``CAGENT_MODELS_GATEWAY``,
-        without white space around it and without one ``/`` at its end, as docker-agent reads it. An
-        empty variable counts as not set. Without a gateway, send no marker: for ``gateway=None`` it
-        is the marker alone that decides, whatever host a request goes to.
+        The URL is read from ``DOCKER_AGENT_MODELS_GATEWAY``. If that is not set or empty, it is
+        read from ``CAGENT_MODELS_GATEWAY``. As in docker-agent, white space around it and one
+        ``/`` at its end are removed. If the result is ``None``, don't send the marker: with
+        ``gateway=None``, a marked request to any host gets the session ID.
 
         :param missing: see :class:`Gateway`.
-        :raises InvalidGatewayURL: if the variable contains anything else. The message names it.
+        :raises InvalidGatewayURL: if the variable does not contain a gateway's URL. The message
+            names the variable.
         """
         for name in _VARIABLES:
             url = os.environ.get(name, "").strip().removesuffix("/")
@@ -107,59 +108,58 @@ class Gateway:
         return None
 
     def decide(
-        self, url: str, forward: object, callers: HeaderValue | None, *, left: bool = False
+        self, url: str, forward: object, callers_id: HeaderValue | None, *, has_left: bool = False
     ) -> tuple[str, HeaderValue | None]:
-        """Return why a request to *url* carries which session ID, and the ID or ``None``.
+        """Apply the rule: return a reason, and the session ID that a request to *url* carries.
 
-        The reason is one of the words at the top of this module.
+        The ID is ``None`` if it carries none. The reason is one of this module's constants.
 
         ==================  =======  ==========================================================
         the request         session  what it carries
         ==================  =======  ==========================================================
-        bound for gateway   yes      the current session ID. It replaces the caller's value
-        bound for gateway   no       the caller's value, if there is one
-        not bound for it    either   no session ID, and if a URL of the gateway is known, or the
-                                     origin was left by a redirect, no ``X-Cagent-*`` header
+        bound for gateway   yes      the current session ID. It replaces the caller's ID
+        bound for gateway   no       the caller's ID, if the caller set one
+        not bound for it    either   no session ID, and if a URL of the gateway is known, or a
+                                     redirect left the origin, no ``X-Cagent-*`` header
         ==================  =======  ==========================================================
 
-        A request is bound for the gateway if it has a marker and, if the gateway has URLs, goes to
-        the origin of one of them. docker-agent has the same rule, without the last line.
+        A request is bound for the gateway if it has a marker and goes to the origin of one of the
+        gateway's URLs. If the gateway has no URLs, the marker is enough. docker-agent has the same
+        rule, without the last line of the table.
 
-        :param forward: the value of ``X-Cagent-Forward``, the marker. Blank is like none.
-        :param callers: the session ID that the caller set, if any.
-        :param left: whether a redirect led off the origin that the request was made for.
+        :param forward: the value of ``X-Cagent-Forward``, the marker. A blank one does not count.
+        :param callers_id: the session ID that the caller set, if any.
+        :param has_left: whether a redirect left the origin of the caller's request.
         """
-        if left:
+        if has_left:
             return LEFT_ORIGIN, None
-        # Up to its first slash a URL can be read in one way only: the usual ones are not parsed.
-        is_near = not self.urls or url.startswith(self._prefixes)
-        if not is_near and origin_of(url) not in self.origins:
+        # A URL that starts with one of the prefixes has a clear origin. Parsing it would be slow.
+        has_known_prefix = not self.urls or url.startswith(self._prefixes)
+        if not has_known_prefix and origin_of(url) not in self.origins:
             return ANOTHER_ORIGIN, None
         if not forward or not isinstance(forward, (str, bytes)):
             return NO_MARKER, None
         if forward.isspace() and forward.isascii():
             return NO_MARKER, None
         session_id = current_session_id()
-        return (NO_SESSION, callers or None) if session_id is None else (STAMPED, session_id)
+        return (NO_SESSION, callers_id or None) if session_id is None else (STAMPED, session_id)
 
     def removes_all(self, reason: str) -> bool:
-        """Tell whether a request loses every ``X-Cagent-*`` header for this *reason*."""
+        """Return whether every ``X-Cagent-*`` header must be removed, given this *reason*."""
         return reason == LEFT_ORIGIN or (reason not in BOUND and bool(self.urls))
 
     def report(self, request: Any, reason: str, forward: object, session_id: object) -> None:
-        """Log *reason*, and do what *missing* says about a request that carries no session ID.
+        """Log *reason*. If the request should carry a session ID but has none, apply *missing*.
 
-        :param request: of requests, httpx or httpx2: these have a ``method`` and a ``url``.
+        :param request: a request of any library, with the attributes ``method`` and ``url``.
         :raises MissingSessionId: if the request is bound for the gateway, carries no session ID,
             and *missing* is ``"raise"``.
         """
         if logger.isEnabledFor(logging.DEBUG) and (forward or reason != ANOTHER_ORIGIN):
-            logger.debug("%s: %s", reason, _called(request))
+            logger.debug("%s: %s", reason, _call_text(request))
         if session_id is None and reason == NO_SESSION and self.missing != "omit":
-            message = (
-                f"{_called(request)} is bound for the models gateway but in no session: make the "
-                "call inside session_scope()"
-            )
+            call, remedy = _call_text(request), "make the call inside session_scope()"
+            message = f"{call} is bound for the models gateway but in no session: {remedy}"
             if self.missing == "raise":
                 raise MissingSessionId(message)
             warnings.warn(message, MissingSessionIdWarning, stacklevel=_callers_stacklevel())
@@ -169,8 +169,8 @@ class Gateway:
         return f"Gateway({urls}missing={self.missing!r})"
 
     def __eq__(self, other: object) -> bool:
-        same = (self.urls, self.missing)
-        return isinstance(other, Gateway) and same == (other.urls, other.missing)
+        own = (self.urls, self.missing)
+        return isinstance(other, Gateway) and own == (other.urls, other.missing)
 
     def __hash__(self) -> int:
         return hash((self.urls, self.missing))
@@ -184,13 +184,13 @@ class Gateway:
             raise AttributeError(f"a Gateway never changes: {name} can't be deleted")
 
 
-def _called(request: Any) -> str:
+def _call_text(request: Any) -> str:
     return f"{request.method} {without_secrets(str(request.url))}"
 
 
 def _callers_stacklevel() -> int:
     """Return the ``stacklevel`` of a warning that points at the code that made the call."""
-    # As the warnings module does it. Its own parameter skip_file_prefixes is new in Python 3.12.
+    # warnings.warn(skip_file_prefixes=...) does this, but only since Python 3.12.
     level, frame = 1, sys._getframe(1)  # noqa: SLF001
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _TRANSPORTS:
         level, frame = level + 1, frame.f_back

@@ -1,4 +1,4 @@
-"""The headers ``X-Cagent-*``: their names, and the values that we set."""
+"""The headers ``X-Cagent-*``: their names, and the values that this library sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 FORWARD_HEADER = "X-Cagent-Forward"
 SESSION_ID_HEADER = "X-Cagent-Session-Id"
-PREFIX = "x-cagent-"  # of all our headers' names, in lower case
+PREFIX = "x-cagent-"  # the start of all these names, in lower case
 
 HeaderValue = str | bytes
 
@@ -48,25 +48,25 @@ def as_text(name: str | bytes) -> str:
 
 
 class StampedId(str):
-    """A session ID that we have set in a request, with the value that the caller had set.
+    """A session ID that this library has set in a request. It remembers the caller's own value.
 
-    The headers of a sent request may be given to a new request. The ID is then not taken for one
-    that the caller has set.
+    A program may use the headers of a sent request for a new request. This class tells such an ID
+    from one that the caller has set.
     """
 
-    __slots__ = ("callers",)
+    __slots__ = ("replaced",)
 
-    callers: HeaderValue | None
+    replaced: HeaderValue | None
 
     @classmethod
-    def of(cls, session_id: Any, callers: HeaderValue | None) -> StampedId:
-        """Return *session_id*, set in place of *callers*."""
+    def of(cls, session_id: Any, replaced: HeaderValue | None) -> StampedId:
+        """Return *session_id*, which replaces the caller's value *replaced*."""
         stamped = cls(session_id)
-        stamped.callers = callers
+        stamped.replaced = replaced
         return stamped
 
     def encode(self, encoding: str = "utf-8", errors: str = "strict") -> StampedBytes:
-        """Return the bytes, which httpx keeps in its headers, with the same memory."""
+        """Return the bytes that httpx keeps in its headers. They remember this ID."""
         encoded = StampedBytes(super().encode(encoding, errors))
         encoded.stamped = self
         return encoded
@@ -75,15 +75,15 @@ class StampedId(str):
         return str, (str.__str__(self),)
 
 
-def own_value(value: HeaderValue | None) -> HeaderValue | None:
-    """Return the caller's session ID: *value*, or what we have set it in place of."""
-    return value.callers if isinstance(value, StampedId) else value
+def callers_value(value: HeaderValue | None) -> HeaderValue | None:
+    """Return the caller's session ID: *value*, or the one that it replaced if we have set it."""
+    return value.replaced if isinstance(value, StampedId) else value
 
 
 class SentMarker(str):
-    """A marker in copied headers, with the URL that they were sent to.
+    """A marker in copied headers. It remembers the URL that the headers were sent to.
 
-    It keeps the URL if other code makes plain headers of the copy, which remember nothing.
+    Other code may make plain headers of the copy. This value is then all that remembers the URL.
     """
 
     __slots__ = ("url",)
@@ -95,7 +95,7 @@ class SentMarker(str):
 
 
 class StampedBytes(bytes):
-    """A :class:`StampedId` as bytes. It is pickled as the caller's value, or as no bytes."""
+    """A :class:`StampedId` as bytes. It is pickled as the caller's value, or as ``b""``."""
 
     stamped: StampedId
 
@@ -103,11 +103,11 @@ class StampedBytes(bytes):
         return self
 
     def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
-        return bytes, (as_text(self.stamped.callers or "").encode(),)
+        return bytes, (as_text(self.stamped.replaced or "").encode(),)
 
 
 def require_sendable(headers: Mapping[str, Any]) -> None:
-    """Refuse headers that could not be sent unchanged.
+    """Raise an error if *headers* can't be sent unchanged.
 
     :param headers: names of letters, digits, hyphens and underscores; values of visible ASCII
         characters, with spaces only between them.
@@ -140,11 +140,13 @@ def gateway_headers(  # noqa: PLR0913 - one keyword for each of docker-agent's h
 ) -> dict[str, str]:
     """Return the marker and the headers that identify the caller, as docker-agent sends them.
 
-    Pass them as ``headers=`` or ``default_headers=``, or add them to ``session.headers``. Values
-    are visible ASCII characters, with spaces only between them. Empty ones are left out.
+    Pass them as ``headers=`` or ``default_headers=``, or add them to ``session.headers``. Each
+    value must be visible ASCII characters, with spaces only between them. Empty values are left
+    out.
 
     :param forward: the provider's base URL, to which the gateway forwards the request: absolute,
-        http or https, without user and password. It is the marker, ``X-Cagent-Forward``.
+        http or https, without user and password. It is the value of the marker,
+        ``X-Cagent-Forward``.
     :param provider: the provider's name, such as ``"openai"``.
     :param model: the model's ID, such as ``"gpt-4o"``.
     :param model_name: the name that the agent's configuration gives the model.
@@ -156,7 +158,7 @@ def gateway_headers(  # noqa: PLR0913 - one keyword for each of docker-agent's h
     >>> gateway_headers("https://api.openai.com/v1", provider="openai")["X-Cagent-Forward"]
     'https://api.openai.com/v1'
     """
-    import platform  # noqa: PLC0415 - loaded when needed: they would slow down the import
+    import platform  # noqa: PLC0415 - imported late, to keep the package's import fast
     import uuid  # noqa: PLC0415
 
     from cagent_session import __version__  # noqa: PLC0415 - the package imports this module

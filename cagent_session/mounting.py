@@ -1,4 +1,4 @@
-"""The adapter on a ``requests.Session``: mounting it, and making mounted sessions."""
+"""``mount``, ``unmount`` and ``session_factory``: the adapter on a ``requests.Session``."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ S = TypeVar("S", bound=requests.Session)
 
 
 class _Mounted(SessionIdAdapter):
-    """A wrapper made by :func:`mount`, which :func:`unmount` takes off. Others are the caller's."""
+    """A wrapper that :func:`mount` made. :func:`unmount` removes only wrappers of this class."""
 
 
 def mount(session: S, gateway: Gateway | str | None = None, *, missing: Missing | None = None) -> S:
     """Wrap every adapter of *session*. Its requests to the gateway then carry the session ID.
 
-    Adapters are wrapped, not replaced: retries, pools, caches and longer prefixes keep working. A
-    second call wraps what was mounted since, and applies its settings to all it has wrapped. A
-    :class:`SessionIdAdapter` that the caller mounted stays as it is. Call it when you set the
-    session up, before threads use it.
+    Adapters are wrapped, not replaced: retries, pools, caches and adapters for longer prefixes keep
+    working. A second call also wraps the adapters that were mounted since the first one, and
+    applies the new settings to all wrappers. A :class:`SessionIdAdapter` that the caller mounted
+    stays as it is. Call this function when you set the session up, before threads use it.
 
     :param session: a :class:`requests.Session`, such as a provider SDK's.
     :param gateway: see :class:`SessionIdAdapter`.
-    :param missing: see :class:`~cagent_session.Gateway`, whose value it replaces.
+    :param missing: see :class:`~cagent_session.Gateway`. It replaces the gateway's own value.
     :returns: *session*.
-    :raises InvalidGatewayURL: for another gateway URL. After any error *session* is as it was.
-    :raises ValueError: for another value of *missing*.
+    :raises InvalidGatewayURL: if the gateway's URL is invalid. Any error leaves *session* as it
+        was.
+    :raises ValueError: for any other value of *missing*.
     :raises TypeError: if *session* is not a :class:`requests.Session`.
 
     >>> session = mount(requests.Session(), gateway="https://gateway.example")
@@ -47,7 +48,7 @@ def mount(session: S, gateway: Gateway | str | None = None, *, missing: Missing 
 
 
 def unmount(session: S) -> S:
-    """Put back the adapters that :func:`mount` has wrapped: the very same objects.
+    """Undo :func:`mount`: put back the same adapter objects that were mounted before.
 
     :param session: a :class:`requests.Session`. If nothing is wrapped it stays as it is.
     :returns: *session*.
@@ -91,15 +92,15 @@ def session_factory(
     :param make: a class or function that returns a :class:`requests.Session`. It gets the arguments
         of the returned function.
     :param gateway: see :class:`SessionIdAdapter`.
-    :param missing: see :class:`~cagent_session.Gateway`, whose value it replaces.
+    :param missing: see :class:`~cagent_session.Gateway`. It replaces the gateway's own value.
     :param headers: headers that each session sends with every request, such as those of
-        :func:`~cagent_session.gateway_headers`, for SDKs that have no other place for them.
+        :func:`~cagent_session.gateway_headers`. Use it for SDKs that take no headers themselves.
     :param http_adapter_kwargs: parameters of :class:`requests.adapters.HTTPAdapter`, such as the
-        retries that an SDK sets in its own sessions. Not together with *make*.
-    :raises InvalidGatewayURL: for another gateway URL. This and all other errors are raised here,
-        not when a session is made.
-    :raises ValueError: for another value of *missing*, and for a header that could not be sent
-        unchanged. The message does not repeat its value.
+        retries that an SDK sets in its own sessions. They can't be used together with *make*.
+    :raises InvalidGatewayURL: if the gateway's URL is invalid. This and all other errors are raised
+        here, not when a session is made.
+    :raises ValueError: for any other value of *missing*, and for a header that can't be sent
+        unchanged. The message does not repeat the header's value.
     :raises TypeError: if *make* can't be called, *headers* is not a mapping, or HTTPAdapter has no
         such parameter.
 
@@ -111,8 +112,8 @@ def session_factory(
         raise TypeError(f"session_factory() takes a callable that makes sessions, got {kind}")
     if make is not requests.Session and http_adapter_kwargs:
         names = ", ".join(http_adapter_kwargs)
-        raise TypeError(f"mount adapters with {names} where sessions are made, in {make!r}")
-    HTTPAdapter(**http_adapter_kwargs)  # to fail here, not when an SDK makes its first session
+        raise TypeError(f"set {names} on the adapters that {make!r} mounts, not here")
+    HTTPAdapter(**http_adapter_kwargs)  # raises errors here, not when an SDK makes a session
     if headers is not None:
         require_sendable(headers)
     return functools.partial(_make_mounted, make, gateway, dict(headers or {}), http_adapter_kwargs)

@@ -1,4 +1,4 @@
-"""Where a URL leads: its origin, that is, scheme, host and port."""
+"""Origins of URLs: scheme, host and port."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]").search  # URL parsers disagree abo
 
 
 class InvalidGatewayURL(ValueError):  # noqa: N818 - a public name of the design
-    """The URL can't be a gateway's. The message never repeats it: it may contain a password."""
+    """The URL is not one that a gateway can have.
+
+    The message never repeats the URL, because it may contain a password.
+    """
 
 
 def origin_of(url: str) -> Origin | None:
-    """Return scheme, host and effective port of *url*, or ``None`` if it has no clear origin.
+    """Return scheme, host and port of *url*, or ``None`` if URL parsers may disagree about them.
 
-    The scheme is http or https. The host is in lower case, IDNA-encoded as requests does it, and
-    without a dot at its end.
+    The scheme is http or https. The host is in lower case, IDNA-encoded as in requests, and without
+    a dot at its end. If *url* has no port, it is the scheme's default.
     """
     try:
         parsed, netloc = parse_url(url), urlsplit(url).netloc
@@ -38,10 +41,10 @@ def origin_of(url: str) -> Origin | None:
 
 
 def left_origin(old_url: str, new_url: str) -> bool:
-    """Tell whether a redirect from *old_url* to *new_url* leaves the origin.
+    """Return whether a redirect from *old_url* to *new_url* leaves the origin.
 
-    From http to https on the default ports of one host it does not: the rule by which requests
-    keeps ``Authorization`` (``SessionRedirectMixin.should_strip_auth``).
+    A redirect from http to https on the default ports of the same host does not leave it. requests
+    keeps ``Authorization`` by the same rule (``SessionRedirectMixin.should_strip_auth``).
     """
     if old_url == new_url:
         return False
@@ -68,12 +71,12 @@ def parse_gateway_url(url: str) -> Origin:
     if not isinstance(url, str):
         raise InvalidGatewayURL(f"gateway URL must be a str, got {type(url).__name__}")
     netloc = re.split("[/?#]", url.partition("://")[2])[0]
-    refused = {
+    forbidden = {
         "white space, control characters or a backslash": _AMBIGUOUS(url),
         "a user or a password: send credentials in a header": "@" in netloc,
         "a fragment": "#" in url,
     }
-    for part, is_there in refused.items():
+    for part, is_there in forbidden.items():
         if is_there:
             raise InvalidGatewayURL(f"gateway URL must not contain {part}")
     if not url.lower().startswith(("http://", "https://")):

@@ -37,7 +37,7 @@ class SessionLeakWarning(pytest.PytestWarning):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the ini option."""
-    purpose = "models_gateway refuses a call in no session, and the test that made it fails"
+    purpose = "models_gateway refuses a call in no session, and the test that makes it fails"
     parser.addini("cagent_require_session", purpose, type="bool", default=False)
 
 
@@ -54,11 +54,11 @@ def models_gateway(request: pytest.FixtureRequest) -> Iterator[ModelsGateway]:
 
     Each test has a new one. It answers as the providers do and records the calls: see url, calls,
     calls_in(session_id), usage() and assert_attributed(session_id, calls=N). After
-    require_session(), or with the ini option cagent_require_session, it answers a call in no
-    session 400, and the test fails. It needs the extra [testing].
+    require_session(), or with the ini option cagent_require_session, a call in no session is
+    answered 400, and the test fails. The fixture needs the extra [testing].
     """
     try:
-        # Not above: only tests that use the gateway are to load a web server.
+        # Not at the top: only tests that use the gateway need to load a web server.
         from cagent_session.testing import ModelsGateway  # noqa: PLC0415
     except ImportError as error:
         raise _failure(error) from None
@@ -67,7 +67,7 @@ def models_gateway(request: pytest.FixtureRequest) -> Iterator[ModelsGateway]:
         request.node.stash[_gateway_of_test] = gateway
         yield gateway
     try:
-        # Finds the calls of a test that did not pass, and of fixtures that ended before this one.
+        # This finds the calls of a test that did not pass, and of fixtures that ended before.
         gateway.check_sessions()
     except AssertionError as error:
         raise _failure(error) from None
@@ -79,7 +79,7 @@ def gateway_session(models_gateway: ModelsGateway) -> Iterator[requests.Session]
 
     The headers are those of gateway_headers("https://api.openai.com/v1").
     """
-    # Not above: only tests that use the gateway are to load requests.
+    # Not at the top: only tests that use the gateway need to load requests.
     import requests  # noqa: PLC0415
 
     from cagent_session import gateway_headers, mount  # noqa: PLC0415
@@ -109,7 +109,7 @@ def session_id(request: pytest.FixtureRequest) -> Iterator[str]:
 async def _session_on_anyio_loop(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     """Enter the session on anyio's event loop too, for the asynchronous fixtures.
 
-    The loop may be older than the test. Then its context does not have the test's scope.
+    If the loop is older than the test, its context does not have the test's scope.
     """
     with request.node.stash[_scope_of_test]:
         yield
@@ -123,7 +123,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         # pytest-asyncio reads this private attribute as well.
         definitions = item._fixtureinfo.name2fixturedefs  # noqa: SLF001
         names = item.fixturenames
-        # Fixtures of wider scopes come first.
+        # Fixtures of wider scopes must be set up first.
         wider = sum(
             name in definitions and definitions[name][-1].scope != "function" for name in names
         )
@@ -142,7 +142,7 @@ def pytest_fixture_setup(
     before = open_scopes()
     opened: list[session_scope] = []
     owner = f"the fixture {fixturedef.argname}"
-    # What is added first runs last: after the fixture's own end.
+    # The first finalizer runs last: after the fixture's own teardown.
     fixturedef.addfinalizer(lambda: _close(opened, request.node, owner))
     yield
     opened += [scope for scope in open_scopes() if scope not in before]
@@ -158,7 +158,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, pluggy.Result[Any]
     left_open: list[session_scope] = []
     patch = pytest.MonkeyPatch()
     if isinstance(item, pytest.Function):
-        _isolate(item, patch, left_open)
+        _isolate_async_test(item, patch, left_open)
     outcome = yield
     patch.undo()
     # pytest keeps the failures of a unittest.TestCase in item._excinfo.
@@ -185,7 +185,7 @@ def _session_id_of(marker: pytest.Mark) -> str:
         try:
             return validate_session_id(marker.args[0])
         except InvalidSessionId as error:
-            problem = f"got no session ID: {error}"
+            problem = f"has an invalid session ID: {error}"
     pytest.fail(f"@pytest.mark.session_id {problem}", pytrace=False)
 
 
@@ -207,17 +207,17 @@ def _fail_on_problem(outcome: pluggy.Result[Any]) -> Iterator[None]:
             outcome.force_exception(_failure(problem))
 
 
-def _isolate(
+def _isolate_async_test(
     item: pytest.Function, patch: pytest.MonkeyPatch, left_open: list[session_scope]
 ) -> None:
-    """Keep the scopes of an asynchronous test out of the context of its event loop.
+    """Run an asynchronous test in the current session, and close the scopes that it leaves open.
 
-    The next test may run on the same loop. The test itself starts in the session that is current
-    here. A loop may not know that session: anyio's loop may be older than the fixtures, and
+    Otherwise they would stay in the context of the event loop, on which the next test may run.
+    The loop may not know the current session: anyio's loop may be older than the fixtures, and
     unittest's loop copies the context before them. But scopes that were entered on the loop are
-    the inner ones, so they win.
+    the inner ones, so their session counts.
 
-    :param left_open: receives the scopes that the test leaves open. They are closed.
+    :param left_open: receives the scopes that the test leaves open.
     """
     target, name = item, "obj"
     if hasattr(item.obj, "hypothesis"):
@@ -260,7 +260,7 @@ def _warn_about(scopes: list[session_scope], node: Any, owner: str) -> None:
     """Warn that *owner* left *scopes* open."""
     for scope in scopes:
         message = (
-            f"{owner} left session_scope({scope.session_id!r}) open; it is closed now. "
-            "Enter it in a with statement, or decorate with in_session()"
+            f"{owner} left session_scope({scope.session_id!r}) open. The scope is closed now. "
+            "Use it in a with statement, or decorate a function with in_session()"
         )
         node.warn(SessionLeakWarning(message))

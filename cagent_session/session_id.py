@@ -1,4 +1,4 @@
-"""What a session ID may look like."""
+"""Session IDs: which values are valid, and how to make a new one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _INVISIBLE = re.compile(r"[^\x21-\x7e]").search
 
 
 class InvalidSessionId(ValueError):  # noqa: N818 - a public name of the design
-    """The session ID could not be sent unchanged as a header's value.
+    """The session ID can't be sent unchanged as a header's value.
 
-    The message names the problem and its position (counted from 0). It never repeats the ID.
+    The message names the problem and its position, counted from 0. It never repeats the ID.
     """
 
 
@@ -32,23 +32,23 @@ def validate_session_id(value: str | uuid.UUID) -> str:
     :raises InvalidSessionId: for anything else.
     """
     if not isinstance(value, str):
-        import uuid  # noqa: PLC0415 - loaded when needed: it would slow down the import
+        import uuid  # noqa: PLC0415 - imported late, to keep the import fast
 
         if not isinstance(value, uuid.UUID):
             kind = type(value).__name__
             raise InvalidSessionId(f"session ID must be a str or a uuid.UUID, got {kind}")
         return uuid.UUID.__str__(value)
     if not _VALID(value) or value == _SKIP_HEADER:
-        must = f"session ID must be 1-{MAX_LENGTH} visible ASCII characters"
-        raise InvalidSessionId(f"{must}, got {_problem(value)}")
-    return str.__str__(value)  # a subclass, such as an enum, may print as something else
+        rule = f"session ID must be 1-{MAX_LENGTH} visible ASCII characters"
+        raise InvalidSessionId(f"{rule}, got {_problem(value)}")
+    return str.__str__(value)  # str() of a subclass, such as an enum, may give another text
 
 
 def new_session_id() -> str:
     """Return a new session ID: a random UUID (version 4), 36 characters of ``[0-9a-f-]``.
 
-    docker-agent uses the same form by default. LiteLLM, the strictest gateway we looked at, accepts
-    ``[A-Za-z0-9_-]`` and at least 8 characters.
+    docker-agent uses the same form by default. LiteLLM is the strictest gateway that is tested. It
+    accepts at least 8 characters of ``[A-Za-z0-9_-]``.
 
     >>> len(new_session_id())
     36

@@ -1,1 +1,1 @@
-"""Integrations with other libraries, one module for each. This package imports none of them."""
+"""Integrations with other libraries, one module for each. Importing this package loads none."""

@@ -1,4 +1,4 @@
-"""The session of Celery tasks: it travels in the headers of their messages."""
+"""Celery tasks run in the session in which they were published."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ except ImportError as error:
 
 _logger = get_task_logger(__name__)
 _instrumented: WeakSet[Celery] = WeakSet()
-_publisher: ContextVar[Celery | None] = ContextVar("cagent_session_publisher", default=None)
+_publishing_app: ContextVar[Celery | None] = ContextVar("cagent_session_app", default=None)
 
-# By the request of the task that runs in the scope. The keys are weak because task_postrun may
-# see another request than task_prerun did.
+# The scopes of the tasks that are running, by the task's request. The keys are weak because
+# task_postrun may get another request than task_prerun did.
 _scopes: WeakKeyDictionary[Context, session_scope] = WeakKeyDictionary()
 
 
@@ -81,7 +81,7 @@ def uninstrument(app: Celery) -> Celery:
     app = _require_app(app, "uninstrument")
     _instrumented.discard(app)
     send_task = vars(app).get("send_task")
-    # If another library has wrapped ours, ours must stay. It has no effect any more.
+    # If another library has wrapped ours, ours must stay, but it has no effect any more.
     if isinstance(send_task, _SendTask):
         del vars(app)["send_task"]
         vars(app).update(send_task.replaced)
@@ -91,33 +91,33 @@ def uninstrument(app: Celery) -> Celery:
 class _SendTask:
     """Replaces an app's ``send_task``, through which the app publishes all its tasks.
 
-    It notes which app publishes, because the signal ``before_task_publish`` does not say that.
-    Celery's own method is looked up at each call: other libraries may have replaced it in the
+    It remembers which app publishes, because the signal ``before_task_publish`` does not say it.
+    Celery's own method is looked up at each call, because other libraries may replace it in the
     class.
     """
 
     def __init__(self, app: Celery) -> None:
         functools.update_wrapper(self, app.send_task)
         self._app = app
-        # The app's attribute, or nothing if the app has only the method of its class.
+        # The app's own attribute. Empty if the app has only the method of its class.
         self.replaced = {name: value for name, value in vars(app).items() if name == "send_task"}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         method = functools.partial(type(self._app).send_task, self._app)
         send_task = self.replaced.get("send_task", method)
-        token = _publisher.set(self._app)
+        token = _publishing_app.set(self._app)
         try:
             return send_task(*args, **kwargs)
         finally:
-            _publisher.reset(token)
+            _publishing_app.reset(token)
 
 
 def _stamp(headers: dict[str, Any], body: Any, **_: Any) -> None:
-    """Write the session's ID into the headers of a message.
+    """Write a session ID into the headers of a message.
 
-    It is the current session, except for a retry: that has the session of its task's message.
+    It is that of the current session. For a retry, it is the one in the message of the task.
     """
-    if _publisher.get() not in _instrumented:
+    if _publishing_app.get() not in _instrumented:
         return
     fields = body if isinstance(body, dict) else headers  # protocol 1, protocol 2
     is_retry = fields["retries"] and current_task and current_task.request.id == fields["id"]
@@ -140,7 +140,8 @@ def _leave(task: Any, **_: Any) -> None:
     """
     scope = _scopes.pop(task.request, None)
     scopes = open_scopes()
-    if scope in scopes:  # not in a forked child, nor in a context that does not know the scope
+    # It is missing in a forked child, and in a context that does not know it.
+    if scope in scopes:
         for still_open in scopes[: scopes.index(scope) + 1]:
             still_open.__exit__()
 
@@ -160,7 +161,7 @@ def _scope_of(request: Context) -> session_scope:
 
 
 def _id_in_message(request: Context) -> Any:
-    """Return the session ID in the message of *request*, not validated, or ``None``.
+    """Return the session ID in the message of *request*, or ``None``. It may be malformed.
 
     Some tracers send a header that is named ``headers``. Then ``request.headers`` is the value of
     that header, and the message's other headers are attributes of *request*.
@@ -181,6 +182,6 @@ def _require_app(app: Celery, caller: str) -> Celery:
 # These stay connected, for all apps of the process. They ignore apps that are not instrumented.
 before_task_publish.connect(_stamp)
 task_prerun.connect(_enter)
-# Ours becomes the first receiver: what the others start, such as a span, is then in the session.
+# Ours becomes the first receiver, so that the others run in the session. One may start a span.
 task_prerun.receivers.insert(0, task_prerun.receivers.pop())
 task_postrun.connect(_leave)

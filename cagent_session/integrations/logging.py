@@ -1,4 +1,4 @@
-"""The session in log records: a filter writes its ID on each record."""
+"""A logging filter that writes the session's ID on each record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The session in spans: a span processor writes its ID on each span."""
+"""A span processor that writes the session's ID on each span."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SessionIdSpanProcessor(SpanProcessor):
     has.
 
     Add the processor to the provider itself, before or after the processors that export. Don't add
-    it to a ``ConcurrentMultiSpanProcessor``, because the threads of that are in no session.
+    it to a ``ConcurrentMultiSpanProcessor``, because its threads are in no session.
 
     >>> from cagent_session import session_scope
     >>> from opentelemetry.sdk.trace import TracerProvider

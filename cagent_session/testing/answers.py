@@ -1,4 +1,4 @@
-"""The default answer to a request, in the format of the provider that has the request's path."""
+"""The default answer to a request. Its path decides which provider's format the answer has."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cagent_session.testing.json_bodies import json_response
 
 Answer = Callable[[Request], Response]
 
-# By the end of the path. If several ends match, the longest counts: "/chat/completions" also
+# The keys are ends of paths. If several match, the longest one counts: "/chat/completions" also
 # ends in "/completions".
 #
-# An answer need not check the body. If a key is missing, or a type or value is wrong, the
-# exception becomes a 400.
+# The functions need not check the body. If a key is missing, or a type or a value is wrong,
+# default_answer() turns the exception into a 400.
 ANSWERS: dict[str, Answer] = {
     "/chat/completions": openai.chat_completion,
     "/agents/completions": openai.chat_completion,  # Mistral
@@ -46,9 +46,9 @@ _is_ollama_path = re.compile(r"/api/\w+$").search
 
 
 def default_answer(request: Request) -> Response | None:
-    """Return what a provider would answer to *request*, which may be an error.
+    """Return what a provider would answer to *request*. The answer may be an error.
 
-    ``None`` if the request is not a POST, or if no provider here has its path.
+    Return ``None`` if the request is not a POST, or if no provider here has its path.
     """
     ends = [end for end in ANSWERS if request.path.endswith(end)]
     if request.method != "POST" or not ends:
@@ -65,8 +65,7 @@ def default_answer(request: Request) -> Response | None:
 def error_answer(request: Request, status: int, message: str) -> Response:
     """Return an error in the format of the provider that has the path of *request*.
 
-    Any other path gets OpenAI's format. The outer type and message make it that of Anthropic and
-    Cohere as well.
+    For any other path it is OpenAI's format. Anthropic and Cohere need the outer type and message.
     """
     error: Any = {
         "message": message,

@@ -81,7 +81,7 @@ def turns_in(body: Document) -> list[Turn]:
 
 
 def message_events(document: Document, reply: Reply) -> Iterator[Document]:
-    """Yield the events of a streamed message; *document* is the whole message."""
+    """Yield the events of a streamed message. *document* is the whole message."""
     usage = reply.usage("input_tokens", "output_tokens")
     begun: Document = {
         **document,

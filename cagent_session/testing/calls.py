@@ -1,4 +1,4 @@
-"""The calls that a models gateway records, the usage of a session, and calls as text."""
+"""What a models gateway records: calls, and the usage of sessions. Calls as text for failures."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from urllib.parse import quote
 
 from requests.structures import CaseInsensitiveDict
 
+from cagent_session.headers import FORWARD_HEADER
 from cagent_session.origins import without_secrets
 from cagent_session.testing.json_bodies import parsed
 
-MAX_ROWS = 20  # in the message of a failure
+MAX_ROWS = 20  # of calls in the message of a failure
 
-_UNQUOTED = "/:@"  # what a path may show as it is
+_UNQUOTED = "/:@"  # characters of a path that are shown as they are
 
 
 @dataclass(frozen=True)
 class Call:
     """A call that reached the gateway, and how it was answered.
 
-    ``path`` is percent-decoded and has no query. ``headers`` takes names in any case; the values
-    of a header that was sent twice are joined by a comma. ``status`` is 0 until the call is
-    answered. The numbers of tokens are those that the answer states. They are 0 until it does.
+    ``path`` is percent-decoded and has no query. ``headers`` takes names in any case. If a header
+    was sent twice, its values are joined by a comma. ``forward`` is the value of the marker,
+    ``X-Cagent-Forward``. ``status`` is 0 until the call is answered. The numbers of tokens are
+    those that the answer states. They are 0 until it states them.
     """
 
     method: str
@@ -56,7 +58,7 @@ class Usage:
 
 
 def number_of_calls(number: int) -> str:
-    """Return *number* with the noun."""
+    """Return *number* with the noun: ``1 call`` or ``2 calls``."""
     return "1 call" if number == 1 else f"{number} calls"
 
 
@@ -66,11 +68,11 @@ def session_of(call: Call) -> str:
 
 
 def description_of(call: Call) -> tuple[str, ...]:
-    """Return the columns of *call* in a table: its method, its path and its forward."""
-    forward = "without a forward, so not gateway-bound: see gateway_headers()"
+    """Return the columns of *call* in a table: its method, its path and its marker."""
+    marker = f"no {FORWARD_HEADER}: add gateway_headers()"
     if call.forward:
-        forward = f"forward {without_secrets(call.forward)}"
-    return call.method, quote(call.path, _UNQUOTED), forward
+        marker = f"{FORWARD_HEADER}: {without_secrets(call.forward)}"
+    return call.method, quote(call.path, _UNQUOTED), marker
 
 
 def table_of(rows: list[tuple[str, ...]]) -> str:

@@ -39,7 +39,7 @@ def chat(request: Request) -> Response:
 
 
 def chat_events(reply: Reply, end: Document) -> Iterator[Document]:
-    """Yield the events of a streamed message; *end* is what the last event holds."""
+    """Yield the events of a streamed message. *end* is the content of the last event."""
 
     def delta(call: Document, content: Document) -> Document:
         message = {"tool_calls": call} if reply.tool else {"content": content}

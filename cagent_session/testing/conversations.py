@@ -1,4 +1,4 @@
-"""What a request asks for: the turns of its conversation, its tools and its output format."""
+"""The contents of a request: the turns of its conversation, its tools and its output format."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def allowed_tools(tools: list[Tool], choice: Any) -> Tools:
 def requested_schema(output_format: Any) -> Document | None:
     """Return the JSON schema that an output format asks for, in the format of most providers.
 
-    ``None`` if it does not ask for JSON.
+    Return ``None`` if it does not ask for JSON.
     """
     if not output_format or output_format["type"] not in ("json_schema", "json_object"):
         return None
-    # At Cohere "json_schema" is the schema; at OpenAI it has the schema in it.
+    # Cohere's "json_schema" is the schema. OpenAI's contains the schema.
     json_schema = output_format.get("json_schema") or {}
     return (
         output_format.get("schema")

@@ -96,7 +96,7 @@ def tools_in(body: Document) -> list[Tool]:
 
 
 def schema_in(config: Document) -> Document | None:
-    """Return the JSON schema that a generation config asks for; ``None`` if it asks for none."""
+    """Return the JSON schema that a generation config asks for, or ``None``."""
     schema = either_case(config, "responseJsonSchema") or either_case(config, "responseSchema")
     return schema or ({} if either_case(config, "responseMimeType") == "application/json" else None)
 

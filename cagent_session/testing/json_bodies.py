@@ -34,17 +34,17 @@ def json_object(request: Request) -> Document:
 
 
 def required_list(body: Document, name: str) -> list[Any]:
-    """Return the list *name* of *body*, which must have items."""
+    """Return the list *name* of *body*, which must not be empty."""
     items = body.get(name)
     if not isinstance(items, list) or not items:
-        raise BadRequest(f"{name} must be a list, and not an empty one")
+        raise BadRequest(f"{name} must be a list with at least one item")
     return items
 
 
 def either_case(document: Document, name: str) -> Any:
-    """Return the value of *name*, which is in camelCase here.
+    """Return the value of *name*, a name in camelCase.
 
-    Google takes the name in snake_case as well.
+    Google accepts the name in snake_case as well.
     """
     snake_case = re.sub("[A-Z]", lambda capital: f"_{capital[0].lower()}", name)
     return document.get(name, document.get(snake_case))
@@ -56,23 +56,23 @@ def json_response(document: Document, status: int = 200) -> Response:
 
 
 def json_array(documents: Iterable[Document]) -> Response:
-    """Return a response with one JSON array. Each item is sent as soon as it is there."""
+    """Return a response with one JSON array. Each item is sent as soon as it is made."""
     separators = chain("[", repeat(",\n"))
     items = (next(separators) + json.dumps(document) for document in documents)
     return Response(chain(items, "]"), mimetype="application/json")
 
 
 def json_lines(documents: Iterable[Document]) -> Response:
-    """Return a response with one document a line. Each line is sent as soon as it is there."""
+    """Return a response with one document a line. Each line is sent as soon as it is made."""
     return Response((f"{json.dumps(document)}\n" for document in documents), mimetype=JSON_LINES)
 
 
 def event_stream(documents: Iterable[Document], event: str = "", end: str = "") -> Response:
-    """Return a response with server-sent events. Each event is sent as soon as it is there.
+    """Return a response with server-sent events. Each event is sent as soon as it is made.
 
     :param documents: the data of the events. A document's ``type`` is the name of its event.
     :param event: the name of an event whose document has no type.
-    :param end: what is sent after the last event, as it is.
+    :param end: a text to send after the last event.
     """
 
     def events() -> Iterator[str]:

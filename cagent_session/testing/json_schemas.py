@@ -33,7 +33,7 @@ OLD_GOOGLE_TYPES = {
 def fitting_value(schema: Document, text: str) -> Any:
     """Return a value that fits *schema*.
 
-    A string is *text*, unless the schema allows only others. An object has what is required.
+    A string is *text*, unless the schema does not allow it. An object has only what is required.
 
     :raises RecursionError: if the schema refers to itself without end.
     """
@@ -61,7 +61,7 @@ def fitting_value(schema: Document, text: str) -> Any:
 
 
 def alternatives_in(schema: Document) -> list[Document]:
-    """Return the schemas of which a value must fit one; none if *schema* has no alternatives."""
+    """Return the schemas that a value may fit. The list is empty if there is no choice."""
     types = schema.get("type")
     if isinstance(types, list):
         return [{**schema, "type": each} for each in types]
@@ -74,7 +74,7 @@ def alternatives_in(schema: Document) -> list[Document]:
 def value_of_type(schema: Document, text: str, fill: Callable[[Any], Any]) -> Any:
     """Return a value of the type of *schema*.
 
-    :param fill: returns a value for an inner schema: a property's or an item's.
+    :param fill: returns a value for an inner schema, that of a property or an item.
     """
     kind = schema.get("type", "object" if "properties" in schema else "")
     kind = OLD_GOOGLE_TYPES.get(kind, str(kind).lower())

@@ -34,15 +34,20 @@ from cagent_session.testing.tokens import tokens_in
 
 _POLL_SECONDS = 0.005  # how long stop() waits at most; socketserver's default is half a second
 
-_UNMARKED = (
-    f"the request has no {FORWARD_HEADER} marker, so it is not for a models gateway: "
-    'send it with headers=cagent_session.gateway_headers("https://api.openai.com/v1"), '
-    "or with your provider's URL instead"
+_NO_MARKER = (
+    f"the request has no marker, the header {FORWARD_HEADER}, so it is not for a models gateway. "
+    "Add cagent_session.gateway_headers(...) to its headers, with the URL of your provider, such "
+    "as https://api.openai.com/v1"
 )
 _NO_SESSION = (
-    f"the request has no {SESSION_ID_HEADER}, and this gateway requires a session: "
-    "send it in cagent_session.session_scope(session_id), "
-    "through cagent_session.mount() or a hook"
+    f"the request has no {SESSION_ID_HEADER}, and this gateway requires a session. Send it inside "
+    "cagent_session.session_scope(session_id), with a client that was given to "
+    "cagent_session.mount(), or that has a session_id_hook()"
+)
+_REMEDY = (
+    "Make each call inside session_scope(), or in a function decorated with in_session().\n"
+    "Use a client that was given to mount(), or that has a session_id_hook().\n"
+    'To see where a call is made, use mount(..., missing="raise"). Then the call itself fails.'
 )
 
 
@@ -150,13 +155,13 @@ class ModelsGateway(HTTPServer):
         return bill
 
     def require_session(self, required: bool = True) -> None:
-        """Refuse calls in no session from now on: answer them 400, before any handler.
+        """From now on, answer calls in no session 400. No handler of yours gets them.
 
-        After a refused call :meth:`check_sessions` fails, even if the code under test has
-        swallowed the error. The fixture ``models_gateway`` calls it at the end of the test.
+        After such a call :meth:`check_sessions` fails, even if the code under test has ignored
+        the error. The fixture ``models_gateway`` calls it at the end of the test.
 
-        :param required: ``False`` accepts such calls again. Calls that were refused before stay
-            refused.
+        :param required: ``False`` accepts such calls again. :meth:`check_sessions` still fails
+            for those that were refused before.
         """
         self._session_required = required
 
@@ -165,7 +170,7 @@ class ModelsGateway(HTTPServer):
 
         Only calls since the last check, or since :meth:`clear`, count.
 
-        :raises AssertionError: with a list of these calls: method, path and forward.
+        :raises AssertionError: with a list of these calls: method, path and marker.
         """
         __tracebackhide__ = True
         with self._lock:
@@ -173,9 +178,7 @@ class ModelsGateway(HTTPServer):
         if refused:
             raise AssertionError(
                 f"{number_of_calls(len(refused))} reached the models gateway in no session:"
-                f"{table_of([description_of(call) for call in refused])}\n"
-                "Make each in session_scope() or under in_session(), "
-                'through mount() or session_id_hook(); missing="raise" shows where'
+                f"{table_of([description_of(call) for call in refused])}\n{_REMEDY}"
             )
 
     def check_assertions(self) -> None:
@@ -203,10 +206,10 @@ class ModelsGateway(HTTPServer):
         own = sum(call.session_id == wanted for call in made)
         unattributed = sum(not call.session_id for call in made)
         if calls is None:
-            expected, met = "every call", 0 < own == len(made)
+            expected, is_met = "every call", 0 < own == len(made)
         else:
-            expected, met = number_of_calls(calls), own == calls and not unattributed
-        if met:
+            expected, is_met = number_of_calls(calls), own == calls and not unattributed
+        if is_met:
             return
         rows = [
             (" " if call.session_id == wanted else ">", session_of(call), *description_of(call))
@@ -214,10 +217,10 @@ class ModelsGateway(HTTPServer):
         ]
         if len(rows) > MAX_ROWS:
             rows.sort(key=lambda row: row[0], reverse=True)  # marked calls first
-        got = f"{own} of {len(made)}"
-        if unattributed:
-            got += f", and {unattributed} in no session"
-        raise AssertionError(f"expected {expected} in session {wanted}, got {got}{table_of(rows)}")
+        raise AssertionError(
+            f"expected {expected} in session {wanted}, got {own}; "
+            f"calls in all: {len(made)}, in no session: {unattributed}{table_of(rows)}"
+        )
 
     def clear(self) -> None:
         """Forget the calls, and all that a :class:`pytest_httpserver.HTTPServer` forgets.
@@ -236,7 +239,7 @@ class ModelsGateway(HTTPServer):
         server.serve_forever(_POLL_SECONDS)
 
     def application(self, request: Request) -> Response:
-        """Answer *request*; do not count it as a call if the client stopped within the body."""
+        """Answer *request*. If the client stopped within the body, it is not counted as a call."""
         try:
             request.get_data()
         except OSError:
@@ -256,7 +259,7 @@ class ModelsGateway(HTTPServer):
                 self._refused.append(call)
         try:
             if not (forward and forward.strip()):
-                response = error_answer(request, 400, _UNMARKED)
+                response = error_answer(request, 400, _NO_MARKER)
             elif refused:
                 response = error_answer(request, 400, _NO_SESSION)
             else:
@@ -275,20 +278,21 @@ class ModelsGateway(HTTPServer):
         return response
 
     def respond_nohandler(self, request: Request, extra_message: str = "") -> Response:
-        """Give the default answer, or 404."""
-        # After a call in the wrong order, HTTPServer refuses all that follow.
+        """Return the default answer, or 404."""
+        # After a call in the wrong order, an HTTPServer refuses all later calls.
         answer = None if self.permanently_failed else default_answer(request)
         if answer:
             return answer
-        # HTTPServer's assertion shows the request: leave out the query, which may hold a key.
+        # HTTPServer's assertion shows the request. The query may hold a key, so leave it out.
         body = io.BytesIO(request.get_data())
         environ = {**request.environ, "QUERY_STRING": "", "wsgi.input": body}
         super().respond_nohandler(Request(environ), extra_message)
-        message = f"the gateway has no handler for {request.method} {request.path}"
+        call = f"{request.method} {request.path}"
+        message = f"the models gateway has no answer to {call}: register one by expect_request()"
         return error_answer(request, self.no_handler_status_code, message)
 
     def _record_tokens(self, request: Request, response: Response) -> Iterator[bytes]:
-        """Yield the pieces of *response*. First record the tokens that each piece states."""
+        """Yield the pieces of *response*. Record the tokens of each one before it is sent."""
         has_lines = response.mimetype in (EVENT_STREAM, JSON_LINES)
         rest = b""
         for piece in response.iter_encoded():

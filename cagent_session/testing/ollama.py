@@ -55,7 +55,7 @@ def embed(request: Request) -> Response:
 
 
 def schema_in(body: Document) -> Document | None:
-    """Return the JSON schema that a request asks for; ``None`` if it asks for none."""
+    """Return the JSON schema that a request asks for, or ``None``."""
     return {} if body.get("format") == "json" else body.get("format") or None
 
 

@@ -135,7 +135,7 @@ def chat_turns(messages: list[Any]) -> list[Turn]:
 
 
 def chat_tools(options: Document) -> Tools:
-    """Return the functions that the *options* of a chat completion allow to call."""
+    """Return the functions that may be called, by the *options* of a chat completion."""
     tools = options.get("tools") or []
     functions = [tool["function"] for tool in tools if tool.get("type", "function") == "function"]
     named = [(function["name"], function.get("parameters")) for function in functions]
@@ -261,7 +261,7 @@ def output_item(reply: Reply) -> Document:
 
 
 def response_events(document: Document, reply: Reply) -> Iterator[Document]:
-    """Yield the events of a streamed response; *document* is the whole response."""
+    """Yield the events of a streamed response. *document* is the whole response."""
     (item,) = document["output"]
     begun = {**document, "status": "in_progress", "output": [], "usage": None}
     yield {"type": "response.created", "response": begun}

@@ -21,7 +21,7 @@ from cagent_session.testing.json_schemas import fitting_value
 class Reply:
     """A text, or a call of a tool.
 
-    With a call, *tool* is the name of the tool and *text* is the *arguments* as JSON.
+    For a call, *tool* is the name of the tool, and *text* is its *arguments* as JSON.
     """
 
     text: str
@@ -36,16 +36,16 @@ class Reply:
         return words_in(self.text)
 
     def texts(self, *, streamed: bool) -> list[str]:
-        """Return the texts of the pieces of an answer whose format does not divide tool calls.
+        """Return the texts of an answer's pieces, for formats that do not divide tool calls.
 
-        With a call there is one piece, and its text is empty.
+        A call is one piece with an empty text.
         """
         if self.tool:
             return [""]
         return self.words if streamed else [self.text]
 
     def usage(self, prompt: str, completion: str, total: str = "") -> Document:
-        """Return the numbers of tokens, under the names that a provider has for them."""
+        """Return the numbers of tokens, under the names that a provider uses."""
         tokens = {prompt: self.prompt_tokens, completion: len(self.words)}
         if total:
             tokens[total] = sum(tokens.values())
@@ -61,7 +61,7 @@ def reply_to(turns: list[Turn], tools: Tools = NO_TOOLS, schema: Document | None
     question = dict(turns).get("user", "")
     results = sum(role == "tool" for role, _ in turns)
     if tools.offered and (tools.required or not results):
-        # Each tool in its turn: if calls are required, one of the tools may end the agent's run.
+        # One tool after the other: if calls are required, one of them may end the agent's run.
         name, parameters = tools.offered[results % len(tools.offered)]
         arguments = fitting_value(parameters or {}, question)
         return Reply(json.dumps(arguments), prompt_tokens, name, arguments)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cagent_session.testing.json_bodies import parsed
 
-# Where an answer, or an event of a streamed one, states its tokens. If several places do, the
-# last one counts.
+# The places where an answer, or an event of a streamed one, states its tokens. If several are
+# there, the last one counts.
 _PLACES = {
     "usage.total_tokens": "prompt_tokens",  # Voyage's embeddings have only this one
     "usage.prompt_tokens": "prompt_tokens",
@@ -40,7 +40,7 @@ def tokens_in(document: bytes) -> dict[str, int]:
     """
     document = document.strip()
     if document.startswith(b"[") and not document.endswith(b"]"):
-        return {}  # part of a list: to parse it again with each new item would be slow
+        return {}  # a part of a list: parsing it again with each new item would be slow
     answer = parsed(document)
     tokens: dict[str, int] = {}
     for event in answer if isinstance(answer, list) else [answer]:

@@ -1,1 +1,1 @@
-"""How the session ID gets on the requests of each HTTP client: one file for each client."""
+"""One module for each HTTP client. It puts the session ID on that client's requests."""

@@ -1,4 +1,4 @@
-"""How the session ID gets on the requests of httpx and httpx2: a request hook."""
+"""``session_id_hook``: the request hook for httpx and httpx2."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ class SessionIdHook:
         self.gateway = gateway
 
     def __call__(self, request: Any) -> SessionIdHook:
-        """Apply the rule to *request*. Asynchronous clients await the result, which is done."""
-        url, left, present = str(request.url), False, _our_headers(request.headers)
-        callers = _callers(present)
+        """Apply the rule to *request*. Asynchronous clients can await the result."""
+        url, has_left, present = str(request.url), False, _our_headers(request.headers)
+        pairs = _without_stamps(present)
         memory: _Memory | None = request.extensions.get(_EXTENSION)
         if memory is not None:
             is_redirect = memory.request() is not request
-            left = is_redirect and left_origin(memory.url, url)
-            if not left and memory.sent == present:
-                callers = memory.callers
+            has_left = is_redirect and left_origin(memory.url, url)
+            if not has_left and memory.sent == present:
+                pairs = memory.callers_pairs
             if is_redirect or any(hook is self for hook in memory.hooks):
-                memory = None  # another request, or the same one that is sent once more
+                memory = None  # it is another request, or is sent a second time
         if memory is None:
             memory = _Memory(request)
             request.extensions = {**request.extensions, _EXTENSION: memory}
-        memory.url, memory.callers = url, [] if left else callers
+        memory.url, memory.callers_pairs = url, [] if has_left else pairs
 
-        forward, own = value_of(callers, FORWARD_HEADER), value_of(callers, SESSION_ID_HEADER)
-        hooks = [self, *memory.hooks]  # it may be bound for the gateway of another one
-        decided = [hook.gateway.decide(url, forward, own, left=left) for hook in hooks]
+        forward, callers_id = value_of(pairs, FORWARD_HEADER), value_of(pairs, SESSION_ID_HEADER)
+        hooks = [self, *memory.hooks]  # it may be bound for another hook's gateway
+        decided = [h.gateway.decide(url, forward, callers_id, has_left=has_left) for h in hooks]
         reason, session_id = next((d for d in decided if d[0] in BOUND), decided[0])
         self.gateway.report(request, decided[0][0], forward, decided[0][1])
         if self.gateway.removes_all(reason):
-            callers = []
+            pairs = []
         elif reason != NO_SESSION or session_id is None:
-            callers = [pair for pair in callers if not _is_session_id(pair)]
+            pairs = [pair for pair in pairs if not _is_session_id(pair)]
         if reason is STAMPED:
-            stamp = StampedId.of(session_id, own).encode()
-            callers = [*callers, (SESSION_ID_HEADER.encode(), stamp)]
+            stamp = StampedId.of(session_id, callers_id).encode()
+            pairs = [*pairs, (SESSION_ID_HEADER.encode(), stamp)]
         memory.hooks.append(self)
-        memory.sent = callers
-        _change(request, present, callers)
+        memory.sent = pairs
+        _replace(request, present, pairs)
         return self
 
     def __await__(self) -> Generator[Any, None, None]:
@@ -72,15 +72,15 @@ class SessionIdHook:
 class _Memory:
     """What the hooks of a client did to a request when it was last sent.
 
-    Only the same object is the same request: httpx gives the extensions to the next request of a
-    redirect, which is another object.
+    httpx passes it on to the next request of a redirect, with the other extensions. So *request*
+    tells for which request object it was made.
     """
 
     def __init__(self, request: Any) -> None:
         self.request = weakref.ref(request)
         self.url = ""
         self.hooks: list[SessionIdHook] = []
-        self.callers: Pairs = []
+        self.callers_pairs: Pairs = []
         self.sent: Pairs = []
 
 
@@ -91,15 +91,16 @@ def session_id_hook(
 
     It adds the current session ID to requests that are bound for the gateway, by the same rule as
     :class:`~cagent_session.SessionIdAdapter`. It changes the client's request. If that request is
-    sent again, the hook first takes its changes back. After a redirect that leaves the origin it
-    removes every ``X-Cagent-*`` header for good. Put it after hooks that set the marker.
+    sent again, the hook first undoes its changes. When a redirect leaves the origin, the hook
+    removes every ``X-Cagent-*`` header, and they do not come back. If another hook sets the marker,
+    put this hook after it.
 
     :param gateway: see :class:`~cagent_session.SessionIdAdapter`.
-    :param missing: see :class:`~cagent_session.Gateway`, whose value it replaces. An error is
-        raised by the client's call, before anything is sent.
+    :param missing: see :class:`~cagent_session.Gateway`. It replaces the gateway's own value. An
+        error is raised by the client's call, before anything is sent.
     :returns: a hook, which can be copied and pickled.
-    :raises InvalidGatewayURL: for another gateway URL.
-    :raises ValueError: for another value of *missing*.
+    :raises InvalidGatewayURL: if the gateway's URL is invalid.
+    :raises ValueError: for any other value of *missing*.
 
     >>> import httpx
     >>> hook = session_id_hook("https://gateway.example")
@@ -113,7 +114,7 @@ async_session_id_hook = session_id_hook
 
 def callers_headers(headers: Any) -> Pairs:
     """Return the ``X-Cagent-*`` headers that the caller set in *headers*."""
-    return _callers(_our_headers(headers))
+    return _without_stamps(_our_headers(headers))
 
 
 def value_of(pairs: Pairs, name: str) -> bytes | None:
@@ -126,13 +127,13 @@ def _our_headers(headers: Any) -> Pairs:
     return [pair for pair in headers.raw if pair[0].lower().startswith(_PREFIX)]
 
 
-def _callers(present: Pairs) -> Pairs:
-    """Return *present* without what we have set there, also if it was in another request."""
+def _without_stamps(present: Pairs) -> Pairs:
+    """Return the caller's part of *present*, without the IDs that a hook has set."""
     callers = []
     for name, value in present:
-        own: Any = value.stamped.callers if isinstance(value, StampedBytes) else value
-        if own is not None:
-            callers.append((name, own))
+        callers_value: Any = value.stamped.replaced if isinstance(value, StampedBytes) else value
+        if callers_value is not None:
+            callers.append((name, callers_value))
     return callers
 
 
@@ -140,13 +141,13 @@ def _is_session_id(pair: tuple[bytes, bytes]) -> bool:
     return pair[0].lower() == _SESSION_ID
 
 
-def _change(request: Any, present: Pairs, wanted: Pairs) -> None:
-    """Let *request* have the *wanted* ``X-Cagent-*`` headers, in place of the *present* ones."""
+def _replace(request: Any, present: Pairs, wanted: Pairs) -> None:
+    """Replace the *present* ``X-Cagent-*`` headers of *request* by the *wanted* ones."""
     headers = request.headers
     others = [pair for pair in present if not _is_session_id(pair)]
     if wanted and wanted[:-1] == others and isinstance(wanted[-1][1], StampedBytes):
-        headers[SESSION_ID_HEADER] = wanted[-1][1].stamped  # the usual case, and the fastest way
+        headers[SESSION_ID_HEADER] = wanted[-1][1].stamped  # the usual case, done quickly
     elif wanted != present:
-        kept = [pair for pair in headers.raw if pair in wanted or pair not in present]
+        unchanged = [pair for pair in headers.raw if pair in wanted or pair not in present]
         added = [pair for pair in wanted if pair not in present]
-        request.headers = type(headers)([*kept, *added], headers.encoding)
+        request.headers = type(headers)([*unchanged, *added], headers.encoding)

@@ -1,4 +1,4 @@
-"""How the session ID gets on the requests of ``requests``: a transport adapter."""
+"""``SessionIdAdapter``: the transport adapter for requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cagent_session.headers import (
     SentMarker,
     StampedId,
     cagent_names,
-    own_value,
+    callers_value,
 )
 from cagent_session.transports.sent_headers import (
     ByName,
@@ -39,26 +39,26 @@ class SessionIdAdapter(WrappingAdapter):
     """Transport adapter that adds the current session ID to requests bound for the gateway.
 
     The ID is set on a copy of the request, which becomes ``response.request``. The caller's request
-    keeps its values. If an inner adapter writes on the copy, the caller's request gets that, too.
-    The request's headers become a :class:`requests.structures.CaseInsensitiveDict` that remembers
-    where they were sent.
+    keeps its values. If an inner adapter changes the copy, the caller's request is changed, too.
+    The type of the request's headers becomes a subclass of
+    :class:`requests.structures.CaseInsensitiveDict` that remembers where they were sent.
 
-    After a redirect that leaves the origin, no ``X-Cagent-*`` header is sent. This holds for all
+    After a redirect that leaves the origin, no ``X-Cagent-*`` header is sent. This works for all
     code that follows redirects with ``request.copy()``, as requests does, and sends the copy
     through an adapter of this class. So mount it for ``http://`` and ``https://``, as
-    :func:`~cagent_session.mount` does. An inner adapter must not follow redirects itself: this
-    adapter does not see them.
+    :func:`~cagent_session.mount` does. An inner adapter must not follow redirects itself, because
+    this adapter does not see them.
 
-    :param gateway: the models gateway: its URL or a :class:`~cagent_session.Gateway`. If it is
-        known, no other origin gets an ``X-Cagent-*`` header. If it is ``None``, the marker
-        ``X-Cagent-Forward`` alone decides.
-    :param inner: an adapter that sends the requests. All its methods and attributes can be used
-        through this one.
-    :param missing: see :class:`~cagent_session.Gateway`, whose value it replaces.
+    :param gateway: the models gateway: its URL or a :class:`~cagent_session.Gateway`. If a URL is
+        known, requests to other origins get no ``X-Cagent-*`` header. If it is ``None``, every
+        request with the marker ``X-Cagent-Forward`` is bound for the gateway.
+    :param inner: an adapter that sends the requests. Its methods and attributes can be used through
+        this adapter.
+    :param missing: see :class:`~cagent_session.Gateway`. It replaces the gateway's own value.
     :param http_adapter_kwargs: the parameters of :class:`requests.adapters.HTTPAdapter`, if there
         is no *inner*.
-    :raises InvalidGatewayURL: for another gateway URL.
-    :raises ValueError: for another value of *missing*.
+    :raises InvalidGatewayURL: if the gateway's URL is invalid.
+    :raises ValueError: for any other value of *missing*.
     :raises TypeError: if *inner* can't send, or is given together with *http_adapter_kwargs*.
 
     >>> session = requests.Session()
@@ -79,7 +79,7 @@ class SessionIdAdapter(WrappingAdapter):
             super().__init__(**http_adapter_kwargs)
         elif http_adapter_kwargs:
             names = ", ".join(http_adapter_kwargs)
-            raise TypeError(f"configure the inner adapter with {names}, not its wrapper")
+            raise TypeError(f"set {names} on the inner adapter, not here")
         elif not callable(getattr(inner, "send", None)):
             kind = type(inner).__name__
             raise TypeError(f"inner must be a transport adapter of requests, got {kind}")
@@ -87,14 +87,15 @@ class SessionIdAdapter(WrappingAdapter):
     def send(
         self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
     ) -> requests.Response:
-        """Send *request*. urllib3's retries and a streamed body stay in the current session.
+        """Send *request* with the ID of the session that is current now.
 
-        Parameters, result and errors are those of :meth:`requests.adapters.HTTPAdapter.send`.
+        urllib3's retries send the same ID. Parameters, result and errors are those of
+        :meth:`requests.adapters.HTTPAdapter.send`.
 
         :raises MissingSessionId: if *missing* is ``"raise"`` and there is no session ID. Nothing is
             sent.
         """
-        if args:  # several adapters take them by keyword only
+        if args:  # some inner adapters take keywords only
             kwargs.update(zip(_SEND_ARGUMENTS, args, strict=False))
         send = super().send if self.inner is None else self.inner.send
         outgoing = _outgoing(request, self.gateway)
@@ -116,12 +117,12 @@ class SessionIdAdapter(WrappingAdapter):
 def _outgoing(request: requests.PreparedRequest, gateway: Gateway) -> requests.PreparedRequest:
     """Return what to send: *request* itself, or a copy of it with other headers."""
     headers: Any = request.headers
-    # An adapter around this one, for another gateway, may have removed what this one needs.
+    # An outer adapter, for another gateway, may have removed headers that this one needs.
     callers = getattr(headers, "callers", None) or headers
     by_name = by_lower_name(callers)
     try:
         has_ours = PREFIX in "".join(by_name)
-    except TypeError:  # some names are bytes, and are found by no look-up
+    except TypeError:  # some names are bytes, which a look-up does not find
         callers = dict(callers.items())
         by_name = by_lower_name(callers)
         has_ours = bool(cagent_names(by_name))
@@ -144,27 +145,27 @@ def _decided(
     by_name: ByName,
     is_unchanged: bool,
 ) -> requests.PreparedRequest:
-    """Apply the rule to *request*, which has some ``X-Cagent-*`` header, and return what to send.
+    """Apply the rule to *request*, which has an ``X-Cagent-*`` header, and return what to send.
 
     :param by_name: the headers that the caller set.
-    :param is_unchanged: whether *headers* are just these.
+    :param is_unchanged: whether *headers* contains exactly these.
     """
     url = request.url or ""
     forward, present = by_name.get(_FORWARD, _ABSENT)[1], by_name.get(_SESSION_ID, _ABSENT)[1]
-    left = headers.is_copy or type(forward) is SentMarker
-    if left:  # perhaps: it is a copy of a request that was sent
-        left, by_name = headers.moved_to(url, by_name)
-    own = present and own_value(present)
-    reason, session_id = gateway.decide(url, forward, own, left=left)
+    has_left = headers.is_copy or type(forward) is SentMarker
+    if has_left:  # it is a copy of a sent request, so it may have left the origin
+        has_left, by_name = headers.moved_to(url, by_name)
+    callers_id = present and callers_value(present)
+    reason, session_id = gateway.decide(url, forward, callers_id, has_left=has_left)
     if session_id is None or logger.isEnabledFor(logging.DEBUG):
         gateway.report(request, reason, forward, session_id)
-    if left:  # for good: the request was made for this redirect
+    if has_left:  # change the request itself: it was made for this redirect
         request.headers = SentHeaders.of(without_ours(by_name), url)
         return request
     headers.url = url
     if headers.callers is not None and reason not in BOUND:
-        return request  # it may be bound for the gateway of the adapter around this one
-    is_right = is_unchanged and session_id == present and present is own
+        return request  # it may be bound for the outer adapter's gateway
+    is_right = is_unchanged and session_id == present and present is callers_id
     if is_right and not gateway.removes_all(reason):
         return request
     if session_id is not None:
@@ -173,5 +174,5 @@ def _decided(
         by_name = without_ours(by_name)
     else:
         by_name = {name: by_name[name] for name in by_name if name != _SESSION_ID}
-    stamp = StampedId.of(session_id, own) if reason is STAMPED else None
+    stamp = StampedId.of(session_id, callers_id) if reason is STAMPED else None
     return copy_of(request, SentHeaders.of(by_name, url=url, callers=headers, stamp=stamp))

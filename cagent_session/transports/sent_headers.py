@@ -1,4 +1,4 @@
-"""Headers of requests that remember where they were sent, and what the caller had set."""
+"""``SentHeaders``: request headers that remember where they were sent, and the caller's values."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from cagent_session.headers import (
     StampedId,
     as_text,
     cagent_names,
-    own_value,
+    callers_value,
     remove_cagent_headers,
 )
 from cagent_session.origins import left_origin
 
 ByName = dict[Any, tuple[Any, Any]]  # names and values by the names in lower case
 
-# Headers of requests have one attribute, which is such a dict. Using it is several times faster
-# than the public methods. These serve if a release of requests keeps headers in another way.
+# CaseInsensitiveDict keeps its values in one private attribute, which is such a dict. Using it is
+# several times faster than the public methods. If a release of requests keeps them in another way,
+# the public methods are used.
 _STORE = "_store"
 _HAS_STORE = getattr(CaseInsensitiveDict(A="b"), "__dict__", {}) == {_STORE: {"a": ("A", "b")}}
 _FORWARD, _SESSION_ID = FORWARD_HEADER.lower(), SESSION_ID_HEADER.lower()
 
 
 class SentHeaders(CaseInsensitiveDict[Any]):
-    """Headers that remember where they were sent, and whether they are a copy.
+    """Headers that remember the URL they were sent to, and whether they are a copy.
 
     While a request is sent, *callers* are the headers of the caller's request. What an inner
-    adapter writes here is written there, too. *stamp* is the session ID that we have set here, and
-    *state* what the request was before the inner adapter got it.
+    adapter writes here is written there, too. *stamp* is the session ID that this library has set
+    here. *state* has the attributes of the request before the inner adapter could change them.
     """
 
     url: str = ""
@@ -51,14 +52,14 @@ class SentHeaders(CaseInsensitiveDict[Any]):
         callers: SentHeaders | None = None,
         stamp: StampedId | None = None,
     ) -> SentHeaders:
-        """Return headers that have these names and values, and remember the rest."""
+        """Return headers with these names and values, and with these attributes."""
         headers = cls.__new__(cls)
-        headers.keep(by_name)
+        headers.replace_all(by_name)
         headers.url, headers.callers, headers.stamp = url, callers, stamp
         return headers
 
-    def keep(self, by_name: ByName) -> None:
-        """Have these names and values, in place of any others."""
+    def replace_all(self, by_name: ByName) -> None:
+        """Replace all names and values by those of *by_name*."""
         headers: Any = self
         if _HAS_STORE:
             headers._store = by_name  # noqa: SLF001 - see _STORE
@@ -66,7 +67,7 @@ class SentHeaders(CaseInsensitiveDict[Any]):
             headers.__init__(by_name.values())
 
     def copy(self) -> SentHeaders:
-        """Return a copy, as requests makes it for the next request of a redirect."""
+        """Return a copy that knows it is one. requests copies headers to follow a redirect."""
         by_name = {**by_lower_name(self)}
         name, forward = by_name.get(_FORWARD, (FORWARD_HEADER, None))
         if isinstance(forward, str):
@@ -80,23 +81,23 @@ class SentHeaders(CaseInsensitiveDict[Any]):
     __copy__ = copy
 
     def moved_to(self, url: str, by_name: ByName) -> tuple[bool, ByName]:
-        """Tell whether *url* is off the origin that these headers, a copy, were sent to before.
+        """Return whether a redirect to *url* leaves the origin, if these headers are a copy.
 
-        Another thread may be sending the same request. So nothing is changed if *url* is off.
+        If it does, nothing is changed here, because another thread may send the same request.
 
         :param by_name: the headers that the caller set.
-        :returns: also *by_name*, without a :class:`SentMarker`.
+        :returns: also *by_name*, with a plain :class:`str` in place of a :class:`SentMarker`.
         """
         name, forward = by_name.get(_FORWARD, (None, None))
-        left = self.is_copy and left_origin(self.url, url)
+        has_left = self.is_copy and left_origin(self.url, url)
         if isinstance(forward, SentMarker):
-            left = left or left_origin(forward.url, url)
+            has_left = has_left or left_origin(forward.url, url)
             by_name = {**by_name, _FORWARD: (name, str(forward))}
-        if not left:
+        if not has_left:
             self.is_copy = False
             if isinstance(forward, SentMarker):
                 self[name] = str(forward)
-        return left, by_name
+        return has_left, by_name
 
     def __deepcopy__(self, memo: object) -> SentHeaders:
         return self.copy()
@@ -118,13 +119,13 @@ class SentHeaders(CaseInsensitiveDict[Any]):
             self.stamp = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as plain headers with the caller's own values, which load without this library."""
-        own = {name: own_value(value) for name, value in self.items()}
-        return CaseInsensitiveDict, ({n: v for n, v in own.items() if v is not None},)
+        """Pickle as plain headers with the caller's values. They load without this library."""
+        callers = {name: callers_value(value) for name, value in self.items()}
+        return CaseInsensitiveDict, ({n: v for n, v in callers.items() if v is not None},)
 
 
 def by_lower_name(headers: Any) -> ByName:
-    """Return the names and values of *headers* by the names in lower case."""
+    """Return the names and values of *headers*. The keys are the names in lower case."""
     if _HAS_STORE and (type(headers) is SentHeaders or type(headers) is CaseInsensitiveDict):
         stored: Any = headers
         return cast("ByName", stored._store)  # noqa: SLF001 - see _STORE
@@ -137,12 +138,12 @@ def by_lower_name(headers: Any) -> ByName:
 
 
 def remember(request: requests.PreparedRequest) -> SentHeaders:
-    """Return the headers of *request*, which remember nothing, as headers that remember."""
+    """Turn the headers of *request* into :class:`SentHeaders`, and return them."""
     headers: Any = request.headers
     if type(headers) is CaseInsensitiveDict:
         sent: Any = headers
-        sent.__class__ = SentHeaders  # so that they remain the very object that they are
-        sent.keep(dict(by_lower_name(sent)))  # an OrderedDict takes ten times as long to copy
+        sent.__class__ = SentHeaders  # so that they remain the same object
+        sent.replace_all(dict(by_lower_name(sent)))  # an OrderedDict copies ten times slower
     else:
         request.headers = SentHeaders(headers)
     return cast("SentHeaders", request.headers)
@@ -162,9 +163,9 @@ def copy_of(request: requests.PreparedRequest, headers: SentHeaders) -> requests
 
 
 def hand_back(outgoing: requests.PreparedRequest, request: requests.PreparedRequest) -> None:
-    """Give *request* what an inner adapter wrote on *outgoing*: on the copy that was sent.
+    """Copy to *request* what an inner adapter has changed in *outgoing*, which was sent.
 
-    If *request* itself was sent, remember only to which URL the inner adapter has sent it.
+    If *request* itself was sent, only remember the URL to which the inner adapter has sent it.
     """
     sent: Any = outgoing.headers
     if outgoing is request:
@@ -179,7 +180,7 @@ def hand_back(outgoing: requests.PreparedRequest, request: requests.PreparedRequ
         if sent.stamp is not None:
             CaseInsensitiveDict.__setitem__(sent, SESSION_ID_HEADER, sent.stamp)
         return
-    # The inner adapter replaced them. What is ours in there is not what the caller had set.
+    # The inner adapter replaced the headers. Keep the caller's own X-Cagent-* headers.
     ours = {name: request.headers[name] for name in cagent_names(request.headers)}
     headers = SentHeaders(sent)
     remove_cagent_headers(headers)

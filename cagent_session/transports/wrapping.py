@@ -1,4 +1,4 @@
-"""A transport adapter of requests around another one, which hides nothing of it."""
+"""``WrappingAdapter``: a transport adapter that wraps another one and hides nothing of it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from requests.adapters import BaseAdapter, HTTPAdapter
 
-_OWN = {"inner", "gateway", "send"}  # attributes of a wrapper that are never the inner's
+_OWN_ATTRIBUTES = {"inner", "gateway", "send"}  # never attributes of the inner adapter
 
 
 class WrappingAdapter(HTTPAdapter):
-    """An adapter whose attributes and methods, but for ``send``, are those of its inner adapter.
+    """An adapter with the attributes and methods of its inner adapter, except ``send``.
 
-    Without an inner adapter it is an :class:`requests.adapters.HTTPAdapter`.
+    Without an inner adapter it is a plain :class:`requests.adapters.HTTPAdapter`.
     """
 
     inner: BaseAdapter | None
@@ -26,20 +26,20 @@ class WrappingAdapter(HTTPAdapter):
             return getattr(inner, name)
 
         def __setattr__(self, name: str, value: Any) -> None:
-            if self._is_inners(name):
+            if self._belongs_to_inner(name):
                 setattr(self.inner, name, value)
             else:
                 super().__setattr__(name, value)
 
         def __delattr__(self, name: str) -> None:
-            if self._is_inners(name):
+            if self._belongs_to_inner(name):
                 delattr(self.inner, name)
             else:
                 super().__delattr__(name)
 
-    def _is_inners(self, name: str) -> bool:
+    def _belongs_to_inner(self, name: str) -> bool:
         inner = vars(self).get("inner")
-        is_own = inner is None or name in _OWN or name in vars(self)
+        is_own = inner is None or name in _OWN_ATTRIBUTES or name in vars(self)
         return not is_own and hasattr(inner, name)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -55,10 +55,10 @@ class WrappingAdapter(HTTPAdapter):
             adapter.__setstate__(state)
 
 
-class _InnersMethod:
-    """A method that HTTPAdapter defines: the inner adapter's, if there is one.
+class _InnerMethod:
+    """A descriptor for a method that HTTPAdapter defines. It gives the inner adapter's method.
 
-    Without it a wrapper would run HTTPAdapter's code where the inner adapter has its own.
+    Without it, a wrapper would run HTTPAdapter's method even if the inner adapter overrides it.
     """
 
     def __init__(self, name: str) -> None:
@@ -73,4 +73,4 @@ class _InnersMethod:
 
 for _name, _value in vars(HTTPAdapter).items():
     if callable(_value) and not _name.startswith("_") and _name not in vars(WrappingAdapter):
-        setattr(WrappingAdapter, _name, _InnersMethod(_name))
+        setattr(WrappingAdapter, _name, _InnerMethod(_name))

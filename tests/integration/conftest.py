@@ -1,4 +1,4 @@
-"""What do the tests on real sockets share? Servers that record what arrives, and every transport behind one face."""
+"""Servers that record what arrives, and a client of each transport."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Arrived:
     body: bytes
 
     def get(self, name: str) -> str | None:
-        """Return the header's one value; two of them are a bug of ours."""
+        """Return the header's value. It must not arrive twice."""
         values = [value for key, value in self.headers if key.lower() == name.lower()]
         assert len(values) <= 1, f"{name} arrived {len(values)} times"
         return values[0] if values else None
@@ -58,7 +58,7 @@ Answer = Callable[[BaseHTTPRequestHandler, Arrived], None]
 
 @dataclass
 class Server:
-    """A loopback HTTP/1.1 server that records every request, and answers 200 where no answer is set for its path."""
+    """A loopback HTTP/1.1 server. It records every request, and answers 200 by default."""
 
     url: str = ""
     arrived: list[Arrived] = field(default_factory=list)
@@ -71,8 +71,13 @@ class Server:
     def answer(
         self, path: str, status: int, headers: dict[str, str] | None = None, body: bytes = b""
     ) -> None:
-        """Answer *path* with these."""
+        """Set the answer for *path*."""
         self.answers[path] = lambda handler, _: reply(handler, status, headers or {}, body)
+
+    def answer_in_turn(self, path: str, *answers: tuple[int, dict[str, str]]) -> None:
+        """Set the answers, status and headers, of the next requests for *path*."""
+        following = iter(answers)
+        self.answers[path] = lambda handler, _: reply(handler, *next(following))
 
     def redirect(self, path: str, location: str, status: int = 302) -> None:
         """Redirect *path* to *location*."""
@@ -80,7 +85,7 @@ class Server:
 
 
 def tunnel(handler: BaseHTTPRequestHandler, address: str) -> None:
-    """Be an HTTP proxy's tunnel (RFC 9110, section 9.3.6) until either end hangs up."""
+    """Act as an HTTP proxy's tunnel (RFC 9110, section 9.3.6) until one end closes it."""
     host, port = address.rsplit(":", 1)
     handler.close_connection = True
     with socket.create_connection((host, int(port)), 10) as far:
@@ -97,9 +102,7 @@ def tunnel(handler: BaseHTTPRequestHandler, address: str) -> None:
 
 class Listener(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = (
-        128  # the default of 5 makes the sixth of many connections at once wait a second
-    )
+    request_queue_size = 128  # with the default of 5, a sixth connection waits for a second
 
 
 def reply(
@@ -130,7 +133,7 @@ def read_body(handler: BaseHTTPRequestHandler) -> bytes:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Server]]:
-    """Start servers; each stops at the end of the test."""
+    """Return a function that starts a server. All stop at the end of the test."""
     running: list[ThreadingHTTPServer] = []
 
     def start(host: str = "127.0.0.1", wrap: Callable[[Any], Any] | None = None) -> Server:
@@ -138,6 +141,7 @@ def serve() -> Iterator[Callable[..., Server]]:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # without this an answer may wait for 40 milliseconds
 
             def handle_one_request(self) -> None:
                 self.raw_requestline = self.rfile.readline(65537)
@@ -151,7 +155,7 @@ def serve() -> Iterator[Callable[..., Server]]:
                     return
                 server.answers.get(self.path.partition("?")[0], answer_ok)(self, request)
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parent's name
+            def log_message(self, *_: object) -> None:
                 pass
 
         listener = Listener((host, 0), Handler)
@@ -160,7 +164,7 @@ def serve() -> Iterator[Callable[..., Server]]:
         server.url = f"{'http' if wrap is None else 'https'}://{host}:{listener.server_port}"
         running.append(listener)
         threading.Thread(
-            target=listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+            target=listener.serve_forever, kwargs={"poll_interval": 0.002}, daemon=True
         ).start()
         return server
 
@@ -177,12 +181,20 @@ def gateway(serve: Callable[..., Server]) -> Server:
 
 @pytest.fixture
 def elsewhere(serve: Callable[..., Server]) -> Server:
-    """A host that is not the gateway: another port is another origin."""
+    """Another host than the gateway: another port makes another origin."""
     return serve()
 
 
+@pytest.fixture
+def http() -> Iterator[requests.Session]:
+    """Return a session without an adapter of this library, and without the machine's proxies."""
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
+
+
 Client = Callable[..., Any]
-"""Any transport: ``client(method, url, headers)`` sends one request and follows its redirects."""
+"""A client of any transport. ``client(method, url, headers)`` also follows redirects."""
 
 
 def requests_client(session: requests.Session, stack: ExitStack) -> Client:
@@ -199,22 +211,29 @@ def mounted_by_hand(gateway: str | None, missing: Missing) -> requests.Session:
     return session
 
 
+def httpx_options(hook: Any) -> dict[str, Any]:
+    """Return parameters for a client. A context for TLS would make each client slow."""
+    return {
+        "event_hooks": {"request": [hook]},
+        "follow_redirects": True,
+        "trust_env": False,
+        "verify": False,
+    }
+
+
 def httpx_client(module: Any, gateway: str | None, missing: Missing, stack: ExitStack) -> Client:
-    hooks = {"request": [session_id_hook(gateway, missing=missing)]}
-    client = stack.enter_context(
-        module.Client(event_hooks=hooks, follow_redirects=True, trust_env=False)
-    )
+    hook = session_id_hook(gateway, missing=missing)
+    client = stack.enter_context(module.Client(**httpx_options(hook)))
     return lambda method, url, headers=None: client.request(method, url, headers=headers)
 
 
 def async_httpx_client(
     module: Any, gateway: str | None, missing: Missing, stack: ExitStack
 ) -> Client:
+    options = httpx_options(async_session_id_hook(gateway, missing=missing))
+
     async def send(method: str, url: str, headers: dict[str, str] | None) -> Any:
-        hooks = {"request": [async_session_id_hook(gateway, missing=missing)]}
-        async with module.AsyncClient(
-            event_hooks=hooks, follow_redirects=True, trust_env=False
-        ) as client:
+        async with module.AsyncClient(**options) as client:
             return await client.request(method, url, headers=headers)
 
     return lambda method, url, headers=None: asyncio.run(send(method, url, headers))
@@ -237,7 +256,7 @@ TRANSPORTS: dict[str, Callable[[str | None, Missing, ExitStack], Client]] = {
 
 @pytest.fixture(params=TRANSPORTS)
 def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Client]]:
-    """Make a client of one of the transports; each test runs once with every one of them."""
+    """Return a function that makes a client. A test runs once with each transport."""
     make = TRANSPORTS[request.param]
     with ExitStack() as stack:
 

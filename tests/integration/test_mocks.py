@@ -1,4 +1,4 @@
-"""The mocks, recordings and caches that people use: what they show and store of a session."""
+"""Mocks, recordings and caches: whether they see a session ID, and whether they store it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cagent_session import (
     mount,
     session_scope,
 )
-from cagent_session.testing import ModelsGateway
+from cagent_session.testing import Call, ModelsGateway
 
 CHAT = "/v1/chat/completions"
 GATEWAY, PROVIDER = "https://gateway.example", "https://api.openai.com"
@@ -36,7 +36,7 @@ SECRETS = {SESSION_ID_HEADER: "sess-secret", **CREDENTIALS}
 
 @pytest.fixture
 def http() -> Iterator[requests.Session]:
-    """Return the session of the code under test. It is mounted; its gateway does not exist."""
+    """The client of the code under test. It is mounted, but its gateway does not exist."""
     with mount(requests.Session(), GATEWAY) as session:
         session.headers.update(gateway_headers(f"{PROVIDER}/v1"))
         yield session
@@ -46,9 +46,13 @@ def ask(session: requests.Session, origin: str) -> requests.Response:
     return session.post(origin + CHAT, json=QUESTION, timeout=10)
 
 
+def cagent_headers(call: Call) -> list[str]:
+    return [name for name in call.headers if name.lower().startswith("x-cagent-")]
+
+
 @responses.activate
 @pytest.mark.session_id("sess-1")
-def test_responses_shows_the_session_of_each_call_to_the_gateway(http: requests.Session) -> None:
+def test_responses_sees_the_session_id_of_calls_to_the_gateway(http: requests.Session) -> None:
     for origin in (GATEWAY, PROVIDER):
         responses.post(origin + CHAT)
         ask(http, origin)
@@ -58,21 +62,21 @@ def test_responses_shows_the_session_of_each_call_to_the_gateway(http: requests.
     assert shown == ["sess-1", None, "sub-session"]
 
 
-@pytest.mark.parametrize(("other", "shown"), [("sess-2", "{.*sess-2'?}"), (None, "{}")], ids=str)
+@pytest.mark.parametrize(("other", "headers"), [("sess-2", "{.*sess-2'?}"), (None, "{}")], ids=str)
 @responses.activate
-def test_a_request_in_another_session_does_not_match(
-    http: requests.Session, other: str | None, shown: str
+def test_responses_does_not_match_a_call_in_another_session(
+    http: requests.Session, other: str | None, headers: str
 ) -> None:
     responses.post(GATEWAY + CHAT, match=[header_matcher({SESSION_ID_HEADER: "sess-1"})])
     with session_scope("sess-1"):
         assert ask(http, GATEWAY).status_code == 200
-    told = f"Headers do not match: {shown} doesn't match {{.*sess-1'?}}"
-    with session_scope(other), pytest.raises(requests.ConnectionError, match=told):
+    problem = f"Headers do not match: {headers} doesn't match {{.*sess-1'?}}"
+    with session_scope(other), pytest.raises(requests.ConnectionError, match=problem):
         ask(http, GATEWAY)
 
 
 @responses.activate
-def test_responses_lets_the_models_gateway_through(
+def test_responses_passes_calls_through_to_the_models_gateway(
     models_gateway: ModelsGateway, gateway_session: requests.Session, session_id: str
 ) -> None:
     responses.add_passthru(models_gateway.url)
@@ -84,10 +88,10 @@ def test_responses_lets_the_models_gateway_through(
 
 
 @pytest.mark.session_id("sess-1")
-def test_a_mocker_of_requests_mock_runs_no_adapter(
+def test_a_mocker_of_requests_mock_sees_no_session_id(
     http: requests.Session, requests_mock: Mocker
 ) -> None:
-    """As the README says. Were it otherwise, the detours below would be for nothing."""
+    """It replaces the adapters. If this changes, the next test and the guide can be simpler."""
     mockers = [requests_mock, Mocker(), Mocker(session=http)]
     for mocker in mockers:
         mocker.post(GATEWAY + CHAT)
@@ -103,22 +107,22 @@ def test_a_mocker_of_requests_mock_runs_no_adapter(
 
 
 @contextmanager
-def mounted_below(http: requests.Session) -> Iterator[Adapter]:
+def adapter_of_the_mock_mounted_first(http: requests.Session) -> Iterator[Adapter]:
     http.mount("https://", adapter := Adapter())
     mount(http, GATEWAY)
     yield adapter
 
 
-def mocker_with_ours(_: requests.Session) -> Mocker:
-    """Return a mocker that needs no access to the session.
+def mocker_with_our_adapter(_: requests.Session) -> Mocker:
+    """Return a mocker. It needs no access to the session.
 
     requests_mock does not document its parameter ``adapter``.
     """
     return Mocker(adapter=SessionIdAdapter(GATEWAY, inner=Adapter()))
 
 
-@pytest.mark.parametrize("mocked", [mounted_below, mocker_with_ours])
-def test_requests_mock_below_our_adapter_matches_by_session(
+@pytest.mark.parametrize("mocked", [adapter_of_the_mock_mounted_first, mocker_with_our_adapter])
+def test_requests_mock_inside_our_adapter_matches_the_session_id(
     http: requests.Session, mocked: Callable[[requests.Session], AbstractContextManager[Any]]
 ) -> None:
     with mocked(http) as mock:
@@ -135,7 +139,7 @@ def test_requests_mock_below_our_adapter_matches_by_session(
 
 
 @pytest.mark.parametrize("filtered", [[], list(SECRETS)], ids=["unfiltered", "filtered"])
-def test_a_cassette_holds_the_session_and_the_key_unless_they_are_filtered(
+def test_a_cassette_contains_the_session_id_and_the_key_unless_they_are_filtered(
     models_gateway: ModelsGateway,
     gateway_session: requests.Session,
     tmp_path: Path,
@@ -159,7 +163,7 @@ def test_a_cassette_holds_the_session_and_the_key_unless_they_are_filtered(
     models_gateway.assert_attributed("sess-secret", calls=1)
 
 
-def test_what_is_replayed_in_no_session_is_refused_by_missing_not_by_the_gateway(
+def test_a_replayed_call_in_no_session_is_found_by_missing_but_not_by_the_gateway(
     models_gateway: ModelsGateway, gateway_session: requests.Session, tmp_path: Path
 ) -> None:
     cassette = str(tmp_path / "cassette.yaml")
@@ -174,7 +178,7 @@ def test_what_is_replayed_in_no_session_is_refused_by_missing_not_by_the_gateway
     models_gateway.assert_attributed("sess-1", calls=1)
 
 
-# The setting that the README shows.
+# The setting that the guide to testing shows.
 IGNORED = {"ignored_parameters": [*DEFAULT_IGNORED_PARAMS, SESSION_ID_HEADER]}
 
 
@@ -182,7 +186,7 @@ IGNORED = {"ignored_parameters": [*DEFAULT_IGNORED_PARAMS, SESSION_ID_HEADER]}
 def cached_session(
     gateway: ModelsGateway, database: Path, **settings: Any
 ) -> Iterator[CachedSession]:
-    """Return a mounted session that stores the answers of all calls, also POST, in a file."""
+    """Return a mounted session that stores the answers of all calls, also of POST, in a file."""
     settings |= {"backend": "sqlite", "allowable_methods": ["GET", "POST"]}
     with mount(CachedSession(str(database), **settings), gateway.url) as session:
         session.trust_env = False
@@ -194,14 +198,14 @@ def cached_session(
     ("settings", "shown"),
     [
         ({}, "sess-secret"),
-        ({"match_headers": True}, "sess-secret"),  # the key is made before the ID is there
+        ({"match_headers": True}, "sess-secret"),  # the cache looks before the ID is set
         (IGNORED, "REDACTED"),
         (IGNORED | {"match_headers": True}, "REDACTED"),
     ],
     ids=["by default", "match_headers", "ignored_parameters", "both"],
 )
 @pytest.mark.parametrize("serializer", ["pickle", "json"])
-def test_a_cache_stores_and_shows_the_session_unless_the_header_is_ignored(
+def test_a_cache_stores_and_shows_the_session_id_unless_the_header_is_ignored(
     models_gateway: ModelsGateway,
     tmp_path: Path,
     settings: dict[str, Any],
@@ -229,10 +233,10 @@ def test_a_cache_stores_and_shows_the_session_unless_the_header_is_ignored(
     assert (b"sess-secret" in database.read_bytes()) == (shown == "sess-secret")
 
 
-def test_a_cache_stores_the_session_of_a_redirected_request_although_the_header_is_ignored(
+def test_a_cache_stores_the_session_id_of_a_redirected_request_even_if_the_header_is_ignored(
     models_gateway: ModelsGateway, tmp_path: Path
 ) -> None:
-    """As the README says: requests-cache applies the setting to the last request only."""
+    """requests-cache applies the setting only to the last request, as the guide says."""
     moved = {"Location": f"{models_gateway.url}/new"}
     models_gateway.expect_request("/old").respond_with_data(status=307, headers=moved)
     models_gateway.expect_request("/new").respond_with_data("moved")
@@ -246,20 +250,22 @@ def test_a_cache_stores_the_session_of_a_redirected_request_although_the_header_
 
 
 @pytest.mark.session_id("sess-1")
-def test_a_redirect_of_a_cached_session_takes_nothing_along_if_only_the_marker_decides(
-    models_gateway: ModelsGateway, make_httpserver: HTTPServer
+@pytest.mark.parametrize("cached", [False, True], ids=["plain session", "cached session"])
+@pytest.mark.parametrize("pinned", [False, True], ids=["marker only", "pinned"])
+def test_a_redirect_to_another_server_takes_no_headers_along(
+    models_gateway: ModelsGateway, cached: bool, pinned: bool
 ) -> None:
-    make_httpserver.clear()
-    make_httpserver.expect_request("/new").respond_with_data("moved")
-    moved = {"Location": make_httpserver.url_for("/new")}
-    models_gateway.expect_request("/old").respond_with_data(status=307, headers=moved)
-    with mount(CachedSession(backend="memory")) as session:
+    session = CachedSession(backend="memory") if cached else requests.Session()
+    with ModelsGateway() as elsewhere, mount(session, models_gateway.url if pinned else None):
         session.trust_env = False
-        marker = gateway_headers(f"{PROVIDER}/v1")
-        assert session.get(f"{models_gateway.url}/old", headers=marker).text == "moved"
+        moved = {"Location": f"{elsewhere.url}/new"}
+        models_gateway.expect_request(CHAT).respond_with_data(status=307, headers=moved)
+        session.headers.update(gateway_headers(f"{PROVIDER}/v1"))
+        ask(session, models_gateway.url)
     models_gateway.assert_attributed("sess-1", calls=1)
-    [(request, _)] = make_httpserver.log
-    assert [name for name, _ in request.headers if name.lower().startswith("x-cagent-")] == []
+    (call,) = elsewhere.calls
+    assert call.json == QUESTION
+    assert cagent_headers(call) == []
 
 
 RECORDED_TEST = f"""
@@ -281,30 +287,28 @@ def test_ask(models_gateway, gateway_session, session_id, record_mode):
 
 
 @pytest.mark.parametrize(
-    ("match_on", "outcome", "told"),
+    ("match_on", "outcome", "line"),
     [
         ({}, {"failed": 1}, "E *port *"),
         ({"match_on": ["method", "path", "query", "body"]}, {"passed": 1}, "* 1 passed *"),
     ],
     ids=["by default", "at any port"],
 )
-def test_a_recording_is_replayed_at_the_next_tests_gateway_where_no_port_is_matched(
-    pytester: pytest.Pytester, match_on: dict[str, list[str]], outcome: dict[str, int], told: str
+def test_a_recording_is_replayed_at_the_next_gateway_unless_the_port_has_to_match(
+    pytester: pytest.Pytester, match_on: dict[str, list[str]], outcome: dict[str, int], line: str
 ) -> None:
     pytester.makeini("[pytest]\naddopts = -pno:asyncio")
     pytester.makepyfile(test_inner=RECORDED_TEST % {"filter_headers": list(SECRETS), **match_on})
     pytester.runpytest_inprocess("--record-mode=once").assert_outcomes(passed=1)
     cassette = pytester.path / "cassettes" / "test_inner" / "test_ask.yaml"
-    written, ports = re.subn(
-        r"127\.0\.0\.1:\d+", "127.0.0.1:1", cassette.read_text(encoding="utf-8")
-    )
-    assert (ports, "Hello!" in written, "secret" in written) == (1, True, False)
-    cassette.write_text(
-        written, encoding="utf-8"
-    )  # the next gateway's port may be the same by chance, but not 1
+    # By chance the next gateway could have the same port, but not port 1.
+    recorded = cassette.read_text(encoding="utf-8")
+    recorded, ports = re.subn(r"127\.0\.0\.1:\d+", "127.0.0.1:1", recorded)
+    assert (ports, "Hello!" in recorded, "secret" in recorded) == (1, True, False)
+    cassette.write_text(recorded, encoding="utf-8")
     replayed = pytester.runpytest_inprocess("--record-mode=none", "--block-network")
     replayed.assert_outcomes(**outcome)
-    replayed.stdout.fnmatch_lines(told)
+    replayed.stdout.fnmatch_lines(line)
 
 
 @pytest.fixture(scope="session")
@@ -312,7 +316,7 @@ def httpserver_listen_address() -> tuple[str, int]:
     return "127.0.0.1", 0
 
 
-def test_httpserver_called_directly_sees_no_session_and_the_models_gateway_nothing(
+def test_httpserver_and_the_models_gateway_work_side_by_side(
     models_gateway: ModelsGateway,
     gateway_session: requests.Session,
     httpserver: HTTPServer,
@@ -324,21 +328,6 @@ def test_httpserver_called_directly_sees_no_session_and_the_models_gateway_nothi
     log = [(request.path, request.headers.get(SESSION_ID_HEADER)) for request, _ in httpserver.log]
     assert log == [("/v1/models", None)]
     assert [(call.path, call.session_id) for call in models_gateway.calls] == [(CHAT, session_id)]
-
-
-@pytest.mark.session_id("sess-1")
-def test_a_redirect_from_the_models_gateway_to_httpserver_takes_nothing_along(
-    models_gateway: ModelsGateway, gateway_session: requests.Session, make_httpserver: HTTPServer
-) -> None:
-    make_httpserver.clear()
-    make_httpserver.expect_request("/new").respond_with_data("moved")
-    moved = {"Location": make_httpserver.url_for("/new")}
-    models_gateway.expect_request(CHAT).respond_with_data(status=307, headers=moved)
-    assert ask(gateway_session, models_gateway.url).text == "moved"
-    models_gateway.assert_attributed("sess-1", calls=1)
-    [(request, _)] = make_httpserver.log
-    assert request.json == QUESTION
-    assert [name for name, _ in request.headers if name.lower().startswith("x-cagent-")] == []
 
 
 XDIST_TESTS = f"""
@@ -367,21 +356,23 @@ def test_next():
 """
 
 
-def test_the_workers_of_xdist_keep_their_sessions_apart_and_report_what_is_amiss(
-    models_gateway: ModelsGateway, pytester: pytest.Pytester
+def test_the_workers_of_xdist_keep_their_sessions_apart_and_report_problems(
+    models_gateway: ModelsGateway, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytester.makeini("[pytest]\naddopts = -pno:asyncio\ncagent_require_session = true")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # loading all plugins is slow
+    pytester.makeini("[pytest]\ncagent_require_session = true")
     modules = ["test_one", "test_two"]
     pytester.makepyfile(**dict.fromkeys(modules, XDIST_TESTS % {"shared": models_gateway.url}))
-    result = pytester.runpytest_subprocess("-v", "-n2", "--dist=loadfile")
+    plugins = ["-pcagent_session.pytest_entry_point", "-pxdist"]
+    result = pytester.runpytest_subprocess(*plugins, "-v", "-n2", "--dist=loadfile")
     result.assert_outcomes(passed=10, failed=2)
     assert set(re.findall(r"\[gw\d\]", result.stdout.str())) == {"[gw0]", "[gw1]"}
-    billed = {session_id: bill.calls for session_id, bill in models_gateway.usage().items()}
-    assert billed == {f"{module}-{n}": 1 for module in modules for n in range(3)}
-    offenders = [
+    calls = {session_id: usage.calls for session_id, usage in models_gateway.usage().items()}
+    assert calls == {f"{module}-{n}": 1 for module in modules for n in range(3)}
+    failure = [
         "1 call reached the models gateway in no session:",
-        f"  POST  /v1/embeddings  forward {PROVIDER}/v1",
+        f"  POST  /v1/embeddings  X-Cagent-Forward: {PROVIDER}/v1",
     ]
     left_open = [f"*SessionLeakWarning: *session_scope('{module}-left')*" for module in modules]
-    result.stdout.fnmatch_lines(offenders * 2)
+    result.stdout.fnmatch_lines(failure * 2)
     result.stdout.fnmatch_lines_random(left_open)

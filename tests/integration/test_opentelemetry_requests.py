@@ -1,6 +1,6 @@
-"""Does the rule hold under OpenTelemetry's instrumentation of requests, and do its spans say the session?
+"""OpenTelemetry's instrumentation of requests: the rule holds, and its spans get the session ID.
 
-On real sockets, with the real SDK and instrumentation, installed in any order.
+The SDK and the instrumentation are the real ones. They are installed in any order.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def spans(provider: TracerProvider) -> InMemorySpanExporter:
 
 @pytest.fixture
 def set_up(provider: TracerProvider) -> Iterator[Connect]:
-    """Make a session in the steps that are named; requests is as it was at the end."""
+    """Return a function that makes a session in the named steps. Afterwards all is undone."""
     send, stack = requests.Session.send, ExitStack()
     instrumentor = RequestsInstrumentor()
 
@@ -94,7 +94,7 @@ def set_up(provider: TracerProvider) -> Iterator[Connect]:
 
 @pytest.fixture(params=ORDERS)
 def connect(request: pytest.FixtureRequest, set_up: Connect) -> Connect:
-    """Make an instrumented, mounted session, of which the two were done in one order."""
+    """Return a function that makes an instrumented and mounted session, in one of the orders."""
     return lambda gateway=None, **options: set_up(request.param, gateway, **options)
 
 
@@ -103,7 +103,7 @@ def ids_of(span: Any) -> tuple[Any, Any]:
 
 
 def span_of(arrived: Any, spans: Any) -> Any:
-    """Return the client span whose ID arrived with a request, as W3C's Trace Context has it."""
+    """Return the client span whose ID arrived in the request's header ``traceparent``."""
     sent = CaseInsensitiveDict(arrived.headers)["traceparent"].split("-")[2]
     (span,) = (
         span for span in spans.get_finished_spans() if format_span_id(span.context.span_id) == sent
@@ -125,10 +125,10 @@ def span_of(arrived: Any, spans: Any) -> Any:
         (False, None, "callers", None),
     ],
 )
-def test_the_rule_holds_and_the_calls_span_says_the_session(
+def test_the_rule_holds_and_the_span_of_the_call_gets_the_session(
     connect: Connect, spans: Any, gateway: Any, bound: bool, scope: Any, callers: Any, arrives: Any
 ) -> None:
-    """The span is in the session even where the header is not: it goes to whoever exports it, not to the server."""
+    """The span gets the session even if the header does not: the server does not see the span."""
     http = connect()
     headers = {**(MARKED if bound else {}), **({"X-Cagent-Session-Id": callers} if callers else {})}
     with session_scope(scope):
@@ -138,7 +138,7 @@ def test_the_rule_holds_and_the_calls_span_says_the_session(
     assert len(spans.get_finished_spans()) == 1
 
 
-def test_a_pinned_gateway_alone_sees_the_session(
+def test_only_a_pinned_gateway_gets_the_session(
     connect: Connect, spans: Any, gateway: Any, elsewhere: Any
 ) -> None:
     http = connect(gateway.url)
@@ -149,10 +149,10 @@ def test_a_pinned_gateway_alone_sees_the_session(
     assert [ids_of(span) for span in spans.get_finished_spans()] == [("sess-1", "sess-1")] * 2
 
 
-def test_a_redirect_off_the_origin_takes_nothing_along_but_the_trace(
+def test_a_redirect_off_the_origin_takes_only_the_trace_along(
     connect: Connect, spans: Any, gateway: Any, elsewhere: Any
 ) -> None:
-    """One span is for the call and the redirects that it follows."""
+    """The call and its redirects are one span."""
     gateway.redirect("/one", "/two", 307)
     gateway.redirect("/two", f"{elsewhere.url}/three", 307)
     elsewhere.redirect("/three", f"{gateway.url}/four", 307)
@@ -171,10 +171,10 @@ def test_a_redirect_off_the_origin_takes_nothing_along_but_the_trace(
     assert ids_of(span) == ("sess-1", "sess-1")
 
 
-def test_a_prepared_request_sent_again_carries_the_session_of_that_sending(
+def test_a_prepared_request_that_is_sent_again_carries_the_current_session(
     connect: Connect, spans: Any, gateway: Any
 ) -> None:
-    """In the caller's request only the instrumentation leaves something."""
+    """Only the instrumentation changes the caller's request."""
     http = connect()
     prepared = http.prepare_request(
         requests.Request("POST", gateway.url, headers=MARKED, json={"model": "m"})
@@ -233,10 +233,10 @@ def test_retries_keep_session_and_span(connect: Connect, spans: Any, gateway: An
     assert ids_of(span) == ("sess-1", "sess-1")
 
 
-def test_concurrent_sessions_share_one_session_of_requests(
+def test_concurrent_sessions_may_share_a_client(
     connect: Connect, spans: Any, elsewhere: Any
 ) -> None:
-    """Each call's header and its span say the same; a call straight to a provider has the span only."""
+    """Header and span have the same ID. A call to a provider has only the span."""
     ids = [f"sess-{number % 5}" for number in range(24)]
     with ModelsGateway() as gateway, SessionExecutor(ThreadPoolExecutor(8)) as pool:
         http, together = connect(gateway.url), threading.Barrier(8)
@@ -272,7 +272,7 @@ def test_concurrent_sessions_share_one_session_of_requests(
         ("instrument, mount, unmount", None, True),
     ],
 )
-def test_to_take_one_off_leaves_the_other(
+def test_undoing_one_leaves_the_other(
     set_up: Connect, spans: Any, gateway: Any, steps: str, arrives: str | None, traced: bool
 ) -> None:
     http = set_up(steps)

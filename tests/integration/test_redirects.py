@@ -1,10 +1,12 @@
-"""What redirects, and the people and programs that follow them, take along. On real sockets."""
+"""Redirects of requests, whoever follows them, on real sockets."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -18,11 +20,17 @@ Follow = Callable[[requests.Session, requests.Response], object]
 
 
 @pytest.fixture(params=["known gateway", "marker alone"])
-def session(request: pytest.FixtureRequest, gateway: Any) -> Iterator[requests.Session]:
-    url = gateway.url if request.param == "known gateway" else None
-    with mount(requests.Session(), url) as session:
-        session.trust_env = False
-        yield session
+def session(
+    request: pytest.FixtureRequest, http: requests.Session, gateway: Any
+) -> requests.Session:
+    return mount(http, gateway.url if request.param == "known gateway" else None)
+
+
+def run_at_once(count: int, work: Callable[[int], object]) -> None:
+    """Call ``work(0)``, ``work(1)`` and so on in threads that start together."""
+    start = threading.Barrier(count)
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(lambda number: (start.wait(10), work(number)), range(count)))
 
 
 def by_resolve_redirects(session: requests.Session, response: requests.Response) -> None:
@@ -76,7 +84,7 @@ def by_the_connection(_: requests.Session, response: Any) -> None:
         by_the_connection,
     ],
 )
-def test_whoever_follows_a_redirect_off_the_origin_takes_nothing_along(
+def test_no_way_to_follow_a_redirect_off_the_origin_takes_headers_along(
     session: requests.Session, gateway: Any, elsewhere: Any, follow: Follow
 ) -> None:
     gateway.redirect("/", elsewhere.url + "/new")
@@ -88,10 +96,9 @@ def test_whoever_follows_a_redirect_off_the_origin_takes_nothing_along(
 
 
 @pytest.mark.parametrize(
-    "follow",
-    [by_resolve_redirects, by_yielded_requests, by_next, by_a_copy_of_the_request],
+    "follow", [by_resolve_redirects, by_yielded_requests, by_next, by_a_copy_of_the_request]
 )
-def test_whoever_follows_a_redirect_inside_the_origin_keeps_the_session(
+def test_every_way_to_follow_a_redirect_inside_the_origin_keeps_the_session(
     session: requests.Session, gateway: Any, follow: Follow
 ) -> None:
     gateway.redirect("/", gateway.url + "/new")
@@ -102,7 +109,7 @@ def test_whoever_follows_a_redirect_inside_the_origin_keeps_the_session(
 
 
 class Refreshing(requests.Session):
-    """Follows a header and a status that requests does not follow."""
+    """Follows a header of its own, with any status."""
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         return resp.headers.get("X-Moved-To")
@@ -122,38 +129,38 @@ def test_a_session_with_redirects_of_its_own_takes_nothing_along(
     assert [request.cagent_headers for request in elsewhere.arrived] == [set()]
 
 
-def test_headers_of_the_session_go_to_the_known_gateway_alone(gateway: Any, elsewhere: Any) -> None:
-    """The first example of the README: every request of the session has the headers."""
-    with mount(requests.Session(), gateway.url) as session, session_scope("sess-1"):
-        session.trust_env = False
-        session.headers.update(HEADERS)
-        session.get(elsewhere.url)
-        session.get(gateway.url)
+def test_headers_of_the_session_go_to_the_known_gateway_alone(
+    http: requests.Session, gateway: Any, elsewhere: Any
+) -> None:
+    """Every request of such a session has the headers, also those to other hosts."""
+    http.headers.update(HEADERS)
+    mount(http, gateway.url)
+    with session_scope("sess-1"):
+        http.get(elsewhere.url)
+        http.get(gateway.url)
     assert [request.cagent_headers for request in elsewhere.arrived] == [set()]
-    assert [request.cagent_headers for request in gateway.arrived] == [
-        {name.lower() for name in [*HEADERS, "X-Cagent-Session-Id"]}
-    ]
+    ours = {name.lower() for name in [*HEADERS, "X-Cagent-Session-Id"]}
+    assert [request.cagent_headers for request in gateway.arrived] == [ours]
 
 
-def test_the_callers_request_is_marked_after_a_redirect_off_the_origin(
+def test_a_request_that_was_redirected_away_can_be_sent_again(
     session: requests.Session, gateway: Any, elsewhere: Any
 ) -> None:
-    """Sent again, it is attributed as the first time."""
     gateway.redirect("/", elsewhere.url + "/new")
     request = session.prepare_request(requests.Request("GET", gateway.url + "/", headers=HEADERS))
     before = dict(request.headers)
-    for session_id in ("sess-1", "sess-2"):
+    for session_id in ("sess-1", "sess-2", None):
         with session_scope(session_id):
             session.send(request)
     assert dict(request.headers) == before
-    assert gateway.session_ids == ["sess-1", "sess-2"]
-    assert [request.cagent_headers for request in elsewhere.arrived] == [set(), set()]
+    assert gateway.session_ids == ["sess-1", "sess-2", None]
+    assert [request.cagent_headers for request in elsewhere.arrived] == [set()] * 3
 
 
 def test_a_redirect_of_a_hooks_own_request_leaves_the_first_request_alone(
     session: requests.Session, gateway: Any, elsewhere: Any
 ) -> None:
-    """A hook gets a token, is redirected off the origin, and the call goes on with its marker."""
+    """A hook gets a token by a redirect off the origin. The first call keeps its marker."""
     gateway.redirect("/token", elsewhere.url + "/token")
     gateway.redirect("/", "/new", 307)
 
@@ -169,53 +176,40 @@ def test_a_redirect_of_a_hooks_own_request_leaves_the_first_request_alone(
 
 
 @pytest.mark.parametrize("hooks", [None, [], {}])
-def test_a_hook_may_take_the_hooks_off_its_request(gateway: Any, hooks: Any) -> None:
-    """As without us: the answer was served, and is not lost."""
+def test_a_hook_may_remove_the_hooks_of_its_request(
+    http: requests.Session, gateway: Any, hooks: Any
+) -> None:
+    """The response must not be lost."""
 
-    def take_off(response: requests.Response, **_: Any) -> None:
+    def remove(response: requests.Response, **_: Any) -> None:
         response.request.hooks = hooks
 
-    with mount(requests.Session(), gateway.url) as session, session_scope("sess-1"):
-        session.trust_env = False
-        response = session.get(gateway.url, headers=HEADERS, hooks={"response": take_off})
+    mount(http, gateway.url)
+    with session_scope("sess-1"):
+        response = http.get(gateway.url, headers=HEADERS, hooks={"response": remove})
     assert response.status_code == 200
-    again = response.request.copy()
-    assert session.send(again).status_code == 200
+    assert http.send(response.request.copy()).status_code == 200
 
 
-def test_one_request_sent_by_many_threads_and_redirected_away(gateway: Any, elsewhere: Any) -> None:
+def test_one_request_sent_by_many_threads_and_redirected_away(
+    http: requests.Session, gateway: Any, elsewhere: Any
+) -> None:
     gateway.redirect("/", elsewhere.url + "/new")
-    session = mount(requests.Session())
-    session.trust_env = False
+    session = mount(http)
     request = session.prepare_request(requests.Request("GET", gateway.url + "/", headers=HEADERS))
-    errors: list[Exception] = []
-    start = threading.Barrier(8)
 
     def send(number: int) -> None:
-        start.wait(10)
-        try:
-            with session_scope(f"sess-{number}"):
-                for _ in range(10):
-                    session.send(request)
-        except Exception as error:  # noqa: BLE001 - any is a failure
-            errors.append(error)
+        with session_scope(f"sess-{number}"):
+            for _ in range(10):
+                session.send(request)
 
-    threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    assert sorted(map(str, gateway.session_ids)) == sorted(
-        f"sess-{n}" for n in range(8) for _ in range(10)
-    )
+    run_at_once(8, send)
+    assert sorted(gateway.session_ids) == sorted(f"sess-{n}" for n in range(8) for _ in range(10))
     assert all(request.cagent_headers == set() for request in elsewhere.arrived)
 
 
-def test_a_url_that_the_caller_changes_is_the_callers_decision(
-    gateway: Any, elsewhere: Any
-) -> None:
-    """Such as a balancer's. The marker alone decides here; it is the caller's."""
+def test_a_url_that_the_caller_changes_is_no_redirect(gateway: Any, elsewhere: Any) -> None:
+    """For example by a load balancer. Without a known gateway, the caller's marker counts."""
     adapter = SessionIdAdapter()
     request = requests.Request("GET", gateway.url + "/", headers=HEADERS).prepare()
     with session_scope("sess-1"):
@@ -251,10 +245,10 @@ def test_an_inner_adapter_that_replaces_the_headers_hides_no_redirect(
 
 
 @pytest.mark.parametrize("session_id", ["sess-1", None])
-def test_the_origin_is_where_an_inner_adapter_sends_to(
-    gateway: Any, elsewhere: Any, session_id: str | None
+def test_the_origin_is_the_one_to_which_an_inner_adapter_sends(
+    http: requests.Session, gateway: Any, elsewhere: Any, session_id: str | None
 ) -> None:
-    """Such as a balancer: a redirect there is one inside the origin."""
+    """A load balancer may change the host. A redirect on that host stays inside the origin."""
 
     class Balancing(HTTPAdapter):
         def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
@@ -262,54 +256,36 @@ def test_the_origin_is_where_an_inner_adapter_sends_to(
             return super().send(request, *args, **kwargs)
 
     elsewhere.redirect("/", elsewhere.url + "/new")
-    session = requests.Session()
-    session.trust_env = False
-    session.mount("http://", Balancing())
-    with mount(session), session_scope(session_id):
-        session.get(gateway.url + "/", headers=HEADERS)
+    http.mount("http://", Balancing())
+    mount(http)
+    with session_scope(session_id):
+        http.get(gateway.url + "/", headers=HEADERS)
     assert elsewhere.session_ids == [session_id, session_id]
-    assert [request.get("X-Cagent-Forward") for request in elsewhere.arrived] == [
-        HEADERS["X-Cagent-Forward"]
-    ] * 2
+    markers = [request.get("X-Cagent-Forward") for request in elsewhere.arrived]
+    assert markers == [HEADERS["X-Cagent-Forward"]] * 2
 
 
 def test_one_redirected_request_sent_by_many_threads_takes_nothing_along(
-    gateway: Any, elsewhere: Any
+    http: requests.Session, gateway: Any, elsewhere: Any
 ) -> None:
     gateway.redirect("/", elsewhere.url + "/new")
-    with mount(requests.Session()) as session:
-        session.trust_env = False
-        for _ in range(5):
-            with session_scope("sess-1"):
-                response = session.get(gateway.url + "/", headers=HEADERS, allow_redirects=False)
-            start, errors = threading.Barrier(4), list[Exception]()
-
-            def send(
-                following: Any = response.next, start: Any = start, errors: Any = errors
-            ) -> None:
-                start.wait(10)
-                try:
-                    session.send(following, allow_redirects=False)
-                except Exception as error:  # noqa: BLE001 - any is a failure
-                    errors.append(error)
-
-            threads = [threading.Thread(target=send) for _ in range(4)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert errors == []
+    session = mount(http)
+    for _ in range(5):
+        with session_scope("sess-1"):
+            response = session.get(gateway.url + "/", headers=HEADERS, allow_redirects=False)
+        following: Any = response.next
+        send = functools.partial(session.send, following, allow_redirects=False)
+        run_at_once(4, lambda _, send=send: send())  # type: ignore[misc] # of this turn
     assert [request.cagent_headers for request in elsewhere.arrived] == [set()] * 20
 
 
 @pytest.mark.parametrize("stays", [True, False])
 def test_headers_without_a_marker_stay_inside_the_origin_too(
-    gateway: Any, elsewhere: Any, stays: bool
+    http: requests.Session, gateway: Any, elsewhere: Any, stays: bool
 ) -> None:
     """Such as the install ID alone, if the gateway's URL is not known."""
     gateway.redirect("/", (gateway if stays else elsewhere).url + "/new")
-    with mount(requests.Session()) as session, session_scope("sess-1"):
-        session.trust_env = False
-        session.get(gateway.url + "/", headers={"X-Cagent-Id": "machine-1"})
+    with session_scope("sess-1"):
+        mount(http).get(gateway.url + "/", headers={"X-Cagent-Id": "machine-1"})
     arrived = [request.cagent_headers for request in [*gateway.arrived, *elsewhere.arrived]]
     assert arrived == [{"x-cagent-id"}, {"x-cagent-id"} if stays else set()]

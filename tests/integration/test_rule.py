@@ -1,9 +1,8 @@
-"""Does every transport send what the rule says? On real sockets."""
+"""What every transport sends, on real sockets: the rule, concurrency and redirects."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,55 +23,31 @@ from cagent_session import (
 MARKED = {"X-Cagent-Forward": "https://api.openai.com/v1"}
 
 
-def test_session_id_with_forward_is_sent(connect: Any, gateway: Any) -> None:
-    """Upstream: ID + Forward."""
-    client = connect()
-    with session_scope("sess-1"):
-        client("POST", gateway.url, MARKED)
-    assert gateway.session_ids == ["sess-1"]
+CALLERS = {"X-Cagent-Session-Id": "callers"}
+RULE: list[tuple[dict[str, str], str | None, str | None]] = [
+    # Upstream tests the first three: ID and Forward, ID without Forward, Forward without ID.
+    (MARKED, "sess-1", "sess-1"),
+    ({}, "sess-2", None),
+    (MARKED, None, None),
+    ({"X-Cagent-Forward": ""}, "sess-3", None),
+    ({"x-cagent-forward": "https://api.openai.com/v1"}, "sess-4", "sess-4"),
+    ({"X-CAGENT-FORWARD": "https://api.openai.com/v1"}, "sess-5", "sess-5"),
+    # The current session's ID replaces the caller's. Other requests lose the caller's.
+    ({**MARKED, **CALLERS}, "sess-6", "sess-6"),
+    ({**MARKED, "x-cagent-session-id": "callers"}, "sess-7", "sess-7"),
+    ({**MARKED, **CALLERS}, None, "callers"),
+    (CALLERS, "sess-8", None),
+    ({"x-cagent-session-id": "callers"}, None, None),
+]
 
 
-def test_session_id_without_forward_is_not_sent(connect: Any, gateway: Any) -> None:
-    """Upstream: ID without Forward."""
-    client = connect()
-    with session_scope("sess-1"):
-        client("POST", gateway.url)
-        client("POST", gateway.url, {"X-Cagent-Forward": ""})
-    assert gateway.session_ids == [None, None]
-
-
-def test_forward_without_session_id_is_not_sent(connect: Any, gateway: Any) -> None:
-    """Upstream: Forward without ID."""
-    connect()("POST", gateway.url, MARKED)
-    assert gateway.session_ids == [None]
-
-
-@pytest.mark.parametrize("marker", ["X-Cagent-Forward", "x-cagent-forward", "X-CAGENT-FORWARD"])
-def test_marker_is_matched_without_case(connect: Any, gateway: Any, marker: str) -> None:
-    client = connect()
-    with session_scope("sess-1"):
-        client("GET", gateway.url, {marker: "https://api.openai.com/v1"})
-    assert gateway.session_ids == ["sess-1"]
-
-
-@pytest.mark.parametrize("name", ["X-Cagent-Session-Id", "x-cagent-session-id"])
-@pytest.mark.parametrize(
-    ("bound", "scope", "arrives"),
-    [
-        (True, "sess-1", "sess-1"),
-        (True, None, "callers"),
-        (False, "sess-1", None),
-        (False, None, None),
-    ],
-)
-def test_callers_value(
-    connect: Any, gateway: Any, name: str, bound: bool, scope: Any, arrives: Any
-) -> None:
-    """An ID in scope replaces the value a caller set; in no session it stays; off the gateway it is removed."""
-    client = connect()
-    with session_scope(scope):
-        client("POST", gateway.url, {name: "callers", **(MARKED if bound else {})})
-    assert gateway.session_ids == [arrives]
+@pytest.mark.parametrize("pinned", [False, True])
+def test_the_rule(connect: Any, gateway: Any, pinned: bool) -> None:
+    client = connect(gateway.url if pinned else None)
+    for headers, session_id, _ in RULE:
+        with session_scope(session_id):
+            client("POST", gateway.url, headers)
+    assert gateway.session_ids == [arrives for _, _, arrives in RULE]
 
 
 def test_pinned_gateway_alone_sees_the_session(connect: Any, gateway: Any, elsewhere: Any) -> None:
@@ -84,37 +59,8 @@ def test_pinned_gateway_alone_sees_the_session(connect: Any, gateway: Any, elsew
     assert elsewhere.session_ids == [None]
 
 
-def test_one_client_serves_sessions_in_turn(connect: Any, gateway: Any) -> None:
-    client = connect(gateway.url)
-    for session_id in ("sess-1", None, "sess-2"):
-        with session_scope(session_id):
-            client("POST", gateway.url, MARKED)
-    assert gateway.session_ids == ["sess-1", None, "sess-2"]
-
-
-def test_concurrent_sessions_share_one_client(connect: Any, gateway: Any) -> None:
-    """Upstream: 16 concurrent sessions, 16 distinct IDs, each on its own request."""
-    client = connect(gateway.url)
-    together = threading.Barrier(16)
-
-    def call(number: int) -> None:
-        together.wait(10)
-        client("POST", f"{gateway.url}/{number}", MARKED)
-
-    with SessionExecutor(ThreadPoolExecutor(16)) as pool:
-        futures = []
-        for number in range(16):
-            with session_scope(f"sess-{number}"):
-                futures.append(pool.submit(call, number))
-        for future in futures:
-            future.result()
-    assert {(request.path, request.session_id) for request in gateway.arrived} == {
-        (f"/{number}", f"sess-{number}") for number in range(16)
-    }
-
-
 def test_direct_call_carries_no_cagent_header(connect: Any, elsewhere: Any) -> None:
-    """Upstream: a client that bypasses the gateway sends no X-Cagent-* at all."""
+    """Upstream: a client that does not use the gateway sends no X-Cagent-* header."""
     client = connect()
     with session_scope("sess-1"):
         client("POST", elsewhere.url, {"Authorization": "Bearer key"})
@@ -137,53 +83,49 @@ def test_identity_headers_arrive(connect: Any, gateway: Any) -> None:
 
 
 def test_missing_session_can_be_refused(connect: Any, gateway: Any) -> None:
-    """missing="raise" sends nothing; a session, a caller's own value or no marker is not missing."""
+    """With a current session, with the caller's ID, or without a marker, no session is missing."""
     client = connect(missing="raise")
-    with pytest.raises(
-        MissingSessionId, match=r"POST http://127\.0\.0\.1:\d+/v1 is bound .* session_scope\(\)$"
-    ):
+    problem = r"POST http://127\.0\.0\.1:\d+/v1 is bound .* session_scope\(\)$"
+    with pytest.raises(MissingSessionId, match=problem):
         client("POST", f"{gateway.url}/v1?key=secret", MARKED)
     assert gateway.arrived == []
     client("POST", gateway.url)
-    client("POST", gateway.url, {**MARKED, "X-Cagent-Session-Id": "callers"})
+    client("POST", gateway.url, {**MARKED, **CALLERS})
     with session_scope("sess-1"):
         client("POST", gateway.url, MARKED)
     assert gateway.session_ids == [None, "callers", "sess-1"]
 
 
-def test_missing_session_can_be_warned_of(connect: Any, gateway: Any) -> None:
-    """missing="warn" sends it, and the warning points at the code that made the call."""
+def test_a_warning_of_a_missing_session_points_at_the_call(connect: Any, gateway: Any) -> None:
     client = connect(missing="warn")
     with pytest.warns(MissingSessionIdWarning, match="in no session") as warned:
         client("POST", gateway.url, MARKED)
     assert gateway.session_ids == [None]
-    assert [Path(warning.filename).name for warning in warned] == [
-        "conftest.py"
-    ]  # where the clients make their calls
+    files = [Path(warning.filename).name for warning in warned]
+    assert files == ["conftest.py"]  # it makes the clients' calls
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("pinned", [False, True])
-def test_redirect_off_the_origin_takes_nothing_along(
-    connect: Any, gateway: Any, elsewhere: Any, status: int, pinned: bool
+def test_redirect_off_the_origin_takes_no_header_along(
+    connect: Any, gateway: Any, elsewhere: Any, pinned: bool
 ) -> None:
-    gateway.redirect("/moved", f"{elsewhere.url}/new", status)
     client = connect(gateway.url if pinned else None)
-    with session_scope("sess-1"):
-        client(
-            "POST",
-            f"{gateway.url}/moved",
-            gateway_headers("https://api.openai.com/v1", model="gpt-4o"),
-        )
-    assert gateway.session_ids == ["sess-1"]
-    assert [request.cagent_headers for request in elsewhere.arrived] == [set()]
+    headers = gateway_headers("https://api.openai.com/v1", model="gpt-4o")
+    for status in (301, 302, 303, 307, 308):
+        gateway.redirect(f"/{status}", f"{elsewhere.url}/{status}", status)
+        with session_scope(f"sess-{status}"):
+            client("POST", f"{gateway.url}/{status}", headers)
+    assert [(r.path, r.session_id) for r in gateway.arrived] == [
+        (f"/{status}", f"sess-{status}") for status in (301, 302, 303, 307, 308)
+    ]
+    assert [request.cagent_headers for request in elsewhere.arrived] == [set()] * 5
 
 
 @pytest.mark.parametrize("pinned", [False, True])
 def test_what_left_the_origin_stays_unmarked_when_it_comes_back(
     connect: Any, gateway: Any, elsewhere: Any, pinned: bool
 ) -> None:
-    """Over any number of hops, also inside the origin first, as requests does with Authorization."""
+    """Over any number of redirects. requests treats ``Authorization`` in the same way."""
     gateway.redirect("/one", "/two")
     gateway.redirect("/two", f"{elsewhere.url}/three")
     elsewhere.redirect("/three", "/four")
@@ -217,7 +159,7 @@ def test_redirect_inside_the_origin_keeps_the_session(connect: Any, gateway: Any
 def test_redirect_to_a_reference_without_scheme_or_with_too_many_slashes(
     connect: Any, gateway: Any, elsewhere: Any, slashes: str, arrive: set[int]
 ) -> None:
-    """With four slashes some releases of Python lead requests to the other host, others to the gateway."""
+    """With four slashes the host depends on the release of Python."""
     gateway.redirect("/old", slashes + elsewhere.url.removeprefix("http://") + "/new")
     client = connect()
     with session_scope("sess-1"), contextlib.suppress(httpx.HTTPError, httpx2.HTTPError):
@@ -227,7 +169,7 @@ def test_redirect_to_a_reference_without_scheme_or_with_too_many_slashes(
 
 
 def test_redirect_to_another_name_of_the_same_machine(connect: Any, gateway: Any) -> None:
-    """An origin is a name, not an address."""
+    """Origins are compared by name, not by address."""
     gateway.redirect("/old", gateway.url.replace("127.0.0.1", "localhost") + "/new")
     client = connect()
     with session_scope("sess-1"):
@@ -238,7 +180,7 @@ def test_redirect_to_another_name_of_the_same_machine(connect: Any, gateway: Any
     ]
 
 
-def test_a_marked_call_to_elsewhere_that_redirects_to_the_gateway_gains_nothing(
+def test_a_call_to_another_host_that_redirects_to_the_gateway_gains_nothing(
     connect: Any, gateway: Any, elsewhere: Any
 ) -> None:
     elsewhere.redirect("/old", f"{gateway.url}/new")
@@ -249,23 +191,24 @@ def test_a_marked_call_to_elsewhere_that_redirects_to_the_gateway_gains_nothing(
     assert [request.cagent_headers for request in gateway.arrived] == [set()]
 
 
-def test_many_threads_many_sessions_one_client(connect: Any, gateway: Any, elsewhere: Any) -> None:
-    """Redirects, sessions and threads at once: what arrived is what its sender was in."""
+def test_concurrent_sessions_share_one_client(connect: Any, gateway: Any, elsewhere: Any) -> None:
+    """As upstream, with 16 sessions at once. Some of the calls are redirected off the origin."""
     gateway.redirect("/away", f"{elsewhere.url}/gone", 307)
-    client = connect()
-    numbers = itertools.count()
+    client, together = connect(), threading.Barrier(16)
 
     def call(session_id: str, path: str) -> None:
-        client("POST", f"{gateway.url}/{path}?from={session_id}&n={next(numbers)}", MARKED)
+        together.wait(10)
+        client("POST", f"{gateway.url}/{path}?from={session_id}", MARKED)
 
-    with SessionExecutor(ThreadPoolExecutor(8)) as pool:
+    with SessionExecutor(ThreadPoolExecutor(16)) as pool:
         jobs: list[Any] = []
         for number in range(64):
-            session_id = f"sess-{number % 5}"
+            session_id = f"sess-{number % 16}"
             with session_scope(session_id):
                 jobs.append(pool.submit(call, session_id, "away" if number % 4 == 0 else "here"))
         for job in jobs:
             job.result()
     assert len(gateway.arrived) == 64
-    assert all(f"from={request.session_id}&" in request.path for request in gateway.arrived)
+    assert len(set(gateway.session_ids)) == 16
+    assert all(request.path.endswith(f"from={request.session_id}") for request in gateway.arrived)
     assert [request.cagent_headers for request in elsewhere.arrived] == [set()] * 16

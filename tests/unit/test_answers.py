@@ -1,4 +1,4 @@
-"""Does the models gateway answer in each provider's wire format, plain and streamed, and bill both alike?"""
+"""The models gateway's default answers: each provider's format, and the tokens that are billed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import math
 import re
 import struct
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,39 +20,39 @@ from cagent_session.testing import ModelsGateway, Usage
 
 Document = dict[str, Any]
 
+ANSWERS = Path(__file__).with_name("answers.txt")  # what the gateway answers, as it is sent
+
 TEXT = "Where is  the\ncat?"
-SAID = f"You said: {TEXT}"
-WORDS = ["You ", "said: ", "Where ", "is  ", "the\n", "cat?"]
+ECHO = f"You said: {TEXT}"
+ECHO_WORDS = ["You ", "said: ", "Where ", "is  ", "the\n", "cat?"]
 ARGUMENTS = {"what": TEXT}
-PIECES = ['{"what": ', '"Where ', "is  ", 'the\\ncat?"}']
-USER = {"role": "user", "content": TEXT}
+ARGUMENTS_JSON = json.dumps(ARGUMENTS)
+ARGUMENTS_WORDS = ['{"what": ', '"Where ', "is  ", 'the\\ncat?"}']
+RESULT_WORDS = ["The ", "tool ", "said: ", "on ", "the ", "mat"]
 SCHEMA = {"type": "object", "properties": {"what": {"type": "string"}}, "required": ["what"]}
+OLD_GOOGLE_SCHEMA = {"type": 6, "properties": {"what": {"type": 1}}, "required": ["what"]}
 FUNCTION = {"name": "find", "parameters": SCHEMA}
 CHAT_TOOL = {"type": "function", "function": FUNCTION}
-CHAT_CALL = {
-    "id": "call_ID",
-    "type": "function",
-    "function": {"name": "find", "arguments": json.dumps(ARGUMENTS)},
-}
-OLD_GOOGLE_SCHEMA = {"type": 6, "properties": {"what": {"type": 1}}, "required": ["what"]}
-OLD_GOOGLE_TOOL = {"name": "find", "parameters": OLD_GOOGLE_SCHEMA}
 AS_JSON = {
     "response_format": {"type": "json_schema", "json_schema": {"name": "Found", "schema": SCHEMA}}
 }
+USER = {"role": "user", "content": TEXT}
+WITH_SYSTEM = {"messages": [{"role": "system", "content": "Be brief."}, USER]}
 GEMINI = "/v1beta/models/gemini-2.0-flash"
 GENERATION = "/api/v1/services/aigc/text-generation/generation"
 
 
 @dataclass(frozen=True)
-class Format:
-    """How one provider is asked: where, the body, what more is in it, and how to ask for the streamed answer."""
+class Api:
+    """How a client calls one API: its path, and the parts of a request's body."""
 
     path: str
-    asked: Document
-    answered: Document  # the same with a tool's result
-    tools: Document
-    no_tool: Document  # what forbids to call one
-    as_json: Document  # what asks for JSON that fits SCHEMA
+    question: Document
+    with_result: Document = field(default_factory=dict)  # the question and a tool's result
+    with_system: Document = field(default_factory=dict)  # the question and a system's message
+    tools: Document = field(default_factory=dict)
+    no_tool: Document = field(default_factory=dict)  # forbids to call a tool
+    as_json: Document = field(default_factory=dict)  # asks for JSON that fits SCHEMA
     stream: Document = field(default_factory=lambda: {"stream": True})
     stream_path: str = ""
     stream_headers: dict[str, str] = field(default_factory=dict)
@@ -63,46 +63,35 @@ def messages(*more: Document) -> Document:
 
 
 def contents(*more: Document) -> Document:
-    return {
-        "contents": [
-            {"parts": [{"text": TEXT}]},
-            *({"role": "user", "parts": [part]} for part in more),
-        ]
-    }
+    """Return the same in Gemini's format."""
+    parts = [[{"text": TEXT}], *([part] for part in more)]
+    return {"contents": [{"role": "user", "parts": each} for each in parts]}
 
 
-CHAT = Format(
+CHAT = Api(
     "/v1/chat/completions",
     messages(),
     messages({"role": "tool", "tool_call_id": "call_1", "content": "on the mat"}),
+    WITH_SYSTEM,
     {"tools": [{"type": "custom", "custom": {"name": "search"}}, CHAT_TOOL]},
     {"tool_choice": "none"},
     AS_JSON,
 )
-RESPONSES = Format(
+RESPONSES = Api(
     "/v1/responses",
     {"input": TEXT},
-    {
-        "input": [
-            USER,
-            {"type": "function_call_output", "call_id": "call_1", "output": "on the mat"},
-        ]
-    },
+    {"input": [USER, {"type": "function_call_output", "call_id": "1", "output": "on the mat"}]},
+    {"input": TEXT, "instructions": "Be brief."},
     {"tools": [{"type": "web_search"}, {"type": "function", **FUNCTION}]},
     {"tool_choice": "none"},
     {"text": {"format": {"type": "json_schema", "name": "Found", "schema": SCHEMA}}},
 )
-ANTHROPIC = Format(
+ANTHROPIC_RESULT = {"type": "tool_result", "content": [{"type": "text", "text": "on the mat"}]}
+ANTHROPIC = Api(
     "/v1/messages",
     messages(),
-    messages(
-        {
-            "role": "user",
-            "content": [
-                {"type": "tool_result", "content": [{"type": "text", "text": "on the mat"}]}
-            ],
-        }
-    ),
+    messages({"role": "user", "content": [ANTHROPIC_RESULT]}),
+    {**messages(), "system": [{"type": "text", "text": "Be brief."}]},
     {
         "tools": [
             {"type": "web_search_1", "name": "search"},
@@ -112,10 +101,11 @@ ANTHROPIC = Format(
     {"tool_choice": {"type": "none"}},
     {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
 )
-GOOGLE = Format(
+GOOGLE = Api(
     f"{GEMINI}:generateContent",
     contents(),
     contents({"functionResponse": {"name": "find", "response": {"result": "on the mat"}}}),
+    {**contents(), "systemInstruction": {"parts": [{"text": "Be brief."}]}},
     {
         "tools": [
             {"googleSearch": {}},
@@ -127,225 +117,221 @@ GOOGLE = Format(
     stream={},
     stream_path=f"{GEMINI}:streamGenerateContent?alt=sse",
 )
-OLD_GOOGLE = Format(
-    f"{GEMINI}:generateContent",
-    contents(),
-    contents({"function_response": {"name": "find", "response": {"result": "on the mat"}}}),
-    {"tools": [{"function_declarations": [OLD_GOOGLE_TOOL]}]},
-    {"tool_config": {"function_calling_config": {"mode": 3}}},
-    {
+# google-generativeai writes names in snake_case, and numbers for types and modes.
+OLD_GOOGLE = replace(
+    GOOGLE,
+    with_result=contents(
+        {"function_response": {"name": "find", "response": {"result": "on the mat"}}}
+    ),
+    tools={
+        "tools": [{"function_declarations": [{"name": "find", "parameters": OLD_GOOGLE_SCHEMA}]}]
+    },
+    no_tool={"tool_config": {"function_calling_config": {"mode": 3}}},
+    as_json={
         "generation_config": {
             "response_mime_type": "application/json",
             "response_schema": OLD_GOOGLE_SCHEMA,
         }
     },
-    stream={},
     stream_path=f"{GEMINI}:streamGenerateContent",
 )
-OLLAMA = Format(
+OLLAMA = Api(
     "/api/chat",
     {**messages(), "stream": False},
     {**messages({"role": "tool", "tool_name": "find", "content": "on the mat"}), "stream": False},
+    {**WITH_SYSTEM, "stream": False},
     {"tools": [CHAT_TOOL]},
-    {"tools": []},  # it knows no other way
+    {"tools": []},  # Ollama has no other way
     {"format": SCHEMA},
 )
-COHERE = Format(
+COHERE = Api(
     "/v2/chat",
     messages(),
     messages(
         {"role": "tool", "content": [{"type": "document", "document": {"data": "on the mat"}}]}
     ),
+    WITH_SYSTEM,
     {"tools": [CHAT_TOOL]},
     {"tool_choice": "NONE"},
     {"response_format": {"type": "json_object", "json_schema": SCHEMA}},
 )
-DASHSCOPE = Format(
+DASHSCOPE = Api(
     GENERATION,
     {"input": messages()},
     {"input": messages({"role": "tool", "content": "on the mat"})},
+    {"input": WITH_SYSTEM},
     {"parameters": {"result_format": "message", "tools": [CHAT_TOOL]}},
     {"parameters": {"tools": [CHAT_TOOL], "tool_choice": "none"}},
     {"parameters": AS_JSON},
     stream={},
     stream_headers={"X-DashScope-SSE": "enable"},
 )
-FORMATS = [CHAT, RESPONSES, ANTHROPIC, GOOGLE, OLD_GOOGLE, OLLAMA, COHERE, DASHSCOPE]
-NAMES = ["chat", "responses", "anthropic", "google", "old google", "ollama", "cohere", "dashscope"]
-NOT_TO_EMBED: list[Any] = [None, [], {"a": 1}, ["text", []], ["text", {}], ["text", ["text"]]]
-each_format = pytest.mark.parametrize("asking", FORMATS, ids=NAMES)
+COMPLETIONS = Api("/v1/completions", {"prompt": TEXT})
+GENERATE = Api("/api/generate", {"prompt": TEXT, "stream": False})
+APIS = {
+    "chat": CHAT,
+    "responses": RESPONSES,
+    "anthropic": ANTHROPIC,
+    "google": GOOGLE,
+    "old google": OLD_GOOGLE,
+    "ollama": OLLAMA,
+    "cohere": COHERE,
+    "dashscope": DASHSCOPE,
+}
+each_api = pytest.mark.parametrize("api", APIS.values(), ids=APIS)
 plain_and_streamed = pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 
 
-@pytest.fixture
-def gateway() -> Iterator[ModelsGateway]:
-    with ModelsGateway() as gateway:
-        yield gateway
-
-
 class Client:
-    """Asks the gateway; each answer has ID for what is made up for it, and 0 for the time."""
+    """Calls the gateway. In the answers, each made-up ID is replaced by ID, and each time by 0."""
 
     def __init__(self, gateway: ModelsGateway, http: requests.Session) -> None:
         self.gateway, self.http = gateway, http
 
     def post(
-        self, path: str, body: Document, headers: dict[str, str] | None = None
+        self, path: str, body: Any, headers: dict[str, str] | None = None
     ) -> requests.Response:
         return self.http.post(self.gateway.url + path, json=body, headers=headers, timeout=10)
 
-    def ask(self, asking: Format, body: Document, *, streamed: bool = False) -> str:
+    def ask(self, api: Api, body: Document, *, streamed: bool = False) -> str:
         """Return the text of the answer."""
         if streamed:
-            path = asking.stream_path or asking.path
-            response = self.post(path, {**body, **asking.stream}, asking.stream_headers)
+            path = api.stream_path or api.path
+            response = self.post(path, {**body, **api.stream}, api.stream_headers)
         else:
-            response = self.post(asking.path, body)
+            response = self.post(api.path, body)
         assert response.status_code == 200, response.text
         masked = re.sub(r"[0-9a-f]{32}", "ID", response.text)
         return re.sub(r'"(created|created_at)": ("[^"]+"|\d+)', r'"\1": 0', masked)
 
-    def plain(self, asking: Format, **more: Any) -> Document:
-        document = json.loads(self.ask(asking, {**asking.asked, **more}))
+    def plain(self, api: Api, **more: Any) -> Document:
+        document = json.loads(self.ask(api, {**api.question, **more}))
         assert isinstance(document, dict)
         return document
 
-    def events(self, asking: Format, **more: Any) -> list[tuple[str, Document]]:
-        """Return the events of a streamed answer: the name of each, and its document."""
-        *events, end = self.ask(asking, {**asking.asked, **more}, streamed=True).split("\n\n")
-        assert end == ""
-        split = [re.fullmatch("(?:event: (.+)\n)?data: (.+)", event) for event in events]
-        return [(match[1] or "", json.loads(match[2])) for match in split if match]
+    def chunks(self, api: Api, **more: Any) -> list[Document]:
+        """Return the documents of a streamed completion, which ends with a line of its own."""
+        text = self.ask(api, {**api.question, **more}, streamed=True)
+        *events, done, end = text.split("\n\n")
+        assert (done, end) == ("data: [DONE]", "")
+        return [json.loads(event.removeprefix("data: ")) for event in events]
 
 
 @pytest.fixture
-def client(gateway: ModelsGateway) -> Iterator[Client]:
-    with mount(requests.Session(), gateway.url) as http:
-        http.trust_env = False
-        http.headers.update(gateway_headers("https://provider.example/v1"))
-        yield Client(gateway, http)
+def client(models_gateway: ModelsGateway, gateway_session: requests.Session) -> Client:
+    return Client(models_gateway, gateway_session)
 
 
-def typed(events: list[tuple[str, Document]]) -> list[Document]:
-    """Return the documents of events that are each named for its document's type."""
-    assert all(name == document["type"] for name, document in events)
-    return [document for _, document in events]
+def answer_cases() -> dict[str, tuple[Api, Document]]:
+    """Return an API and the parts of a request besides the question, for each kind of answer."""
+    incremental = {"parameters": {"result_format": "message", "incremental_output": True}}
+    return {
+        **{f"{name}, echo": (api, {}) for name, api in APIS.items()},
+        **{f"{name}, tool call": (api, api.tools) for name, api in APIS.items()},
+        "chat, include_usage": (CHAT, {"stream_options": {"include_usage": True}}),
+        "completions, echo": (COMPLETIONS, {}),
+        "dashscope, incremental": (DASHSCOPE, incremental),
+        "generate, echo": (GENERATE, {}),
+    }
 
 
-def unnamed(events: list[tuple[str, Document]]) -> list[Document]:
-    assert not any(name for name, _ in events)
-    return [document for _, document in events]
+def all_answers(client: Client) -> str:
+    """Return the answers to all cases, plain and streamed, each after a line with its name."""
+    answers = []
+    for name, (api, more) in answer_cases().items():
+        for streamed in (False, True):
+            kind = "streamed" if streamed else "plain"
+            text = client.ask(api, {**api.question, "model": "m", **more}, streamed=streamed)
+            answers.append(f"== {name}, {kind}\n{text}\n")
+    return "\n".join(answers)
 
 
-@each_format
+def test_the_answers_have_the_formats_of_the_providers(client: Client) -> None:
+    """``python tests/unit/test_answers.py`` writes the file again: look at what has changed."""
+    assert all_answers(client).split("== ") == ANSWERS.read_text("utf-8").split("== ")
+
+
+def called_tools(answer: str) -> list[str]:
+    """Return the names of the tools that *answer* calls."""
+    return re.findall(r'"name": "(\w+)", "(?:arguments|args|input)"', answer)
+
+
+@each_api
 @plain_and_streamed
-def test_a_question_is_echoed_and_billed(client: Client, asking: Format, streamed: bool) -> None:
-    answer = client.ask(asking, asking.asked, streamed=streamed)
-    assert all(json.dumps(word)[1:-1] in answer for word in WORDS)
-    assert client.gateway.usage() == {None: Usage(1, 4, 6)}
-
-
-@each_format
-@plain_and_streamed
-def test_the_first_tool_is_called_and_billed(
-    client: Client, asking: Format, streamed: bool
+@pytest.mark.parametrize(
+    ("parts", "pieces", "calls", "tokens"),
+    [
+        pytest.param(["question"], ECHO_WORDS, set(), (4, 6), id="echo"),
+        pytest.param(["with_system"], ECHO_WORDS, set(), (6, 6), id="system message"),
+        pytest.param(["question", "tools"], [], {"find"}, (4, 4), id="tool call"),
+        pytest.param(["with_result", "tools"], RESULT_WORDS, set(), (7, 6), id="tool result"),
+        pytest.param(["question", "tools", "no_tool"], ECHO_WORDS, set(), (4, 6), id="no tool"),
+        pytest.param(["question", "as_json"], ARGUMENTS_WORDS, set(), (4, 4), id="JSON"),
+    ],
+)
+def test_each_api_answers_as_the_request_asks_and_bills_the_tokens(
+    client: Client,
+    api: Api,
+    streamed: bool,
+    parts: list[str],
+    pieces: list[str],
+    calls: set[str],
+    tokens: tuple[int, int],
 ) -> None:
-    answer = client.ask(asking, {**asking.asked, **asking.tools}, streamed=streamed)
-    assert '"find"' in answer
-    assert "You said" not in answer
-    assert client.gateway.usage() == {None: Usage(1, 4, 4)}
+    body = {name: value for part in parts for name, value in getattr(api, part).items()}
+    answer = client.ask(api, body, streamed=streamed)
+    assert all(json.dumps(piece)[1:-1] in answer for piece in pieces)
+    assert set(called_tools(answer)) == calls
+    assert ("said: " in answer) == (pieces in (ECHO_WORDS, RESULT_WORDS))
+    assert client.gateway.usage() == {None: Usage(1, *tokens)}
 
 
-@each_format
-@plain_and_streamed
-def test_a_tools_result_is_echoed_and_billed(
-    client: Client, asking: Format, streamed: bool
-) -> None:
-    answer = client.ask(asking, {**asking.answered, **asking.tools}, streamed=streamed)
-    assert all(word in answer for word in ("The ", "tool ", "said: ", "on ", "the ", "mat"))
-    assert client.gateway.usage() == {None: Usage(1, 7, 6)}
-
-
-@each_format
-@plain_and_streamed
-def test_a_forbidden_tool_is_not_called(client: Client, asking: Format, streamed: bool) -> None:
-    answer = client.ask(
-        asking, {**asking.asked, **asking.tools, **asking.no_tool}, streamed=streamed
-    )
-    assert "said: " in answer
-
-
-@each_format
-@plain_and_streamed
-def test_json_that_fits_is_answered_where_it_is_asked_for_and_billed(
-    client: Client, asking: Format, streamed: bool
-) -> None:
-    answer = client.ask(asking, {**asking.asked, **asking.as_json}, streamed=streamed)
-    assert all(json.dumps(piece)[1:-1] in answer for piece in PIECES)
-    assert '"find"' not in answer
-    assert client.gateway.usage() == {None: Usage(1, 4, 4)}
+ANY_JSON = {"type": "json_object"}
 
 
 @pytest.mark.parametrize(
-    ("asking", "more"),
+    ("api", "more", "text"),
     [
-        (CHAT, {"response_format": {"type": "json_schema", "schema": SCHEMA}}),  # Together
-        (CHAT, {"response_format": {"type": "json_object", "value": SCHEMA}}),  # Hugging Face
-        (COHERE, {"response_format": {"type": "json_object", "schema": SCHEMA}}),
-        (ANTHROPIC, {"output_format": {"type": "json_schema", "schema": SCHEMA}}),
-        (GOOGLE, {"generationConfig": {"responseSchema": {**SCHEMA, "type": "OBJECT"}}}),
-        (GOOGLE, {"generationConfig": {"response_json_schema": SCHEMA}}),
+        # A schema under its other names
+        (CHAT, {"response_format": {"type": "json_schema", "schema": SCHEMA}}, ARGUMENTS_JSON),
+        (CHAT, {"response_format": {**ANY_JSON, "value": SCHEMA}}, ARGUMENTS_JSON),
+        (COHERE, {"response_format": {**ANY_JSON, "schema": SCHEMA}}, ARGUMENTS_JSON),
+        (ANTHROPIC, {"output_format": {"type": "json_schema", "schema": SCHEMA}}, ARGUMENTS_JSON),
         (
-            Format("/api/generate", {"prompt": TEXT, "stream": False}, {}, {}, {}, {}),
-            {"format": SCHEMA},
+            GOOGLE,
+            {"generationConfig": {"responseSchema": {**SCHEMA, "type": "OBJECT"}}},
+            ARGUMENTS_JSON,
         ),
+        (GOOGLE, {"generationConfig": {"response_json_schema": SCHEMA}}, ARGUMENTS_JSON),
+        (GENERATE, {"format": SCHEMA}, ARGUMENTS_JSON),
+        # Any JSON
+        (CHAT, {"response_format": ANY_JSON}, "{}"),
+        (CHAT, {"response_format": {**ANY_JSON, "json_schema": None}}, "{}"),
+        (RESPONSES, {"text": {"format": ANY_JSON}}, "{}"),
+        (GOOGLE, {"generationConfig": {"responseMimeType": "application/json"}}, "{}"),
+        (OLLAMA, {"format": "json"}, "{}"),
+        (COHERE, {"response_format": ANY_JSON}, "{}"),
+        (DASHSCOPE, {"parameters": {"response_format": ANY_JSON}}, "{}"),
+        # No JSON
+        (CHAT, {"response_format": {"type": "text"}}, ECHO),
+        (RESPONSES, {"text": {"format": {"type": "text"}, "verbosity": "low"}}, ECHO),
+        (RESPONSES, {"text": {"verbosity": "low"}}, ECHO),
+        (GOOGLE, {"generationConfig": {"responseMimeType": "text/plain"}}, ECHO),
+        (OLLAMA, {"format": ""}, ECHO),
     ],
 )
-def test_a_schema_is_found_by_its_other_names(
-    client: Client, asking: Format, more: Document
+def test_the_output_format_decides_between_json_and_text(
+    client: Client, api: Api, more: Document, text: str
 ) -> None:
-    assert json.dumps(json.dumps(ARGUMENTS)) in client.ask(asking, {**asking.asked, **more})
-
-
-@pytest.mark.parametrize(
-    ("asking", "more"),
-    [
-        (CHAT, {"response_format": {"type": "json_object"}}),
-        (CHAT, {"response_format": {"type": "json_object", "json_schema": None}}),
-        (RESPONSES, {"text": {"format": {"type": "json_object"}}}),
-        (GOOGLE, {"generationConfig": {"responseMimeType": "application/json"}}),
-        (OLLAMA, {"format": "json"}),
-        (COHERE, {"response_format": {"type": "json_object"}}),
-        (DASHSCOPE, {"parameters": {"response_format": {"type": "json_object"}}}),
-    ],
-)
-def test_any_json_is_an_empty_object(client: Client, asking: Format, more: Document) -> None:
-    assert '"{}"' in client.ask(asking, {**asking.asked, **more})
-    assert client.gateway.usage() == {None: Usage(1, 4, 1)}
-
-
-@pytest.mark.parametrize(
-    ("asking", "more"),
-    [
-        (CHAT, {"response_format": {"type": "text"}}),
-        (RESPONSES, {"text": {"format": {"type": "text"}, "verbosity": "low"}}),
-        (RESPONSES, {"text": {"verbosity": "low"}}),
-        (GOOGLE, {"generationConfig": {"responseMimeType": "text/plain"}}),
-        (OLLAMA, {"format": ""}),
-    ],
-)
-def test_text_is_answered_where_no_json_is_asked_for(
-    client: Client, asking: Format, more: Document
-) -> None:
-    assert "You said: " in client.ask(asking, {**asking.asked, **more})
+    assert json.dumps(text) in client.ask(api, {**api.question, **more})
+    assert client.gateway.calls[0].completion_tokens == len(text.split())
 
 
 def test_json_is_answered_once_no_tool_is_to_be_called(client: Client) -> None:
-    answers = [
-        client.ask(CHAT, {**body, **CHAT.tools, **AS_JSON}) for body in (CHAT.asked, CHAT.answered)
-    ]
-    assert ["tool_calls" in answer for answer in answers] == [True, False]
-    assert json.loads(json.loads(answers[1])["choices"][0]["message"]["content"]) == ARGUMENTS
+    called = client.plain(CHAT, **CHAT.tools, **AS_JSON)
+    answered = client.plain(CHAT, **CHAT.with_result, **CHAT.tools, **AS_JSON)
+    assert called["choices"][0]["finish_reason"] == "tool_calls"
+    assert answered["choices"][0]["message"] == {"role": "assistant", "content": ARGUMENTS_JSON}
 
 
 LEAF = {
@@ -355,11 +341,23 @@ LEAF = {
 }
 LEAF_VALUE = {"name": TEXT}
 NODE = {"$ref": "#/$defs/Node"}
+NODE_VALUE: Document = {"next": None, "children": []}
 
 
 def required(**properties: Any) -> Document:
     """Return the schema of an object that must have these *properties*."""
     return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+DEFS = {
+    "Leaf": LEAF,
+    "Node": required(
+        next={"anyOf": [NODE, {"type": "null"}]}, children={"type": "array", "items": NODE}
+    ),
+    "Chain": required(next={"oneOf": [{"$ref": "#/$defs/Link"}, {"type": "null"}]}),
+    "Link": required(back={"allOf": [{"$ref": "#/$defs/Chain"}]}),
+    "Nullable": required(next={"$ref": "#/$defs/Nullable", "nullable": True}),
+}
 
 
 @pytest.mark.parametrize(
@@ -373,6 +371,7 @@ def required(**properties: Any) -> Document:
         ({"type": "string", "format": "date-time"}, "2000-01-01T00:00:00Z"),
         ({"type": "string", "format": "color"}, TEXT),
         ({"type": "integer"}, 0),
+        ({"type": "number"}, 0),
         ({"type": "integer", "minimum": 3}, 3),
         ({"type": "integer", "minimum": -3}, 0),
         ({"type": "integer", "exclusiveMinimum": 0}, 1),
@@ -387,6 +386,7 @@ def required(**properties: Any) -> Document:
         (LEAF, LEAF_VALUE),
         ({"properties": LEAF["properties"], "required": ["size"]}, {"size": 0}),
         (required(leaf=LEAF), {"leaf": LEAF_VALUE}),
+        ({"type": "array"}, []),
         ({"type": "array", "items": LEAF}, []),
         ({"type": "array", "items": LEAF, "minItems": 2}, [LEAF_VALUE, LEAF_VALUE]),
         ({"type": "ARRAY", "items": LEAF, "minItems": "1"}, [LEAF_VALUE]),
@@ -417,182 +417,217 @@ def required(**properties: Any) -> Document:
         ({**required(a={"type": "integer"}), "allOf": [LEAF]}, {"a": 0, **LEAF_VALUE}),
         ({"allOf": [{"minLength": 1}, {"type": "integer"}]}, 0),
         ({"allOf": [{"minLength": 1}]}, None),
-        (NODE, {"next": None, "children": []}),
+        (NODE, NODE_VALUE),
         ({"$ref": "#/$defs/Chain"}, {"next": None}),
         ({"$ref": "#/$defs/Nullable"}, {"next": None}),
-        (
-            required(a=NODE, b=NODE),
-            {"a": {"next": None, "children": []}, "b": {"next": None, "children": []}},
-        ),
+        (required(a=NODE, b=NODE), {"a": NODE_VALUE, "b": NODE_VALUE}),
     ],
 )
 def test_a_value_fits_its_schema(client: Client, schema: Any, value: Any) -> None:
-    defs = {
-        "Leaf": LEAF,
-        "Node": required(
-            next={"anyOf": [NODE, {"type": "null"}]}, children={"type": "array", "items": NODE}
-        ),
-        "Chain": required(next={"oneOf": [{"$ref": "#/$defs/Link"}, {"type": "null"}]}),
-        "Link": required(back={"allOf": [{"$ref": "#/$defs/Chain"}]}),
-        "Nullable": required(next={"$ref": "#/$defs/Nullable", "nullable": True}),
-    }
-    asked = {"name": "Any", "schema": {**required(it=schema), "$defs": defs}}
-    (choice,) = client.plain(CHAT, response_format={"type": "json_schema", "json_schema": asked})[
-        "choices"
-    ]
-    # As text, which tells False from 0, and a list of one from another.
-    assert choice["message"]["content"] == json.dumps({"it": value})
-
-
-def test_a_schema_may_be_other_than_an_object_or_refer_to_its_root(client: Client) -> None:
-    def said(schema: Document) -> Any:
-        (candidate,) = client.plain(GOOGLE, generationConfig={"responseSchema": schema})[
-            "candidates"
-        ]
-        return json.loads(candidate["content"]["parts"][0]["text"])
-
-    assert said({"type": "ARRAY", "items": LEAF, "minItems": "1"}) == [LEAF_VALUE]
-    assert said({"anyOf": [{"type": "STRING"}]}) == TEXT
-    assert said(required(next={"anyOf": [{"$ref": "#"}, {"type": "null"}]})) == {
-        "next": {"next": None}
-    }
-    assert said({**NODE, "$defs": {"Node": LEAF}}) == LEAF_VALUE
+    asked = {"name": "Any", "schema": {**required(it=schema), "$defs": DEFS}}
+    answer = client.plain(CHAT, response_format={"type": "json_schema", "json_schema": asked})
+    # Compared as text, because False == 0.
+    assert answer["choices"][0]["message"]["content"] == json.dumps({"it": value})
 
 
 @pytest.mark.parametrize(
-    "schema",
+    ("schema", "value"),
     [
-        {**NODE, "$defs": {"Node": required(next=NODE)}},
-        {**NODE, "$defs": {"Node": required(next={"anyOf": [NODE, required(again=NODE)]})}},
-        {**NODE, "$defs": {"Node": NODE}},
+        ({"type": "ARRAY", "items": LEAF, "minItems": "1"}, [LEAF_VALUE]),
+        ({"anyOf": [{"type": "STRING"}]}, TEXT),
+        (required(next={"anyOf": [{"$ref": "#"}, {"type": "null"}]}), {"next": {"next": None}}),
+        ({**NODE, "$defs": {"Node": LEAF}}, LEAF_VALUE),
     ],
 )
-def test_a_schema_without_end_is_refused(client: Client, schema: Document) -> None:
-    response = client.post(OLLAMA.path, {**OLLAMA.asked, "format": schema})
-    assert response.status_code == 400
-    assert "refers to itself without end" in response.json()["error"]
+def test_a_schema_need_not_be_an_object_and_may_refer_to_its_root(
+    client: Client, schema: Document, value: Any
+) -> None:
+    answer = client.plain(GOOGLE, generationConfig={"responseSchema": schema})
+    assert json.loads(answer["candidates"][0]["content"]["parts"][0]["text"]) == value
 
 
-def test_a_schema_too_deep_is_refused(client: Client) -> None:
+def nested_arrays(depth: int) -> Document:
     schema: Document = {"type": "string"}
-    for _ in range(400):
+    for _ in range(depth):
         schema = {"type": "array", "minItems": 1, "items": schema}
-    response = client.post(OLLAMA.path, {**OLLAMA.asked, "format": schema})
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        ({**NODE, "$defs": {"Node": NODE}}, "refers to itself without end"),
+        ({**NODE, "$defs": {"Node": required(next=NODE)}}, "refers to itself without end"),
+        (
+            {**NODE, "$defs": {"Node": required(next={"anyOf": [NODE, required(again=NODE)]})}},
+            "refers to itself without end",
+        ),
+        (nested_arrays(400), "malformed: RecursionError"),
+    ],
+)
+def test_an_endless_or_too_deep_schema_is_refused(
+    client: Client, schema: Document, problem: str
+) -> None:
+    response = client.post(OLLAMA.path, {**OLLAMA.question, "format": schema})
     assert response.status_code == 400
-    assert "malformed: RecursionError" in response.json()["error"]
+    assert problem in response.json()["error"]
 
 
-def with_another(asking: Format) -> Document:
-    """Return the tools of *asking*, and before them the same by the name of other."""
-    other = json.loads(json.dumps(asking.tools).replace('"find"', '"other"'))
-    return {"tools": [*other["tools"], *asking.tools["tools"]]}
+def other_tool_first(api: Api) -> Document:
+    """Return the tools of *api* twice: first under the name "other", then under "find"."""
+    other = json.loads(json.dumps(api.tools).replace('"find"', '"other"'))
+    return {"tools": [*other["tools"], *api.tools["tools"]]}
 
 
-def called(answer: str) -> list[str]:
-    """Return the names of the tools that are called."""
-    return re.findall(r'"name": "(\w+)", "(?:arguments|args|input)"', answer)
-
-
-@pytest.mark.parametrize(
-    ("asking", "choice"),
-    [
-        (CHAT, {"tool_choice": {"type": "function", "function": {"name": "find"}}}),
-        (RESPONSES, {"tool_choice": {"type": "function", "name": "find"}}),
-        (ANTHROPIC, {"tool_choice": {"type": "tool", "name": "find"}}),
-        (
-            GOOGLE,
-            {
-                "toolConfig": {
-                    "functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["find"]}
-                }
-            },
-        ),
-        (
-            OLD_GOOGLE,
-            {
-                "tool_config": {
-                    "function_calling_config": {"mode": 2, "allowed_function_names": ["find"]}
-                }
-            },
-        ),
-    ],
-)
-def test_the_tool_that_is_named_is_called_whatever_was_said(
-    client: Client, asking: Format, choice: Document
-) -> None:
-    for body in (asking.asked, asking.answered):
-        assert called(client.ask(asking, {**body, **with_another(asking), **choice})) == ["find"]
+NAMED_BY_GOOGLE = {"mode": "ANY", "allowedFunctionNames": ["find"]}
+NAMED_BY_OLD_GOOGLE = {"mode": 2, "allowed_function_names": ["find"]}
+NAMED, EACH_IN_TURN = ["find", "find"], ["other", "find"]
 
 
 @pytest.mark.parametrize(
-    ("asking", "choice"),
+    ("api", "choice", "tools"),
     [
-        (CHAT, {"tool_choice": "required"}),
-        (CHAT, {"tool_choice": "any"}),  # Mistral
-        (RESPONSES, {"tool_choice": "required"}),
-        (ANTHROPIC, {"tool_choice": {"type": "any"}}),
-        (GOOGLE, {"toolConfig": {"functionCallingConfig": {"mode": "ANY"}}}),
-        (OLD_GOOGLE, {"tool_config": {"function_calling_config": {"mode": 2}}}),
-        (COHERE, {"tool_choice": "REQUIRED"}),
+        (CHAT, {"tool_choice": {"type": "function", "function": {"name": "find"}}}, NAMED),
+        (RESPONSES, {"tool_choice": {"type": "function", "name": "find"}}, NAMED),
+        (ANTHROPIC, {"tool_choice": {"type": "tool", "name": "find"}}, NAMED),
+        (GOOGLE, {"toolConfig": {"functionCallingConfig": NAMED_BY_GOOGLE}}, NAMED),
+        (OLD_GOOGLE, {"tool_config": {"function_calling_config": NAMED_BY_OLD_GOOGLE}}, NAMED),
+        (CHAT, {"tool_choice": "required"}, EACH_IN_TURN),
+        (CHAT, {"tool_choice": "any"}, EACH_IN_TURN),  # Mistral
+        (RESPONSES, {"tool_choice": "required"}, EACH_IN_TURN),
+        (ANTHROPIC, {"tool_choice": {"type": "any"}}, EACH_IN_TURN),
+        (GOOGLE, {"toolConfig": {"functionCallingConfig": {"mode": "ANY"}}}, EACH_IN_TURN),
+        (OLD_GOOGLE, {"tool_config": {"function_calling_config": {"mode": 2}}}, EACH_IN_TURN),
+        (COHERE, {"tool_choice": "REQUIRED"}, EACH_IN_TURN),
     ],
 )
-def test_where_a_call_is_required_the_tools_are_called_in_turn(
-    client: Client, asking: Format, choice: Document
+def test_a_required_call_is_made_even_after_a_tools_result(
+    client: Client, api: Api, choice: Document, tools: list[str]
 ) -> None:
-    """As an agent expects whose run ends with the call of a certain one."""
-    for body, name in ((asking.asked, "other"), (asking.answered, "find")):
-        assert called(client.ask(asking, {**body, **with_another(asking), **choice})) == [name]
+    """Without a name, one tool after the other is called. One of them may end an agent's run."""
+    bodies = [
+        {**body, **other_tool_first(api), **choice} for body in (api.question, api.with_result)
+    ]
+    assert [called_tools(client.ask(api, body)) for body in bodies] == [[tool] for tool in tools]
 
 
-def test_a_required_call_has_tools_to_choose_from(client: Client) -> None:
+@pytest.mark.parametrize(
+    ("more", "choice", "tools"),
+    [
+        (other_tool_first(CHAT), "required", ["other"]),
+        (other_tool_first(CHAT), "auto", []),
+        ({}, "required", []),
+        (CHAT.tools, {"type": "function", "function": {"name": "unknown"}}, []),
+    ],
+)
+def test_only_a_tool_that_is_offered_is_called(
+    client: Client, more: Document, choice: Any, tools: list[str]
+) -> None:
     result = {"role": "tool", "content": "on the mat"}
-    body = {**messages(result, result), **with_another(CHAT)}
-    assert called(client.ask(CHAT, {**body, "tool_choice": "required"})) == ["other"]
-    assert called(client.ask(CHAT, {**body, "tool_choice": "auto"})) == []
-    assert called(client.ask(CHAT, {**CHAT.asked, "tool_choice": "required"})) == []
-    unknown = {"type": "function", "function": {"name": "unknown"}}
-    assert called(client.ask(CHAT, {**CHAT.asked, **CHAT.tools, "tool_choice": unknown})) == []
+    body = {**messages(result, result), **more, "tool_choice": choice}
+    assert called_tools(client.ask(CHAT, body)) == tools
+
+
+def test_a_tool_without_parameters_is_called_with_an_empty_object(client: Client) -> None:
+    tool = {"type": "function", "function": {"name": "look"}}
+    (call,) = client.plain(CHAT, tools=[tool])["choices"][0]["message"]["tool_calls"]
+    assert call["function"] == {"name": "look", "arguments": "{}"}
+
+
+def test_a_strings_value_is_the_last_message_of_the_user(client: Client) -> None:
+    said = [{"role": "user", "content": "first"}, {"role": "user", "content": "last"}]
+    answer = client.plain(CHAT, messages=[*said, {"role": "assistant"}], **CHAT.tools)
+    (call,) = answer["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"what": "last"}
 
 
 @pytest.mark.parametrize(
-    ("path", "asked"),
-    [("/v1/fim/completions", {"prompt": TEXT}), ("/v1/agents/completions", messages())],
+    ("path", "body"),
+    [
+        ("/chat/completions", messages()),
+        ("/proxy/openai/v1/chat/completions", messages()),
+        ("/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21", messages()),  # Azure
+        ("/serving-endpoints/x/invocations", messages()),  # Databricks
+        ("/v1/fim/completions", {"prompt": TEXT}),  # Mistral
+        ("/v1/agents/completions", messages()),  # Mistral
+    ],
 )
 @plain_and_streamed
-def test_mistrals_other_completions_are_chats(
-    client: Client, path: str, asked: Document, streamed: bool
+def test_other_paths_answer_with_a_chat_completion(
+    client: Client, path: str, body: Document, streamed: bool
 ) -> None:
-    answer = client.ask(Format(path, asked, {}, {}, {}, {}), asked, streamed=streamed)
+    answer = client.post(path, {**body, "stream": streamed}).text
+    kind = "chat.completion.chunk" if streamed else "chat.completion"
+    assert f'"object": "{kind}"' in answer
     assert ('"delta"' if streamed else '"message"') in answer
     assert client.gateway.usage() == {None: Usage(1, 4, 6)}
 
 
 @pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, 0),
+        ("", 0),
+        ([], 0),
+        ([{"text": "one two"}, {"type": "image_url"}, {"text": "three"}], 3),
+        ("\udc80", 1),
+    ],
+)
+@plain_and_streamed
+def test_the_content_of_a_message_may_be_a_text_parts_or_nothing(
+    client: Client, content: Any, words: int, streamed: bool
+) -> None:
+    client.ask(CHAT, {"messages": [{"role": "user", "content": content}]}, streamed=streamed)
+    assert client.gateway.usage() == {None: Usage(1, words, words + 2)}
+
+
+def error_for(path: str, status: int, message: str) -> Any:
+    """Return the error in the format of the API that has *path*."""
+    if path.startswith("/api/") and path != GENERATION:
+        return message
+    error: Document = {"message": message, "type": "invalid_request_error", "param": None}
+    if path.startswith(GEMINI):
+        names = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND"}
+        return {**error, "code": status, "status": names[status]}
+    return {**error, "code": None}
+
+
+NO_OBJECT = "the body must be a JSON object"
+NO_LISTS: list[Document] = [{"messages": []}, {"messages": "Hello"}]
+NO_PROMPT, NO_INPUT = "prompt must be a text", "input must be a text"
+
+
+@pytest.mark.parametrize(
     ("path", "body", "problem"),
     [
-        *((asking.path, [], "must be a JSON object") for asking in FORMATS),
+        *((CHAT.path, body, NO_OBJECT) for body in (b"", b"{'a': 1}", b"\xff\xfe", b"[" * 99_999)),
+        *((api.path, [], NO_OBJECT) for api in APIS.values()),
+        *((api.path, {}, "at least one item|malformed: KeyError") for api in APIS.values()),
         *(
-            (asking.path, {}, "list, and not an empty one|malformed: KeyError")
-            for asking in FORMATS
+            (path, body, "messages must be a list")
+            for path in (CHAT.path, ANTHROPIC.path, OLLAMA.path, COHERE.path)
+            for body in NO_LISTS
         ),
-        *(
-            (path, {"messages": []}, "messages must be a list")
-            for path in ("/v1/messages", "/api/chat", "/v2/chat")
-        ),
-        ("/v1/messages", {"messages": [{"role": "user"}]}, "malformed: KeyError..content"),
-        ("/v1/messages", {**messages(), "output_config": "json"}, "malformed: AttributeError"),
+        (CHAT.path, {"messages": ["Hello"]}, "malformed: AttributeError"),
+        (CHAT.path, {"messages": [{"role": "user", "content": 5}]}, "malformed: TypeError"),
+        (CHAT.path, {"messages": [{**USER, "role": ["user"]}]}, "malformed: TypeError"),
+        (CHAT.path, {**messages(), "tools": [{}]}, "malformed: KeyError"),
+        (CHAT.path, {**messages(), "tools": {"a": 1}}, "malformed: AttributeError"),
+        (CHAT.path, {**messages(), "stream_options": "all"}, "malformed: AttributeError"),
+        (ANTHROPIC.path, {"messages": [{"role": "user"}]}, "malformed: KeyError..content"),
+        (ANTHROPIC.path, {**messages(), "output_config": "json"}, "malformed: AttributeError"),
         (
-            "/v1/messages",
-            {"messages": [{"role": "user", "content": [{"text": 5}]}]},
+            ANTHROPIC.path,
+            {"messages": [{**USER, "content": [{"text": 5}]}]},
             "malformed: TypeError",
         ),
-        ("/v1/messages/count_tokens", {}, "messages must be a list"),
-        ("/v1/responses", {"input": []}, "input must be a list"),
-        ("/v1/responses", {"input": [5]}, "malformed: AttributeError"),
-        ("/v1/responses", {"input": TEXT, "tools": [{}]}, "malformed: KeyError..type"),
-        ("/v1/completions", {}, "prompt must be a text"),
-        ("/v1/completions", {"prompt": []}, "prompt must be a text"),
-        ("/v1/completions", {"prompt": 5}, "malformed: TypeError"),
+        (f"{ANTHROPIC.path}/count_tokens", {}, "messages must be a list"),
+        (RESPONSES.path, {"input": []}, "input must be a list"),
+        (RESPONSES.path, {"input": [5]}, "malformed: AttributeError"),
+        (RESPONSES.path, {"input": TEXT, "tools": [{}]}, "malformed: KeyError..type"),
+        (COMPLETIONS.path, {}, NO_PROMPT),
+        (COMPLETIONS.path, {"prompt": []}, NO_PROMPT),
+        (COMPLETIONS.path, {"prompt": 5}, "malformed: TypeError"),
         ("/serving-endpoints/x/invocations", {"inputs": [1]}, "messages must be a list"),
         (GOOGLE.path, {"contents": TEXT}, "contents must be a list"),
         (GOOGLE.path, {"contents": [{"parts": ["text"]}]}, "malformed: AttributeError"),
@@ -603,101 +638,69 @@ def test_mistrals_other_completions_are_chats(
         ),
         (f"{GEMINI}:embedContent", {}, "malformed: KeyError..content"),
         (f"{GEMINI}:batchEmbedContents", {"requests": []}, "requests must be a list"),
-        ("/api/generate", {}, "malformed: KeyError..prompt"),
+        (GENERATE.path, {}, "malformed: KeyError..prompt"),
         ("/api/embed", {"input": ["text"], "dimensions": 0}, "1 to 4096 dimensions, not 0"),
-        ("/v2/chat", {"messages": [{"content": [{"document": 5}]}]}, "malformed: AttributeError"),
+        (COHERE.path, {"messages": [{"content": [{"document": 5}]}]}, "malformed: AttributeError"),
         (GENERATION, {"input": {}}, "malformed: KeyError..prompt"),
         (GENERATION, {"input": {"messages": []}}, "messages must be a list"),
-        *(("/v1/embeddings", {"input": given}, "input must be a text") for given in NOT_TO_EMBED),
+        *(
+            ("/v1/embeddings", {"input": texts}, NO_INPUT)
+            for texts in (None, [], {"a": 1}, ["text", []], ["text", {}], ["text", ["text"]])
+        ),
         ("/v1/embeddings", {"input": 5}, "malformed: TypeError"),
         ("/v1/embeddings", {"input": ["text", 5]}, "malformed: TypeError"),
         *(
-            ("/v1/embeddings", {"input": "text", "dimensions": dimensions}, "1 to 4096 dimensions")
-            for dimensions in (0, -1, 4097, 1.5, True, "8")
+            ("/v1/embeddings", {"input": "text", "dimensions": number}, "1 to 4096 dimensions")
+            for number in (0, -1, 4097, 1.5, True, "8")
         ),
     ],
 )
-def test_what_is_malformed_is_refused(client: Client, path: str, body: Any, problem: str) -> None:
-    response = client.post(path, body)
+def test_a_malformed_body_is_refused(client: Client, path: str, body: Any, problem: str) -> None:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    response = client.http.post(client.gateway.url + path, data=data, timeout=10)
     assert response.status_code == 400
     refused = response.json()
     assert re.search(problem, refused["message"])
     error = error_for(path, 400, refused["message"])
     assert refused == {"type": "error", "error": error, "message": refused["message"]}
+    assert client.gateway.calls[0].body == data
     assert client.gateway.usage() == {}
 
 
-def error_for(path: str, status: int, message: str) -> Any:
-    if path.startswith("/api/") and path != GENERATION:
-        return message
-    error: Document = {
-        "message": message,
-        "type": "invalid_request_error",
-        "param": None,
-        "code": None,
-    }
-    if path.startswith(GEMINI):
-        error.update(code=status, status={400: "INVALID_ARGUMENT", 404: "NOT_FOUND"}[status])
-    return error
-
-
 @pytest.mark.parametrize("path", ["/v1/other", "/api/other", f"{GEMINI}:other"])
-def test_what_is_unmarked_or_unknown_is_refused_in_the_providers_shape(
-    client: Client, path: str
+@pytest.mark.parametrize(("status", "marker"), [(404, {}), (400, {"X-Cagent-Forward": ""})])
+def test_an_unknown_path_or_a_missing_marker_gets_the_providers_error(
+    client: Client, path: str, status: int, marker: dict[str, str]
 ) -> None:
-    for status, marker in ((404, {}), (400, {"X-Cagent-Forward": ""})):
-        response = client.post(path, {}, marker)
-        assert response.status_code == status
-        assert response.json()["error"] == error_for(path, status, response.json()["message"])
-
-
-@each_format
-def test_what_the_system_says_is_billed_too(client: Client, asking: Format) -> None:
-    more: dict[str, Document] = {
-        "/v1/responses": {"instructions": "Be brief."},
-        "/v1/messages": {"system": [{"type": "text", "text": "Be brief."}]},
-        GOOGLE.path: {"systemInstruction": {"parts": [{"text": "Be brief."}]}},
-    }
-    system = {"role": "system", "content": "Be brief."}
-    if asking is DASHSCOPE:
-        body: Document = {"input": {"messages": [system, USER]}}
-    else:
-        body = {**asking.asked, **more.get(asking.path, {"messages": [system, USER]})}
-    client.ask(asking, body)
-    assert client.gateway.usage() == {None: Usage(1, 6, 6)}
+    response = client.post(path, {}, marker)
+    assert response.status_code == status
+    assert response.json()["error"] == error_for(path, status, response.json()["message"])
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("path", "body", "headers", "content_type"),
     [
-        "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
-        "/serving-endpoints/x/invocations",
+        (CHAT.path, messages(), {}, "application/json"),
+        (CHAT.path, {**messages(), "stream": True}, {}, "text/event-stream; charset=utf-8"),
+        (OLLAMA.path, {**messages(), "stream": False}, {}, "application/json"),
+        (OLLAMA.path, messages(), {}, "application/x-ndjson"),
+        (GENERATION, {"input": {"prompt": TEXT}}, {}, "application/json"),
+        (
+            GENERATION,
+            {"input": {"prompt": TEXT}},
+            {"Accept": "text/event-stream"},
+            "text/event-stream; charset=utf-8",
+        ),
     ],
 )
-@plain_and_streamed
-def test_azure_and_databricks_answer_as_openai_does(
-    client: Client, path: str, streamed: bool
+def test_the_headers_say_whether_an_answer_is_streamed(
+    client: Client, path: str, body: Document, headers: dict[str, str], content_type: str
 ) -> None:
-    answer = client.post(path, {**CHAT.asked, "stream": streamed})
-    assert ("chat.completion.chunk" if streamed else "chat.completion") in answer.text
+    response = client.post(path, body, headers)
+    assert response.headers["Content-Type"] == content_type
+    is_streamed = response.headers.get("Transfer-Encoding") == "chunked"
+    assert is_streamed == (content_type != "application/json")
     assert client.gateway.usage() == {None: Usage(1, 4, 6)}
-
-
-def test_a_completion_has_openais_shape(client: Client) -> None:
-    completing = Format("/v1/completions", {"prompt": TEXT, "model": "m"}, {}, {}, {}, {})
-    head = {"id": "cmpl-ID", "object": "text_completion", "created": 0, "model": "m"}
-    head.update(service_tier="default", system_fingerprint="fp_0")
-    usage = {"prompt_tokens": 4, "completion_tokens": 6, "total_tokens": 10}
-    choice = {"index": 0, "text": SAID, "logprobs": None, "finish_reason": "stop"}
-    assert client.plain(completing) == {**head, "choices": [choice], "usage": usage}
-    *chunks, done, end = client.ask(completing, completing.asked, streamed=True).split("\n\n")
-    assert (done, end) == ("data: [DONE]", "")
-    choices = [json.loads(chunk.removeprefix("data: "))["choices"][0] for chunk in chunks]
-    assert [choice["text"] for choice in choices] == [*WORDS, ""]
-    assert [choice["finish_reason"] for choice in choices] == [None] * 6 + ["stop"]
-    assert client.gateway.usage() == {None: Usage(2, 8, 12)}
-    client.post("/serving-endpoints/x/invocations", {"prompt": TEXT})
-    assert client.gateway.usage() == {None: Usage(3, 12, 18)}
 
 
 @pytest.mark.parametrize(
@@ -711,170 +714,56 @@ def test_a_completion_has_openais_shape(client: Client) -> None:
 def test_a_completion_has_a_choice_for_each_prompt(
     client: Client, prompt: list[Any], texts: list[str], tokens: int
 ) -> None:
-    completing = Format("/v1/completions", {"prompt": prompt}, {}, {}, {}, {})
-    answer = client.plain(completing)
-    assert [choice["text"] for choice in answer["choices"]] == texts
-    assert [choice["index"] for choice in answer["choices"]] == list(range(len(texts)))
+    answer = client.plain(COMPLETIONS, prompt=prompt)
+    assert [(choice["index"], choice["text"]) for choice in answer["choices"]] == [
+        *enumerate(texts)
+    ]
     completion_tokens = sum(len(text.split()) for text in texts)
     assert answer["usage"]["total_tokens"] == tokens + completion_tokens
     for options in ({}, {"include_usage": True}):
-        answered = client.ask(
-            completing, {"prompt": prompt, "stream_options": options}, streamed=True
-        )
-        chunks = [json.loads(data) for data in re.findall("data: ({.+)", answered)]
+        chunks = client.chunks(COMPLETIONS, prompt=prompt, stream_options=options)
         assert [chunk["usage"] for chunk in chunks if chunk.get("usage")] == [answer["usage"]]
         assert chunks[-1]["usage"]
         choices = [choice for chunk in chunks for choice in chunk["choices"]]
-        said = [
-            "".join(choice["text"] for choice in choices if choice["index"] == n)
-            for n in range(len(texts))
-        ]
-        assert said == texts
-        assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == [
-            "stop"
-        ] * len(texts)
+        streamed = dict.fromkeys(range(len(texts)), "")
+        for choice in choices:
+            streamed[choice["index"]] += choice["text"]
+        assert [*streamed.values()] == texts
+        ends = [choice["finish_reason"] for choice in choices if choice["finish_reason"]]
+        assert ends == ["stop"] * len(texts)
     assert client.gateway.usage() == {None: Usage(3, 3 * tokens, 3 * completion_tokens)}
 
 
-def response_of(item: Document, **more: Any) -> Document:
-    """Return a response in OpenAI's shape."""
-    tokens = 4 if item["type"] == "function_call" else 6
-    usage = {
-        "input_tokens": 4,
-        "output_tokens": tokens,
-        "total_tokens": 4 + tokens,
-        "input_tokens_details": {"cached_tokens": 0},
-        "output_tokens_details": {"reasoning_tokens": 0},
-    }
-    head = {
-        "id": "resp_ID",
-        "object": "response",
-        "created_at": 0,
-        "status": "completed",
-        "model": "m",
-    }
-    settings: Document = {
-        "parallel_tool_calls": True,
-        "previous_response_id": None,
-        "tool_choice": "auto",
-        "tools": [],
-    }
-    return {**head, "output": [item], **settings, "usage": usage, **more}
-
-
-PART = {"type": "output_text", "text": SAID, "annotations": [], "logprobs": []}
-MESSAGE_ITEM = {
-    "id": "msg_ID",
-    "status": "completed",
-    "type": "message",
-    "role": "assistant",
-    "content": [PART],
-}
-CALL_ITEM = {
-    "id": "fc_ID",
-    "status": "completed",
-    "type": "function_call",
-    "call_id": "call_ID",
-    "name": "find",
-    "arguments": json.dumps(ARGUMENTS),
-}
-
-
-def test_a_response_has_openais_shape(client: Client) -> None:
-    assert client.plain(RESPONSES, model="m") == response_of(MESSAGE_ITEM)
-    assert client.plain(RESPONSES, model="m", **RESPONSES.tools) == response_of(
-        CALL_ITEM, **RESPONSES.tools
-    )
-
-
-def test_a_response_says_which_one_it_follows(client: Client) -> None:
-    assert (
-        client.plain(RESPONSES, previous_response_id="resp_1")["previous_response_id"] == "resp_1"
-    )
-
-
-def test_a_streamed_response_has_openais_events(client: Client) -> None:
-    events = typed(client.events(RESPONSES, model="m"))
-    assert [event.pop("sequence_number") for event in events] == list(range(len(events)))
-    (
-        created,
-        in_progress,
-        item_added,
-        part_added,
-        *deltas,
-        text_done,
-        part_done,
-        item_done,
-        completed,
-    ) = events
-    begun = response_of(MESSAGE_ITEM, status="in_progress", output=[], usage=None)
-    assert created == {"type": "response.created", "response": begun}
-    assert in_progress == {"type": "response.in_progress", "response": begun}
-    empty = {**MESSAGE_ITEM, "status": "in_progress", "content": []}
-    assert item_added == {"type": "response.output_item.added", "output_index": 0, "item": empty}
-    place = {"item_id": "msg_ID", "output_index": 0, "content_index": 0}
-    assert part_added == {
-        "type": "response.content_part.added",
-        **place,
-        "part": {**PART, "text": ""},
-    }
-    assert deltas == [
-        {"type": "response.output_text.delta", **place, "delta": word, "logprobs": []}
-        for word in WORDS
-    ]
-    assert text_done == {"type": "response.output_text.done", **place, "text": SAID, "logprobs": []}
-    assert part_done == {"type": "response.content_part.done", **place, "part": PART}
-    assert item_done == {
-        "type": "response.output_item.done",
-        "output_index": 0,
-        "item": MESSAGE_ITEM,
-    }
-    assert completed == {"type": "response.completed", "response": response_of(MESSAGE_ITEM)}
-
-
-def test_a_streamed_response_that_calls_a_tool_has_openais_events(client: Client) -> None:
-    events = typed(client.events(RESPONSES, model="m", **RESPONSES.tools))
-    assert [event.pop("sequence_number") for event in events] == list(range(len(events)))
-    _, _, item_added, *deltas, arguments_done, item_done, completed = events
-    empty = {**CALL_ITEM, "status": "in_progress", "arguments": ""}
-    assert item_added == {"type": "response.output_item.added", "output_index": 0, "item": empty}
-    place = {"item_id": "fc_ID", "output_index": 0}
-    kind = "response.function_call_arguments"
-    assert deltas == [{"type": f"{kind}.delta", **place, "delta": piece} for piece in PIECES]
-    whole = {"name": "find", "arguments": json.dumps(ARGUMENTS)}
-    assert arguments_done == {"type": f"{kind}.done", **place, **whole}
-    assert item_done == {"type": "response.output_item.done", "output_index": 0, "item": CALL_ITEM}
-    assert completed == {
-        "type": "response.completed",
-        "response": response_of(CALL_ITEM, **RESPONSES.tools),
-    }
-
-
-def test_a_response_takes_back_its_own_items(client: Client) -> None:
-    """As clients send them that keep the conversation themselves."""
-    items = [
-        USER,
-        MESSAGE_ITEM,
-        {"role": "user", "content": [{"type": "input_text", "text": "And now?"}]},
-    ]
-    (item,) = client.plain(RESPONSES, input=items)["output"]
+def test_a_request_for_a_response_may_hold_earlier_items(client: Client) -> None:
+    """Clients that keep the conversation themselves send them."""
+    (message,) = client.plain(RESPONSES)["output"]
+    (call,) = client.plain(RESPONSES, **RESPONSES.tools)["output"]
+    question = {"role": "user", "content": [{"type": "input_text", "text": "And now?"}]}
+    (item,) = client.plain(RESPONSES, input=[USER, message, question])["output"]
     assert item["content"][0]["text"] == "You said: And now?"
-    assert client.gateway.calls[0].prompt_tokens == 4 + 6 + 2
-    (item,) = client.plain(RESPONSES, input=[USER, CALL_ITEM], **RESPONSES.tools)["output"]
+    assert client.gateway.calls[-1].prompt_tokens == 4 + 6 + 2
+    (item,) = client.plain(RESPONSES, input=[USER, call], **RESPONSES.tools)["output"]
     assert json.loads(item["arguments"]) == ARGUMENTS
 
 
 @pytest.mark.parametrize(
-    ("given", "tokens"),
-    [(TEXT, 4), ([TEXT, "a b", ""], 6), ([1, 2, 3], 3), ([[1, 2, 3], [4]], 4), ("\udc80", 1)],
+    ("texts", "count", "tokens"),
+    [
+        (TEXT, 1, 4),
+        ([TEXT, "a b", ""], 3, 6),
+        ([1, 2, 3], 1, 3),
+        ([[1, 2, 3], [4]], 2, 4),
+        ("\udc80", 1, 1),
+    ],
 )
-def test_embeddings_have_openais_shape(client: Client, given: Any, tokens: int) -> None:
-    answer = client.post("/v1/embeddings", {"input": given, "model": "m"}).json()
+def test_embeddings_have_openais_format(
+    client: Client, texts: Any, count: int, tokens: int
+) -> None:
+    answer = client.post("/v1/embeddings", {"input": texts, "model": "m"}).json()
     assert answer.pop("id").startswith("embd-")
     data = answer.pop("data")
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     assert answer == {"object": "list", "model": "m", "usage": usage}
-    count = len(given) if isinstance(given, list) and not isinstance(given[0], int) else 1
     assert [(each["object"], each["index"]) for each in data] == [
         ("embedding", index) for index in range(count)
     ]
@@ -888,165 +777,89 @@ def embedding_of(client: Client, **body: Any) -> Any:
     return client.post("/v1/embeddings", {"input": TEXT, **body}).json()["data"][0]["embedding"]
 
 
-def test_an_embedding_depends_on_the_text_alone(client: Client) -> None:
-    assert embedding_of(client) == embedding_of(client, input=["other", TEXT][1:], model="m")
+def test_an_embedding_depends_only_on_the_text(client: Client) -> None:
+    assert embedding_of(client) == embedding_of(client, input=[TEXT], model="m")
     assert embedding_of(client) != embedding_of(client, input="other")
     assert embedding_of(client) != embedding_of(client, input=[1])
 
 
 @pytest.mark.parametrize("name", ["dimensions", "output_dimension"])
-def test_an_embedding_has_the_dimensions_that_are_asked_for(client: Client, name: str) -> None:
-    for count in (1, 3, 4096):
-        vector = embedding_of(client, **{name: count})
-        assert len(vector) == count
-        assert math.isclose(math.hypot(*vector), 1)
-    assert len(embedding_of(client, **{name: None})) == 8
+@pytest.mark.parametrize(("dimensions", "length"), [(1, 1), (3, 3), (4096, 4096), (None, 8)])
+def test_a_request_chooses_the_dimensions_of_an_embedding(
+    client: Client, name: str, dimensions: int | None, length: int
+) -> None:
+    vector = embedding_of(client, **{name: dimensions})
+    assert len(vector) == length
+    assert math.isclose(math.hypot(*vector), 1)
 
 
-def test_an_embedding_in_base64_has_the_same_figures(client: Client) -> None:
-    figures = struct.unpack(
-        "<8f", base64.b64decode(embedding_of(client, encoding_format="base64"), validate=True)
-    )
-    assert figures == pytest.approx(embedding_of(client, encoding_format="float"), abs=1e-6)
+def test_an_embedding_in_base64_has_the_same_numbers(client: Client) -> None:
+    encoded = base64.b64decode(embedding_of(client, encoding_format="base64"), validate=True)
+    numbers = embedding_of(client, encoding_format="float")
+    assert struct.unpack("<8f", encoded) == pytest.approx(numbers, abs=1e-6)
 
 
-def test_databricks_embeds_what_has_an_input(client: Client) -> None:
-    answer = client.post("/serving-endpoints/x/invocations", {"input": [TEXT]}).json()
-    assert (answer["data"][0]["embedding"], answer["model"]) == (embedding_of(client), "")
+def test_embeddings_of_other_providers_have_their_format(client: Client) -> None:
+    vector, short = embedding_of(client), embedding_of(client, dimensions=2)
 
+    databricks = client.post("/serving-endpoints/x/invocations", {"input": [TEXT]}).json()
+    assert (databricks["data"][0]["embedding"], databricks["model"]) == (vector, "")
 
-ANTHROPIC_HEAD = {"id": "msg_ID", "type": "message", "role": "assistant", "model": "m"}
-TOOL_USE = {"type": "tool_use", "id": "toolu_ID", "name": "find", "input": ARGUMENTS}
-
-
-def test_a_message_has_anthropics_shape(client: Client) -> None:
-    stop: Document = {"stop_reason": "end_turn", "stop_sequence": None}
-    usage = {"input_tokens": 4, "output_tokens": 6}
-    said = {"content": [{"type": "text", "text": SAID}], **stop, "usage": usage}
-    assert client.plain(ANTHROPIC, model="m") == {**ANTHROPIC_HEAD, **said}
-    called = {
-        "content": [TOOL_USE],
-        **stop,
-        "stop_reason": "tool_use",
-        "usage": {**usage, "output_tokens": 4},
+    part = {"content": {"parts": [{"text": TEXT}]}}
+    assert client.post(f"{GEMINI}:embedContent", part).json() == {
+        "embedding": {"values": vector},
+        "usageMetadata": {"promptTokenCount": 4},
     }
-    assert client.plain(ANTHROPIC, model="m", **ANTHROPIC.tools) == {**ANTHROPIC_HEAD, **called}
+    both = {"requests": [part, {**part, "outputDimensionality": 2}]}
+    assert client.post(f"{GEMINI}:batchEmbedContents", both).json() == {
+        "embeddings": [{"values": vector}, {"values": short}],
+        "usageMetadata": {"promptTokenCount": 8},
+    }
+
+    body = {"model": "m", "input": [TEXT, "other"], "dimensions": 2}
+    other = embedding_of(client, input="other", dimensions=2)
+    expected = {"model": "m", "embeddings": [short, other], "prompt_eval_count": 5}
+    assert client.post("/api/embed", body).json() == expected
+    assert client.gateway.calls[-1].prompt_tokens == 5
+
+
+def test_a_text_after_a_tools_result_is_echoed(client: Client) -> None:
+    blocks = [{"type": "tool_result", "content": "on the mat"}, {"type": "text", "text": "Why?"}]
+    said = [{"role": "user", "content": blocks}]
+    answer = client.plain(ANTHROPIC, messages=said, **ANTHROPIC.tools)
+    assert answer["content"] == [{"type": "text", "text": "You said: Why?"}]
 
 
 @pytest.mark.parametrize(
-    ("tools", "start", "deltas", "stop_reason"),
+    ("path", "body", "answer"),
     [
+        ("/v1/messages/count_tokens", ANTHROPIC.with_system, {"input_tokens": 6}),
+        (f"{GEMINI}:countTokens", GOOGLE.question, {"totalTokens": 4}),
         (
-            {},
-            {"type": "text", "text": ""},
-            [{"type": "text_delta", "text": word} for word in WORDS],
-            "end_turn",
-        ),
-        (
-            ANTHROPIC.tools,
-            {**TOOL_USE, "input": {}},
-            [{"type": "input_json_delta", "partial_json": piece} for piece in PIECES],
-            "tool_use",
+            f"{GEMINI}:countTokens",
+            {"generateContentRequest": GOOGLE.with_system},
+            {"totalTokens": 6},
         ),
     ],
 )
-def test_a_streamed_message_has_anthropics_events(
-    client: Client, tools: Document, start: Document, deltas: list[Document], stop_reason: str
+def test_counted_tokens_are_not_billed(
+    client: Client, path: str, body: Document, answer: Document
 ) -> None:
-    """The prompt's tokens are told at the start, the others at the end."""
-    stop: Document = {"stop_reason": None, "stop_sequence": None}
-    usage = {"input_tokens": 4, "output_tokens": 0}
-    assert typed(client.events(ANTHROPIC, model="m", **tools)) == [
-        {
-            "type": "message_start",
-            "message": {**ANTHROPIC_HEAD, "content": [], **stop, "usage": usage},
-        },
-        {"type": "content_block_start", "index": 0, "content_block": start},
-        *({"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas),
-        {"type": "content_block_stop", "index": 0},
-        {
-            "type": "message_delta",
-            "delta": {**stop, "stop_reason": stop_reason},
-            "usage": {"output_tokens": len(deltas)},
-        },
-        {"type": "message_stop"},
-    ]
-
-
-def test_text_beside_a_tools_result_is_what_was_said_last(client: Client) -> None:
-    result = {"type": "tool_result", "content": "on the mat"}
-    blocks = [result, {"type": "text", "text": "And now?"}]
-    answer = client.plain(
-        ANTHROPIC, messages=[{"role": "user", "content": blocks}], **ANTHROPIC.tools
-    )
-    assert answer["content"] == [{"type": "text", "text": "You said: And now?"}]
-
-
-def test_anthropics_tokens_are_counted_and_not_billed(client: Client) -> None:
-    answer = client.post("/v1/messages/count_tokens", {"system": "Be brief.", **messages()})
-    assert answer.json() == {"input_tokens": 6}
+    assert client.post(path, body).json() == answer
     assert client.gateway.usage() == {None: Usage(1, 0, 0)}
 
 
-GOOGLE_HEAD = {"modelVersion": "gemini-2.0-flash", "responseId": "ID"}
-GOOGLE_USAGE = {"promptTokenCount": 4, "candidatesTokenCount": 6, "totalTokenCount": 10}
-
-
-def google_piece(part: Document, usage: Document | None = None) -> Document:
-    candidate: Document = {"content": {"parts": [part], "role": "model"}, "index": 0}
-    if usage is None:
-        return {**GOOGLE_HEAD, "candidates": [candidate]}
-    return {
-        **GOOGLE_HEAD,
-        "candidates": [{**candidate, "finishReason": "STOP"}],
-        "usageMetadata": usage,
-    }
-
-
-GOOGLE_CALL = google_piece(
-    {"functionCall": {"name": "find", "args": ARGUMENTS}},
-    {"promptTokenCount": 4, "candidatesTokenCount": 4, "totalTokenCount": 8},
-)
-
-
-def test_content_has_geminis_shape(client: Client) -> None:
-    assert client.plain(GOOGLE) == google_piece({"text": SAID}, GOOGLE_USAGE)
-    assert (
-        client.plain(GOOGLE, **GOOGLE.tools)
-        == client.plain(OLD_GOOGLE, **OLD_GOOGLE.tools)
-        == GOOGLE_CALL
-    )
-
-
-def test_parameters_are_filled_where_google_has_numbers_for_their_types(client: Client) -> None:
+def test_googles_numbers_of_types_are_understood(client: Client) -> None:
     values = {1: TEXT, 2: 0, 3: 0, 4: False, 5: [], 6: {}}
-    properties = {f"of type {kind}": {"type": kind} for kind in values}
-    function = {
-        "name": "find",
-        "parameters": {"type": 6, "properties": properties, "required": list(properties)},
-    }
-    (candidate,) = client.plain(OLD_GOOGLE, tools=[{"function_declarations": [function]}])[
-        "candidates"
-    ]
+    schema = required(**{f"of type {kind}": {"type": kind} for kind in values})
+    function = {"name": "find", "parameters": {**schema, "type": 6}}
+    answer = client.plain(OLD_GOOGLE, tools=[{"function_declarations": [function]}])
+    call = answer["candidates"][0]["content"]["parts"][0]["functionCall"]
     arguments = {f"of type {kind}": value for kind, value in values.items()}
-    assert json.dumps(candidate["content"]["parts"][0]["functionCall"]["args"]) == json.dumps(
-        arguments
-    )
+    assert json.dumps(call["args"]) == json.dumps(arguments)
 
 
-def test_streamed_content_is_events_or_a_list(client: Client) -> None:
-    pieces = [google_piece({"text": word}) for word in WORDS[:-1]] + [
-        google_piece({"text": WORDS[-1]}, GOOGLE_USAGE)
-    ]
-    assert unnamed(client.events(GOOGLE)) == pieces
-    assert json.loads(client.ask(OLD_GOOGLE, OLD_GOOGLE.asked, streamed=True)) == pieces
-    assert unnamed(client.events(GOOGLE, **GOOGLE.tools)) == [GOOGLE_CALL]
-    assert json.loads(
-        client.ask(OLD_GOOGLE, {**OLD_GOOGLE.asked, **OLD_GOOGLE.tools}, streamed=True)
-    ) == [GOOGLE_CALL]
-
-
-def test_a_result_of_a_tool_can_be_any_json(client: Client) -> None:
+def test_a_tools_result_can_be_any_json(client: Client) -> None:
     result = {"functionResponse": {"name": "find", "response": {"where": "on the mat", "legs": 4}}}
     (candidate,) = client.plain(GOOGLE, **contents(result))["candidates"]
     assert candidate["content"]["parts"] == [{"text": "The tool said: on the mat 4"}]
@@ -1055,198 +868,19 @@ def test_a_result_of_a_tool_can_be_any_json(client: Client) -> None:
     assert answer["message"]["content"][0]["text"] == 'The tool said: {"where": "on the mat"}'
 
 
-def test_content_embeddings_have_geminis_shape(client: Client) -> None:
-    asked = {"content": {"parts": [{"text": TEXT}]}}
-    same = {"values": embedding_of(client)}
-    usage = {"promptTokenCount": len(TEXT.split())}
-    assert client.post(f"{GEMINI}:embedContent", asked).json() == {
-        "embedding": same,
-        "usageMetadata": usage,
-    }
-    other = {"values": embedding_of(client, dimensions=2)}
-    both = {"requests": [asked, {**asked, "outputDimensionality": 2}]}
-    usage = {"promptTokenCount": 2 * len(TEXT.split())}
-    answer = client.post(f"{GEMINI}:batchEmbedContents", both).json()
-    assert answer == {"embeddings": [same, other], "usageMetadata": usage}
-
-
-def test_geminis_tokens_are_counted_and_not_billed(client: Client) -> None:
-    system = {"systemInstruction": {"parts": [{"text": "Be brief."}]}}
-    assert client.post(f"{GEMINI}:countTokens", contents()).json() == {"totalTokens": 4}
-    asked = {"generateContentRequest": {**contents(), **system}}
-    assert client.post(f"{GEMINI}:countTokens", asked).json() == {"totalTokens": 6}
-    assert client.gateway.usage() == {None: Usage(2, 0, 0)}
-
-
-OLLAMA_HEAD = {"model": "m", "created_at": 0}
-OLLAMA_END = {"done": True, "done_reason": "stop", "prompt_eval_count": 4, "eval_count": 6}
-OLLAMA_CALL = {
-    "role": "assistant",
-    "content": "",
-    "tool_calls": [{"function": {"name": "find", "arguments": ARGUMENTS}}],
-}
-
-
-def test_a_chat_has_ollamas_shape(client: Client) -> None:
-    said = {"role": "assistant", "content": SAID}
-    assert client.plain(OLLAMA, model="m") == {**OLLAMA_HEAD, "message": said, **OLLAMA_END}
-    assert client.plain(OLLAMA)["model"] == ""
-    called = {**OLLAMA_HEAD, "message": OLLAMA_CALL, **OLLAMA_END, "eval_count": 4}
-    assert client.plain(OLLAMA, model="m", **OLLAMA.tools) == called
-
-
-def test_a_chat_with_ollama_is_streamed_unless_told_otherwise(client: Client) -> None:
-    empty = {"role": "assistant", "content": ""}
-
-    def lines(**more: Any) -> list[Document]:
-        response = client.post("/api/chat", {**messages(), "model": "m", **more})
-        assert response.headers["Content-Type"] == "application/x-ndjson"
-        return [{**json.loads(line), "created_at": 0} for line in response.text.splitlines()]
-
-    assert lines() == [
-        *({**OLLAMA_HEAD, "message": {**empty, "content": word}, "done": False} for word in WORDS),
-        {**OLLAMA_HEAD, "message": empty, **OLLAMA_END},
-    ]
-    assert lines(**OLLAMA.tools) == [
-        {**OLLAMA_HEAD, "message": OLLAMA_CALL, "done": False},
-        {**OLLAMA_HEAD, "message": empty, **OLLAMA_END, "eval_count": 4},
-    ]
-    assert client.gateway.usage() == {None: Usage(2, 8, 10)}
-
-
-def test_a_text_generated_has_ollamas_shape(client: Client) -> None:
-    generating = Format("/api/generate", {"model": "m", "prompt": TEXT}, {}, {}, {}, {})
-    assert client.plain(generating, stream=False) == {**OLLAMA_HEAD, "response": SAID, **OLLAMA_END}
-    *pieces, last = map(json.loads, client.ask(generating, generating.asked).splitlines())
-    assert pieces == [{**OLLAMA_HEAD, "response": word, "done": False} for word in WORDS]
-    assert last == {**OLLAMA_HEAD, "response": "", **OLLAMA_END}
-    assert client.gateway.usage() == {None: Usage(2, 8, 12)}
-    assert client.plain(generating, stream=False, system="Be brief.")["prompt_eval_count"] == 6
-
-
-def test_embeddings_have_ollamas_shape(client: Client) -> None:
-    answer = client.post(
-        "/api/embed", {"model": "m", "input": [TEXT, "other"], "dimensions": 2}
-    ).json()
-    vectors = [embedding_of(client, input=text, dimensions=2) for text in (TEXT, "other")]
-    assert answer == {"model": "m", "embeddings": vectors, "prompt_eval_count": 5}
-    assert client.gateway.calls[0].prompt_tokens == 5
-
-
-def cohere_end(finish_reason: str, output_tokens: int) -> Document:
-    tokens = {"input_tokens": 4, "output_tokens": output_tokens}
-    return {"finish_reason": finish_reason, "usage": {"billed_units": tokens, "tokens": tokens}}
-
-
-def test_a_chat_has_coheres_shape(client: Client) -> None:
-    said = {"role": "assistant", "content": [{"type": "text", "text": SAID}]}
-    assert client.plain(COHERE) == {"id": "ID", "message": said, **cohere_end("COMPLETE", 6)}
-    called = {"role": "assistant", "tool_calls": [CHAT_CALL]}
-    assert client.plain(COHERE, **COHERE.tools) == {
-        "id": "ID",
-        "message": called,
-        **cohere_end("TOOL_CALL", 4),
-    }
-
-
-@pytest.mark.parametrize(
-    ("tools", "kind", "start", "deltas", "finish_reason"),
-    [
-        (
-            {},
-            "content",
-            {"content": {"type": "text", "text": ""}},
-            [{"content": {"text": word}} for word in WORDS],
-            "COMPLETE",
-        ),
-        (
-            COHERE.tools,
-            "tool-call",
-            {"tool_calls": {**CHAT_CALL, "function": {"name": "find", "arguments": ""}}},
-            [{"tool_calls": {"function": {"arguments": piece}}} for piece in PIECES],
-            "TOOL_CALL",
-        ),
-    ],
-)
-def test_a_streamed_chat_has_coheres_events(
-    client: Client,
-    tools: Document,
-    kind: str,
-    start: Document,
-    deltas: list[Document],
-    finish_reason: str,
-) -> None:
-    assert typed(client.events(COHERE, **tools)) == [
-        {"type": "message-start", "id": "ID", "delta": {"message": {"role": "assistant"}}},
-        {"type": f"{kind}-start", "index": 0, "delta": {"message": start}},
-        *({"type": f"{kind}-delta", "index": 0, "delta": {"message": delta}} for delta in deltas),
-        {"type": f"{kind}-end", "index": 0},
-        {"type": "message-end", "delta": cohere_end(finish_reason, len(deltas))},
-    ]
-
-
-def generated(
-    finish_reason: str, text: str, call: Document | None = None, *, as_message: bool = True
-) -> Document:
-    """Return what DashScope's own API answers."""
-    tokens = 4 if call else 6
-    usage = {"input_tokens": 4, "output_tokens": tokens, "total_tokens": 4 + tokens}
-    message = {"role": "assistant", "content": text, **({"tool_calls": [call]} if call else {})}
-    output: Document = {"choices": [{"finish_reason": finish_reason, "message": message}]}
-    if not as_message:
-        output = {"text": text, "finish_reason": finish_reason}
-    return {"output": output, "usage": usage, "request_id": "ID"}
-
-
-@pytest.mark.parametrize(
-    "asked", [{"input": {"prompt": TEXT}}, {"input": messages()}], ids=["prompt", "messages"]
-)
-def test_a_generation_has_dashscopes_shape(client: Client, asked: Document) -> None:
-    assert client.plain(DASHSCOPE, **asked) == generated("stop", SAID, as_message=False)
-    assert client.plain(DASHSCOPE, **asked, parameters={"result_format": "message"}) == generated(
-        "stop", SAID
-    )
-    called = generated("tool_calls", "", CHAT_CALL)
-    assert client.plain(DASHSCOPE, **asked, **DASHSCOPE.tools) == called
-    assert client.plain(DASHSCOPE, **asked, parameters={"tools": [CHAT_TOOL]}) == called
-
-
-@pytest.mark.parametrize(
-    "headers", [{"X-DashScope-SSE": "enable"}, {"Accept": "text/event-stream"}]
-)
-def test_a_streamed_generation_tells_all_so_far_or_what_is_new(
-    client: Client, headers: dict[str, str]
-) -> None:
-    asking = Format(GENERATION, DASHSCOPE.asked, {}, {}, {}, {}, stream={}, stream_headers=headers)
-
-    def events(**parameters: Any) -> list[Document]:
-        named = client.events(asking, parameters=parameters)
-        assert {name for name, _ in named} == {"result"}
-        return [document for _, document in named]
-
-    so_far = ["".join(WORDS[:count]) for count in range(1, 7)]
-    reasons = ["null"] * 5 + ["stop"]
-    assert events() == [
-        generated(*each, as_message=False) for each in zip(reasons, so_far, strict=True)
-    ]
-    new = [generated(*each) for each in zip(reasons, WORDS, strict=True)]
-    assert events(result_format="message", incremental_output=True) == new
-    assert events(tools=[CHAT_TOOL]) == [generated("tool_calls", "", CHAT_CALL)]
-
-
-@each_format
+@each_api
 def test_a_client_that_hangs_up_does_no_harm(
     client: Client,
-    asking: Format,
+    api: Api,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    long = json.loads(json.dumps(asking.asked).replace("Where", ("x" * 1_000 + " ") * 1_000))
+    long = json.loads(json.dumps(api.question).replace("Where", ("x" * 1_000 + " ") * 1_000))
     before = set(threading.enumerate())
     with client.http.post(
-        client.gateway.url + (asking.stream_path or asking.path),
+        client.gateway.url + (api.stream_path or api.path),
         json={**long, "stream": True},
-        headers=asking.stream_headers,
+        headers=api.stream_headers,
         stream=True,
         timeout=10,
     ) as response:
@@ -1255,5 +889,12 @@ def test_a_client_that_hangs_up_does_no_harm(
     for thread in answering:
         thread.join(10)
         assert not thread.is_alive()
-    assert "You said" in client.ask(asking, asking.asked)
+    assert "You said" in client.ask(api, api.question)
     assert "Traceback" not in capfd.readouterr().err + caplog.text
+
+
+if __name__ == "__main__":
+    with ModelsGateway() as gateway, mount(requests.Session(), gateway.url) as http:
+        http.trust_env = False
+        http.headers.update(gateway_headers("https://api.openai.com/v1"))
+        ANSWERS.write_text(all_answers(Client(gateway, http)), "utf-8")

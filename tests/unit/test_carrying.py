@@ -1,4 +1,4 @@
-"""Does the session go where the work goes: to threads, timers, callbacks, executors and processes?"""
+"""``carry_session`` and ``SessionExecutor``: threads, timers, callbacks, pools and processes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from contextvars import Context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -33,7 +34,7 @@ from cagent_session import (
 
 
 def echo(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
-    """Tell what arrived, and where."""
+    """Return the current session ID and the arguments."""
     return current_session_id(), args, kwargs
 
 
@@ -58,46 +59,25 @@ def carried_from(session_id: str | None, fn: Callable[..., Any]) -> Any:
         return carry_session(fn)
 
 
-def test_the_session_is_the_one_at_the_call_of_carry_session() -> None:
-    carried = carried_from("carried", current_session_id)
-    assert carried() == "carried"
+@pytest.mark.parametrize("session_id", ["carried", None])
+def test_the_session_is_the_one_in_which_carry_session_was_called(session_id: str | None) -> None:
+    carried = carried_from(session_id, current_session_id)
+    assert carried() == session_id
     with session_scope("runner"):
-        assert carried() == "carried"
+        assert carried() == session_id
         assert current_session_id() == "runner"
 
 
-def test_no_session_is_carried_too() -> None:
-    carried = carried_from(None, current_session_id)
-    with session_scope("runner"):
-        assert carried() is None
-        assert current_session_id() == "runner"
-
-
-def test_arguments_and_result_pass_whatever_their_names() -> None:
-    carried = carried_from("sess-1", echo)
-    assert carried(1, 2, x=3) == ("sess-1", (1, 2), {"x": 3})
-    names = {"self": 1, "fn": 2, "session_id": 3, "args": 4, "kwargs": 5}
-    assert carried(**names) == ("sess-1", (), names)
-
-
-def test_a_carried_coroutine_function_gets_its_arguments() -> None:
+def test_arguments_may_have_any_names() -> None:
     async def job(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
         return echo(*args, **kwargs)
 
-    assert asyncio.run(carried_from("sess-1", job)(1, 2, x=3)) == ("sess-1", (1, 2), {"x": 3})
-
-
-def test_an_error_passes_unchanged_and_the_runner_is_back_in_its_session() -> None:
-    raised = LookupError("in the job")
-
-    def job() -> None:
-        raise raised
-
-    with session_scope("runner"):
-        with pytest.raises(LookupError) as caught:
-            carried_from("carried", job)()
-        assert caught.value is raised
-        assert current_session_id() == "runner"
+    names = {"self": 1, "fn": 2, "session_id": 3, "args": 4, "kwargs": 5, "executor": 6}
+    expected = ("sess-1", (0, 1), names)
+    assert carried_from("sess-1", echo)(0, 1, **names) == expected
+    assert asyncio.run(carried_from("sess-1", job)(0, 1, **names)) == expected
+    with SessionExecutor(ThreadPoolExecutor(1)) as pool, session_scope("sess-1"):
+        assert pool.submit(echo, 0, 1, **names).result() == expected
 
 
 def test_every_kind_of_function_runs_in_the_carried_session() -> None:
@@ -133,62 +113,44 @@ def test_anything_callable_can_be_carried(fn: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("thing", [None, "text", SimpleNamespace()])
-def test_what_can_not_be_called_is_refused_at_once(thing: Any) -> None:
-    with pytest.raises(TypeError, match=rf"takes a callable, got {type(thing).__name__}$"):
-        carry_session(thing)
-    with (
-        SessionExecutor(ThreadPoolExecutor(1)) as pool,
-        pytest.raises(TypeError, match="takes a callable"),
-    ):
-        pool.submit(thing)
+def test_only_callables_can_be_carried(thing: Any) -> None:
+    pool = SessionExecutor(ThreadPoolExecutor(1))
+    for carry in (carry_session, pool.submit):
+        with pytest.raises(TypeError, match=rf"takes a callable, got {type(thing).__name__}$"):
+            carry(thing)
 
 
-def test_carried_twice_the_first_carrying_wins() -> None:
-    """It stands nearest to the function: who carries on a callable need not know whether it belongs to a session."""
-    carried_again = carried_from("second", carried_from("first", current_session_id))
-    assert carried_again() == "first"
-    assert (
-        carried_from("carried", in_session(lambda: "decorated")(current_session_id))()
-        == "decorated"
-    )
+def test_the_session_nearest_to_the_function_wins() -> None:
+    """So a program can carry a callable without knowing whether it has a session already."""
+    carried = carried_from("first", current_session_id)
+    assert carried_from("second", carried)() == "first"
+    decorated = in_session(lambda: "decorated")(current_session_id)
+    assert carried_from("carried", decorated)() == "decorated"
 
 
 def test_name_docstring_and_signature_are_kept() -> None:
     carried: Any = carried_from("sess-1", echo)
-    assert (carried.__name__, carried.__qualname__, carried.__doc__) == (
-        "echo",
-        "echo",
-        echo.__doc__,
-    )
-    assert carried.__module__ == echo.__module__
+    for name in ("__name__", "__qualname__", "__doc__", "__module__"):
+        assert getattr(carried, name) == getattr(echo, name)
     assert inspect.signature(carried) == inspect.signature(echo)
 
 
-def test_repr_names_the_function_and_no_session_id() -> None:
-    """Schedulers and process pools log what they run."""
-    assert (
-        repr(carried_from("sess-1", current_session_id)) == f"carry_session({current_session_id!r})"
-    )
+def test_repr_names_the_function_and_not_the_session() -> None:
+    """Schedulers and process pools log the functions that they run."""
+    carried = carried_from("sess-1", current_session_id)
+    assert repr(carried) == f"carry_session({current_session_id!r})"
 
 
-@pytest.mark.parametrize(
-    "duplicate",
-    [
-        copy.copy,
-        copy.deepcopy,
-        *(
-            pytest.param(
-                lambda carried, p=p: pickle.loads(pickle.dumps(carried, p)),
-                id=f"pickle protocol {p}",
-            )
-            for p in range(pickle.HIGHEST_PROTOCOL + 1)
-        ),
-    ],
-)
+DUPLICATES: list[Callable[[Any], Any]] = [copy.copy, copy.deepcopy]
+DUPLICATES += [
+    lambda value, p=p: pickle.loads(pickle.dumps(value, p))  # type: ignore[misc]
+    for p in range(pickle.HIGHEST_PROTOCOL + 1)
+]
+
+
+@pytest.mark.parametrize("duplicate", DUPLICATES)
 @pytest.mark.parametrize("session_id", ["sess-1", None])
-def test_it_survives_copying_and_pickling(
-    duplicate: Callable[[Any], Any], session_id: str | None
-) -> None:
+def test_it_survives_copying_and_pickling(duplicate: Any, session_id: str | None) -> None:
     carried = carried_from(session_id, current_session_id)
     with session_scope("runner"):
         duplicated = duplicate(carried)
@@ -201,18 +163,12 @@ def test_it_survives_copying_and_pickling(
 @pytest.mark.parametrize(
     "start",
     [
-        pytest.param(lambda job: threading.Thread(target=job), id="Thread"),
-        pytest.param(lambda job: threading.Timer(0, job), id="Timer"),
-        pytest.param(
-            lambda job: threading.Thread(target=Context().run, args=[job]), id="fresh context"
-        ),
-        pytest.param(
-            lambda job: threading.Thread(
-                target=Context().run, args=[in_session(lambda: "other")(job)]
-            ),
-            id="context with a session",
-        ),
+        lambda job: threading.Thread(target=job),
+        lambda job: threading.Timer(0, job),
+        lambda job: threading.Thread(target=Context().run, args=[job]),
+        lambda job: threading.Thread(target=in_session(lambda: "other")(job)),
     ],
+    ids=["Thread", "Timer", "fresh context", "another session"],
 )
 @pytest.mark.parametrize("session_id", ["sess-1", None])
 def test_a_carried_job_runs_in_its_session_in_a_thread(
@@ -226,9 +182,11 @@ def test_a_carried_job_runs_in_its_session_in_a_thread(
     assert seen.get_nowait() == session_id
 
 
-def test_a_carried_callback_of_the_event_loop_runs_in_its_session() -> None:
+def test_the_event_loops_callbacks_tasks_and_executor_run_in_the_carried_session(
+    inherited_by_threads: Callable[[str], str | None],
+) -> None:
     async def main() -> list[str | None]:
-        loop, seen, done = asyncio.get_running_loop(), [], asyncio.Event()
+        loop, seen = asyncio.get_running_loop(), list[str | None]()
 
         def callback() -> None:
             seen.append(current_session_id())
@@ -236,25 +194,14 @@ def test_a_carried_callback_of_the_event_loop_runs_in_its_session() -> None:
         with session_scope("scheduler"):
             loop.call_soon(carried_from("carried", callback))
             loop.call_soon(callback)
-            loop.call_soon(done.set)
-        await done.wait()
-        return seen
+            task = loop.create_task(carried_from("carried", coroutine)())
+            carried = carried_from("carried", current_session_id)
+            in_thread = await loop.run_in_executor(None, carried)
+            uncarried = await loop.run_in_executor(None, current_session_id)
+        return [*seen, await task, in_thread, uncarried]
 
-    assert asyncio.run(main()) == ["carried", "scheduler"]
-
-
-def test_a_carried_job_of_run_in_executor_runs_in_its_session(
-    inherited_by_threads: Callable[[str], str | None],
-) -> None:
-    async def main() -> list[str | None]:
-        loop = asyncio.get_running_loop()
-        with session_scope("sess-1"):
-            return [
-                await loop.run_in_executor(None, carry_session(current_session_id)),
-                await loop.run_in_executor(None, current_session_id),
-            ]
-
-    assert asyncio.run(main()) == ["sess-1", inherited_by_threads("sess-1")]
+    inherited = inherited_by_threads("scheduler")
+    assert asyncio.run(main()) == ["carried", "scheduler", "carried", "carried", inherited]
 
 
 def test_a_carried_function_shows_the_functions_attributes_and_keeps_its_own() -> None:
@@ -269,52 +216,32 @@ def test_a_carried_function_shows_the_functions_attributes_and_keeps_its_own() -
 
 
 def is_coroutine_function(carried: Any) -> bool:
-    """Ask as APScheduler and Flask do: asyncio, while it has the function."""
+    """Ask as APScheduler and Flask do: with asyncio's function, which Python 3.14 deprecates."""
     ask = inspect if sys.version_info >= (3, 14) else asyncio
     return bool(ask.iscoroutinefunction(carried))
 
 
-def test_a_carried_coroutine_function_is_one_to_those_who_ask() -> None:
-    """Starlette and others ask its ``__call__``. From Python 3.12 on ``inspect`` sees its mark."""
-    carried: Any = carry_session(asyncio.sleep)
-    for carried in (carried, pickle.loads(pickle.dumps(carried))):  # noqa: B020 - itself, and what it pickles to
-        assert inspect.iscoroutinefunction(carried.__call__)
-        assert inspect.iscoroutinefunction(carried) is (sys.version_info >= (3, 12))
-        assert is_coroutine_function(carried)
+def test_a_carried_coroutine_function_is_recognized() -> None:
+    """Starlette and others check ``__call__``. ``inspect`` sees the mark since Python 3.12."""
+    carried: Any = carried_from("sess-1", coroutine)
+    for each in (carried, pickle.loads(pickle.dumps(carried))):
+        assert inspect.iscoroutinefunction(each.__call__)
+        assert inspect.iscoroutinefunction(each) is (sys.version_info >= (3, 12))
+        assert is_coroutine_function(each)
+        assert asyncio.run(each()) == "sess-1"
     carried = carry_session(current_session_id)
     assert not inspect.iscoroutinefunction(carried.__call__)
     assert not is_coroutine_function(carried)
 
 
-def test_a_carried_coroutine_function_is_marked_where_inspect_has_a_mark(
+def test_a_carried_coroutine_function_is_marked_if_inspect_can_mark_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    marked: list[Any] = []
-
-    def mark(fn: Any) -> Any:
-        marked.append(fn)
-        return fn
-
+    mark = mock.Mock(side_effect=lambda fn: fn)
     monkeypatch.setattr(inspect, "markcoroutinefunction", mark, raising=False)
-    assert [carry_session(coroutine)] == marked
+    carried = carry_session(coroutine)
     carry_session(current_session_id)
-    assert len(marked) == 1
-
-
-def test_a_carried_coroutine_function_keeps_its_session_when_it_is_pickled() -> None:
-    carried = pickle.loads(pickle.dumps(carried_from("sess-1", coroutine)))
-    assert asyncio.run(carried()) == "sess-1"
-
-
-def test_a_carried_coroutine_runs_in_its_session_in_a_task() -> None:
-    carried = carried_from("carried", coroutine)
-
-    async def main() -> str | None:
-        with session_scope("creator"):
-            task: asyncio.Task[str | None] = asyncio.create_task(carried())
-        return await task
-
-    assert asyncio.run(main()) == "carried"
+    mark.assert_called_once_with(carried)
 
 
 def test_each_job_of_a_shared_pool_runs_in_its_submitters_session() -> None:
@@ -326,66 +253,51 @@ def test_each_job_of_a_shared_pool_runs_in_its_submitters_session() -> None:
                 futures.append(pool.submit(current_session_id))
         assert [future.result() for future in futures] == ids
         everyone = threading.Barrier(4, timeout=10)
-        left_behind = [
-            threads.submit(lambda: (everyone.wait(), current_session_id())[1]) for _ in range(4)
-        ]
-        assert [future.result() for future in left_behind] == [None] * 4, (
-            "no worker keeps a session"
-        )
+        later = [threads.submit(lambda: (everyone.wait(), current_session_id())) for _ in range(4)]
+        assert [future.result()[1] for future in later] == [None] * 4, "no thread keeps a session"
         assert pool.submit(current_session_id).result() is None
 
 
-def test_tasks_share_a_pool_by_run_in_executor() -> None:
+def test_tasks_share_the_event_loops_default_executor() -> None:
     ids = [f"sess-{number}" for number in range(16)]
 
-    async def main(pool: Executor) -> list[str | None]:
+    async def main() -> list[str | None]:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(SessionExecutor(ThreadPoolExecutor(2)))
+
         @in_session("session_id")
         async def work(session_id: str) -> str | None:
-            return await asyncio.get_running_loop().run_in_executor(pool, current_session_id)
+            return await loop.run_in_executor(None, current_session_id)
 
+        assert await loop.run_in_executor(None, current_session_id) is None
         return await asyncio.gather(*map(work, ids))
 
-    with SessionExecutor(ThreadPoolExecutor(2)) as pool:
-        assert asyncio.run(main(pool)) == ids
-
-
-def test_a_job_gets_its_arguments_whatever_their_names() -> None:
-    with SessionExecutor(ThreadPoolExecutor(1)) as pool, session_scope("sess-1"):
-        names = {"self": 1, "fn": 2, "executor": 3}
-        assert pool.submit(echo, 0, **names).result() == ("sess-1", (0,), names)
-
-
-def test_a_jobs_error_is_its_futures() -> None:
-    with SessionExecutor(ThreadPoolExecutor(1)) as pool:
-        assert isinstance(pool.submit(int, "x").exception(), ValueError)
-
-
-def test_map_keeps_order_and_session() -> None:
-    with SessionExecutor(ThreadPoolExecutor(4)) as pool:
-        with session_scope("sess-1"):
-            results = pool.map(echo, range(50), "x" * 50)
-        with session_scope("consumer"):
-            assert list(results) == [("sess-1", (number, "x"), {}) for number in range(50)]
+    assert asyncio.run(main()) == ids
 
 
 class RecordingExecutor(Executor):
-    """Runs jobs where they are mapped, and records what it is asked for."""
+    """Runs mapped jobs at once. Records its calls, and the session in which they were made."""
 
     def __init__(self) -> None:
-        self.asked: list[Any] = []
+        self.calls: list[Any] = []
+        self.sessions: list[str | None] = []
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        self.sessions.append(current_session_id())
 
     def map(
         self, fn: Callable[..., Any], *iterables: Iterable[Any], **kwargs: Any
     ) -> Iterator[Any]:
-        self.asked.append(("map", iterables, kwargs))
+        self.sessions.append(current_session_id())
+        self.calls.append(("map", iterables, kwargs))
         return map(fn, *iterables)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self.asked.append(("shutdown", wait, cancel_futures))
+        self.calls.append(("shutdown", wait, cancel_futures))
 
 
 class PlainExecutor(Executor):
-    """Shuts down with the one option that every executor has, as that of a cluster's client."""
+    """Its ``shutdown`` has no ``cancel_futures``, as in the executor of Dask's client."""
 
     waited: Any = None
 
@@ -401,23 +313,31 @@ def test_an_executor_without_cancel_futures_shuts_down() -> None:
 
 
 @pytest.mark.parametrize("thing", [None, 4, ThreadPoolExecutor])
-def test_what_is_no_executor_is_refused(thing: Any) -> None:
+def test_other_objects_than_executors_are_refused(thing: Any) -> None:
     with pytest.raises(TypeError, match=rf"takes an Executor, got {type(thing).__name__}$"):
         SessionExecutor(thing)
 
 
-def test_map_is_the_inner_executors_with_its_chunks_and_timeouts() -> None:
+def test_map_passes_its_parameters_to_the_inner_executor() -> None:
     inner = RecordingExecutor()
     with session_scope("sess-1"):
-        assert list(SessionExecutor(inner).map(echo, [1, 2], timeout=5, chunksize=50)) == [
-            ("sess-1", (1,), {}),
-            ("sess-1", (2,), {}),
-        ]
-    assert inner.asked == [("map", ([1, 2],), {"timeout": 5, "chunksize": 50})]
+        results = list(SessionExecutor(inner).map(echo, [1, 2], timeout=5, chunksize=50))
+    assert results == [("sess-1", (1,), {}), ("sess-1", (2,), {})]
+    assert inner.calls == [("map", ([1, 2],), {"timeout": 5, "chunksize": 50})]
+
+
+def test_the_inner_executor_is_called_in_no_session() -> None:
+    """Threads that it starts may inherit the context."""
+    pool = SessionExecutor(inner := RecordingExecutor())
+    with session_scope("sess-1"):
+        pool.submit(echo)
+        pool.map(echo, [1])
+        assert current_session_id() == "sess-1"
+    assert inner.sessions == [None, None]
 
 
 @pytest.mark.parametrize(
-    ("shut_down", "asked"),
+    ("shut_down", "call"),
     [
         (lambda pool: pool.shutdown(), ("shutdown", True, False)),
         (lambda pool: pool.shutdown(False), ("shutdown", False, False)),
@@ -426,21 +346,15 @@ def test_map_is_the_inner_executors_with_its_chunks_and_timeouts() -> None:
     ],
 )
 def test_shutting_down_shuts_the_inner_executor_down(
-    shut_down: Callable[[Executor], Any], asked: Any
+    shut_down: Callable[[Executor], Any], call: Any
 ) -> None:
     inner = RecordingExecutor()
     shut_down(SessionExecutor(inner))
-    assert inner.asked == [asked]
+    assert inner.calls == [call]
 
 
-def test_after_a_with_statement_no_job_is_taken() -> None:
-    with SessionExecutor(ThreadPoolExecutor(1)) as pool:
-        pass
-    with pytest.raises(RuntimeError, match="after shutdown"):
-        pool.submit(current_session_id)
-
-
-# A program of its own, because pytest's process may have threads, beside which Python warns of forking.
+# This is a separate program because Python warns if a process with threads, such as pytest's, is
+# forked.
 PROGRAM = """
 import functools
 import json
@@ -448,7 +362,9 @@ import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
 
-from cagent_session import SessionExecutor, carry_session, current_session_id, in_session, session_scope
+from cagent_session import (
+    SessionExecutor, carry_session, current_session_id, in_session, session_scope
+)
 
 
 def tell(connection, *args):
@@ -509,10 +425,10 @@ if __name__ == "__main__":
 @pytest.fixture(scope="module", params=multiprocessing.get_all_start_methods())
 def seen_in_processes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
+) -> Any:
     program = tmp_path_factory.mktemp("processes") / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")
-    return json.loads(run_python(str(program), request.param))  # type: ignore[no-any-return] # a dict, by the program
+    return json.loads(run_python(str(program), request.param))
 
 
 def run_python(*args: str) -> str:
@@ -540,14 +456,11 @@ def run_python(*args: str) -> str:
 def test_a_process_starts_in_no_session_and_a_carried_job_brings_its_own(
     seen_in_processes: dict[str, Any], what: str, seen: Any
 ) -> None:
-    """Also where a forked pool starts its processes inside a scope: they would keep it for all of their jobs."""
+    """A pool's process that is forked inside a scope must not keep it for all jobs."""
     assert seen_in_processes[what] == seen
 
 
-FORKING = """
-import os
-from cagent_session import current_session_id, session_scope
-
+FORK_IN_SCOPES = """
 with session_scope("outer"):
     with session_scope("inner"):
         child = os.fork()
@@ -558,17 +471,9 @@ with session_scope("outer"):
         else:
             assert current_session_id() == "inner"
     assert current_session_id() == ("outer" if child else None)
-if not child:
-    os._exit(17)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
-print("done")
 """
 
-
-FORKING_GENERATOR = """
-import os
-from cagent_session import current_session_id, in_session, session_scope
-
+FORK_IN_GENERATOR = """
 @in_session("session_id")
 def steps(session_id):
     yield os.fork()
@@ -579,6 +484,32 @@ with session_scope("consumer"):
     child = next(running)
     assert current_session_id() == ("consumer" if child else None)
     assert next(running) == ("sess-1" if child else None)
+"""
+
+FORK_IN_TASK = """
+async def fork(here):
+    child = os.fork()
+    if not child:  # it must not go on with the event loop
+        there = contextvars.copy_context()
+        seen = [context.run(current_session_id) for context in (here, there)]
+        seen += [current_session_id()]
+        with session_scope("child"):
+            seen += [current_session_id()]
+        os._exit(17 if seen == [None] * 3 + ["child"] else 1)
+    assert current_session_id() == "sess-1"
+    return child
+
+async def main():
+    with session_scope("sess-1"):
+        return await asyncio.create_task(fork(contextvars.copy_context()))
+
+child = asyncio.run(main())
+"""
+
+FORKING = """
+import asyncio, contextvars, os
+from cagent_session import current_session_id, in_session, session_scope
+{}
 if not child:
     os._exit(17)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
@@ -587,31 +518,15 @@ print("done")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.parametrize(
-    "source", [FORKING, FORKING_GENERATOR], ids=["in a scope", "in a generator's step"]
-)
-def test_a_forked_child_leaves_its_parents_scopes_without_being_in_them(
-    tmp_path: Path, source: str
-) -> None:
+@pytest.mark.parametrize("source", [FORK_IN_SCOPES, FORK_IN_GENERATOR, FORK_IN_TASK])
+def test_a_forked_child_is_in_no_session_in_any_copied_context(tmp_path: Path, source: str) -> None:
+    """``asyncio.run`` copies the context, and so does every task."""
     program = tmp_path / "forking.py"
-    program.write_text(source, encoding="utf-8")
-    assert run_python(str(program)) == "done\n"
+    program.write_text(FORKING.format(source), encoding="utf-8")
+    assert run_python("-W", "ignore::DeprecationWarning", str(program)) == "done\n"
 
 
-# A SessionExecutor in the place of the executor that it is around
-
-
-def test_it_can_be_the_event_loops_default_executor() -> None:
-    async def main() -> list[str | None]:
-        loop = asyncio.get_running_loop()
-        loop.set_default_executor(SessionExecutor(ThreadPoolExecutor(1)))
-        seen = []
-        for session_id in ("sess-1", None, "sess-2"):
-            with session_scope(session_id):
-                seen.append(await loop.run_in_executor(None, current_session_id))
-        return seen
-
-    assert asyncio.run(main()) == ["sess-1", None, "sess-2"]
+# A SessionExecutor where the inner executor is expected
 
 
 def test_it_is_of_the_inner_executors_class_and_has_its_attributes() -> None:
@@ -624,32 +539,9 @@ def test_it_is_of_the_inner_executors_class_and_has_its_attributes() -> None:
             _ = pool.nobody  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(
-    "duplicate", [copy.copy, copy.deepcopy, lambda pool: pickle.loads(pickle.dumps(pool))]
-)
-def test_an_executor_that_can_be_copied_and_pickled_still_can(
-    duplicate: Callable[[Any], Any],
-) -> None:
+@pytest.mark.parametrize("duplicate", DUPLICATES)
+def test_an_executor_that_can_be_copied_and_pickled_still_can(duplicate: Any) -> None:
     pool = duplicate(SessionExecutor(RecordingExecutor()))
     assert type(pool) is SessionExecutor
     with session_scope("sess-1"):
         assert list(pool.map(echo, [1])) == [("sess-1", (1,), {})]
-
-
-def test_the_inner_executor_is_asked_in_no_session() -> None:
-    """Threads that it starts may inherit the context."""
-    seen: list[str | None] = []
-
-    class Asked(RecordingExecutor):
-        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-            seen.append(current_session_id())
-
-        def map(self, *_: Any, **__: Any) -> Any:
-            seen.append(current_session_id())
-
-    pool = SessionExecutor(Asked())
-    with session_scope("sess-1"):
-        pool.submit(echo)
-        pool.map(echo, [1])
-        assert current_session_id() == "sess-1"
-    assert seen == [None, None]

@@ -1,4 +1,7 @@
-"""Does a Celery task run in its publisher's session? On a worker thread here; real workers are in tests/workers."""
+"""Celery tasks run in the session of their publisher.
+
+The worker is a thread here. The tests in tests/workers use real workers.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from cagent_session import SESSION_ID_HEADER, current_session_id, session_scope
 from cagent_session.integrations.celery import instrument, uninstrument
 
 
-def whose(*_: Any) -> str | None:
+def current(*_: Any) -> str | None:
     return current_session_id()
 
 
@@ -33,102 +36,109 @@ def collect(results: Any) -> list[Any]:
     return [results, current_session_id()]
 
 
-def relay(self: Any) -> str:
-    """Publish a task, and tell its ID."""
-    return self.app.tasks["whose"].delay().id  # type: ignore[no-any-return]
+def publish_another(self: Any) -> str:
+    """Publish a task, and return the task's ID."""
+    return self.app.tasks["current"].delay().id  # type: ignore[no-any-return]
 
 
-def again(self: Any, scope: str | None) -> list[str | None]:
-    """Run twice: publish the retry in *scope*, and tell the session that it is in."""
+def publish_another_with_retries(self: Any) -> str:
+    """Publish a task that is not a retry of this one, in another session."""
+    with session_scope("sub-session"):
+        return self.app.tasks["current"].apply_async(retries=1).id  # type: ignore[no-any-return]
+
+
+def retry_once(self: Any, scope: str | None) -> list[str | None]:
+    """Publish the retry in *scope*; in the retry, return the current session."""
     if self.request.retries:
         return [current_session_id(), "retried"]
     with session_scope(scope):
         raise self.retry(countdown=0)
 
 
-def publishes_its_like(self: Any) -> str:
-    """Publish another task, which is told to be a retry but is none, in another session; tell its ID."""
+def replace_itself(self: Any) -> None:
     with session_scope("sub-session"):
-        return self.app.tasks["whose"].apply_async(retries=1).id  # type: ignore[no-any-return]
+        self.replace(self.app.tasks["current"].s())
 
 
-def is_replaced(self: Any) -> None:
-    with session_scope("sub-session"):
-        self.replace(self.app.tasks["whose"].s())
-
-
-def fails() -> None:
+def fail() -> None:
     raise LookupError
 
 
-def leaves_open() -> None:
+def leave_scope_open() -> None:
     session_scope("left-open").__enter__()
 
 
-def uninstruments(self: Any) -> str | None:
+def uninstrument_own_app(self: Any) -> str | None:
     uninstrument(self.app)
     return current_session_id()
 
 
 def errback(_request: Any, _exc: Any, _traceback: Any) -> None:
-    called.append(current_session_id())
+    errback_sessions.append(current_session_id())
 
 
 TASKS = [
-    whose,
+    current,
     collect,
-    relay,
-    again,
-    publishes_its_like,
-    is_replaced,
-    fails,
-    leaves_open,
-    uninstruments,
+    publish_another,
+    publish_another_with_retries,
+    retry_once,
+    replace_itself,
+    fail,
+    leave_scope_open,
+    uninstrument_own_app,
     errback,
 ]
-called: list[str | None] = []  # where error callbacks were called, of which Celery keeps no results
+errback_sessions: list[str | None] = []  # Celery keeps no results of error callbacks
+with_and_without_session = pytest.mark.parametrize("session_id", ["sess-1", None])
 
 
 def make_app() -> Celery:
-    app = Celery(
-        str(uuid.uuid4()), broker="memory://", backend="cache+memory://", set_as_current=False
-    )
-    # The memory broker is one for the process, so each app has a queue of its own.
-    app.conf.update(
-        task_default_queue=str(uuid.uuid4()), broker_transport_options={"polling_interval": 0.01}
-    )
+    memory = {"broker": "memory://", "backend": "cache+memory://"}
+    app = Celery(str(uuid.uuid4()), **memory, set_as_current=False)
+    # All apps of the process share the memory broker, so each app has its own queue.
+    app.conf.task_default_queue = str(uuid.uuid4())
+    app.conf.broker_transport_options = {"polling_interval": 0.01}
     for function in TASKS:
-        app.task(
-            function, name=function.__name__, shared=False, bind="self" in function.__annotations__
-        )
+        bind = "self" in function.__annotations__
+        app.task(function, name=function.__name__, shared=False, bind=bind)
     return app
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[Celery]:
-    """An app with a worker: one thread for all tasks, so that what a task leaves behind would meet the next."""
+def app_with_worker() -> Iterator[Celery]:
+    """An app with a worker. All tasks run in one thread, so a task could affect the next one."""
     app = instrument(make_app())
-    with start_worker(app, pool="solo", perform_ping_check=False, loglevel="WARNING"):
+    with start_worker(app, pool="solo", perform_ping_check=False, loglevel="WARNING") as worker:
         yield app
+        # The message wakes the worker up. Without it, the worker notices the end seconds later.
+        app.control.shutdown(destination=[worker.hostname])
 
 
 @pytest.fixture(params=[1, 2], ids=["protocol 1", "protocol 2"])
-def app(request: pytest.FixtureRequest, worker: Celery, monkeypatch: pytest.MonkeyPatch) -> Celery:
-    """The app, with the messages of each of Celery's protocols."""
-    monkeypatch.setattr(
-        worker.amqp, "create_task_message", worker.amqp.task_protocols[request.param]
-    )
-    return worker
+def app(
+    request: pytest.FixtureRequest, app_with_worker: Celery, monkeypatch: pytest.MonkeyPatch
+) -> Celery:
+    """The app with a worker, with the messages of each of Celery's protocols."""
+    amqp = app_with_worker.amqp
+    monkeypatch.setattr(amqp, "create_task_message", amqp.task_protocols[request.param])
+    return app_with_worker
 
 
 @pytest.fixture
-def other() -> Celery:
-    """An app without a worker, whose messages are looked at."""
+def plain_app() -> Celery:
+    """An app without a worker. It is not instrumented."""
     return make_app()
 
 
+@pytest.fixture
+def instrumented(plain_app: Celery) -> Celery:
+    """An instrumented app without a worker."""
+    return instrument(plain_app)
+
+
 def run(app: Celery, name: str, *args: Any, **options: Any) -> Any:
-    """Publish a task, and return its result, or its error."""
+    """Publish a task, and return its result or its error."""
     return result_of(app.tasks[name].apply_async(args, **options))
 
 
@@ -136,88 +146,89 @@ def result_of(result: AsyncResult) -> Any:
     return result.get(timeout=30, interval=0.01, propagate=False)
 
 
-def message_of(app: Celery, publish: Callable[[], Any]) -> dict[str, Any]:
-    """Return the headers of the message that *publish* sends, and take it off the queue."""
-    publish()
-    with (
-        app.connection_for_read() as connection,
-        connection.SimpleQueue(app.conf.task_default_queue) as queue,
-    ):
+def published_headers(app: Celery, **options: Any) -> dict[str, Any]:
+    """Publish a task, and return the headers of its message, which is taken off the queue."""
+    app.send_task("current", **options)
+    queue_name = app.conf.task_default_queue
+    with app.connection_for_read() as connection, connection.SimpleQueue(queue_name) as queue:
         message = queue.get(timeout=10)
         message.ack()
     return message.headers  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("session_id", ["sess-1", None])
+@with_and_without_session
 def test_a_task_runs_in_its_publishers_session(app: Celery, session_id: str | None) -> None:
     with session_scope(session_id):
-        assert run(app, "whose") == session_id
-        assert run(app, "whose", countdown=0.01) == session_id
+        assert run(app, "current") == session_id
+        assert run(app, "current", countdown=0.01) == session_id
 
 
-def test_a_worker_keeps_no_session_for_the_next_task(app: Celery) -> None:
+def test_a_task_is_not_in_the_session_of_an_earlier_task(app: Celery) -> None:
     ids = [None, "sess-1", "sess-2", None, "sess-1", None] * 5
     published = []
     for session_id in ids:
         with session_scope(session_id):
-            published.append(app.tasks["whose"].delay())
+            published.append(app.tasks["current"].delay())
     assert list(map(result_of, published)) == ids
 
 
-@pytest.mark.parametrize(("name", "outcome"), [("fails", LookupError), ("leaves_open", type(None))])
-def test_a_task_that_fails_or_leaves_a_scope_open_leaves_nothing_to_the_next(
+@pytest.mark.parametrize(
+    ("name", "outcome"), [("fail", LookupError), ("leave_scope_open", type(None))]
+)
+def test_a_task_that_fails_or_leaves_a_scope_open_does_not_affect_the_next(
     app: Celery, name: str, outcome: type
 ) -> None:
     with session_scope("sess-1"):
         assert isinstance(run(app, name), outcome)
-    assert run(app, "whose") is None
+    assert run(app, "current") is None
     with session_scope("sess-2"):
-        assert run(app, "whose") == "sess-2"
+        assert run(app, "current") == "sess-2"
 
 
-def test_what_a_task_publishes_is_in_its_session(app: Celery) -> None:
-    with session_scope("sess-1"):
-        relayed = run(app, "relay")
-    assert result_of(app.AsyncResult(relayed)) == "sess-1"
-    assert result_of(app.AsyncResult(run(app, "relay"))) is None
+@with_and_without_session
+def test_a_task_publishes_in_its_session(app: Celery, session_id: str | None) -> None:
+    with session_scope(session_id):
+        other = run(app, "publish_another")
+    assert result_of(app.AsyncResult(other)) == session_id
 
 
-@pytest.mark.parametrize("session_id", ["sess-1", None])
+@with_and_without_session
 @pytest.mark.parametrize("scope", ["sub-session", None])
-def test_a_retry_is_in_the_session_that_the_task_started_in(
+def test_a_retry_runs_in_the_session_in_which_the_task_started(
     app: Celery, session_id: str | None, scope: str | None
 ) -> None:
     with session_scope(session_id):
-        assert run(app, "again", scope) == [session_id, "retried"]
+        assert run(app, "retry_once", scope) == [session_id, "retried"]
 
 
-def test_what_a_task_publishes_in_another_session_is_no_retry_of_it(app: Celery) -> None:
+def test_another_task_with_retries_is_not_a_retry(app: Celery) -> None:
     with session_scope("sess-1"):
-        assert result_of(app.AsyncResult(run(app, "publishes_its_like"))) == "sub-session"
+        other = run(app, "publish_another_with_retries")
+    assert result_of(app.AsyncResult(other)) == "sub-session"
 
 
-def test_what_replaces_a_task_is_in_the_session_in_which_that_was_said(worker: Celery) -> None:
+def test_a_task_that_replaces_another_is_in_the_session_of_the_replacing_code(
+    app_with_worker: Celery,
+) -> None:
     with session_scope("sess-1"):
-        assert run(worker, "is_replaced") == "sub-session"
+        assert run(app_with_worker, "replace_itself") == "sub-session"
 
 
-def test_a_canvas_is_in_its_publishers_session(worker: Celery) -> None:
-    whose, collect = worker.tasks["whose"], worker.tasks["collect"]
-    in_a_scope = [
-        chain(whose.s(), collect.s()),
-        group(whose.s(), whose.s()),
-        chord([whose.s(), whose.s()], collect.s()),
+def test_all_tasks_of_a_canvas_are_in_its_publishers_session(app_with_worker: Celery) -> None:
+    current, collect = (app_with_worker.tasks[name] for name in ("current", "collect"))
+    one, two = "sess-1", ["sess-1", "sess-1"]
+    canvases = [
+        (chain(current.s(), collect.s()), two),
+        (group(current.s(), current.s()), two),
+        (chord([current.s(), current.s()], collect.s()), [two, one]),
     ]
     with session_scope("sess-1"):
-        published = [canvas.apply_async() for canvas in in_a_scope]
-    assert [result_of(result) for result in published] == [
-        ["sess-1", "sess-1"],
-        ["sess-1", "sess-1"],
-        [["sess-1", "sess-1"], "sess-1"],
-    ]
+        published = [(canvas.apply_async(), expected) for canvas, expected in canvases]
+    for result, expected in published:
+        assert result_of(result) == expected
 
 
-@pytest.mark.parametrize(("name", "option"), [("whose", "link"), ("fails", "link_error")])
+@pytest.mark.parametrize(("name", "option"), [("current", "link"), ("fail", "link_error")])
 def test_a_callback_is_in_the_session_of_its_task(app: Celery, name: str, option: str) -> None:
     callback = app.tasks["collect"].s()
     callback.freeze()
@@ -226,231 +237,198 @@ def test_a_callback_is_in_the_session_of_its_task(app: Celery, name: str, option
     assert result_of(app.AsyncResult(callback.id))[1] == "sess-1"
 
 
-def test_an_error_callback_that_celery_calls_by_itself_is_in_the_session_of_its_task(
-    app: Celery,
-) -> None:
-    called.clear()
-    with session_scope("sess-1"):
-        run(app, "fails", link_error=app.tasks["errback"].s())
-    run(app, "fails", link_error=app.tasks["errback"].s())
-    assert called == ["sess-1", None]
+def test_an_error_callback_without_a_message_is_in_the_session_of_its_task(app: Celery) -> None:
+    errback_sessions.clear()
+    for session_id in ("sess-1", None):
+        with session_scope(session_id):
+            run(app, "fail", link_error=app.tasks["errback"].s())
+    assert errback_sessions == ["sess-1", None]
 
 
-MALFORMED = ["two words", "", "x" * 257, 5, ["sess-1"], {"id": "sess-1"}]
-
-
-@pytest.mark.parametrize("value", MALFORMED)
-def test_a_malformed_id_is_told_in_a_warning_and_the_task_runs_in_no_session(
+@pytest.mark.parametrize("value", ["two words", "", "x" * 257, 5, ["sess-1"], {"id": "sess-1"}])
+def test_a_task_with_a_malformed_id_runs_in_no_session_with_a_warning(
     app: Celery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, value: Any
 ) -> None:
-    logger = logging.getLogger(
-        "cagent_session.integrations.celery"
-    )  # which a worker may have cut off from the root's
+    # A worker may have changed this logger so that the root's handlers don't get its records.
+    logger = logging.getLogger("cagent_session.integrations.celery")
     monkeypatch.setattr(logger, "handlers", [caplog.handler])
     monkeypatch.setattr(logger, "propagate", False)
-    assert run(app, "whose", headers={SESSION_ID_HEADER: value}) is None
+    assert run(app, "current", headers={SESSION_ID_HEADER: value}) is None
     (warning,) = (record for record in caplog.records if record.name == logger.name)
     assert warning.levelname == "WARNING"
-    assert warning.getMessage().startswith(
-        "X-Cagent-Session-Id of the message is malformed, so the task runs in no "
-    )
+    problem = "X-Cagent-Session-Id of the message is malformed, so the task runs in no "
+    assert warning.getMessage().startswith(problem)
     assert str(value or "no value") not in warning.getMessage()
 
 
+@with_and_without_session
 @pytest.mark.parametrize("nested", [{"trace": "1"}, {SESSION_ID_HEADER: "callers"}, {}, "odd", 5])
-def test_headers_within_the_headers_as_tracers_send_them_hide_no_session(
-    app: Celery, nested: Any
+def test_a_header_named_headers_hides_no_session(
+    app: Celery, nested: Any, session_id: str | None
 ) -> None:
+    """Some tracers send one."""
     callers = nested.get(SESSION_ID_HEADER) if isinstance(nested, dict) else None
-    for session_id in ("sess-1", None):
-        with session_scope(session_id):
-            assert run(app, "whose", headers={"headers": nested}) == (session_id or callers)
+    headers = {"headers": nested}
+    with session_scope(session_id):
+        assert run(app, "current", headers=headers) == (session_id or callers)
+        if nested == {"trace": "1"}:
+            retried = run(app, "retry_once", "sub-session", headers=headers)
+            assert retried == [session_id, "retried"]
 
 
-def test_headers_within_the_headers_lose_no_session_to_a_retry(app: Celery) -> None:
-    for session_id in ("sess-1", None):
-        with session_scope(session_id):
-            assert run(app, "again", "sub-session", headers={"headers": {"trace": "1"}}) == [
-                session_id,
-                "retried",
-            ]
-
-
-def test_other_headers_of_a_message_stay(other: Celery) -> None:
-    instrument(other)
+def test_other_headers_of_a_message_stay(instrumented: Celery) -> None:
     headers = {"tenant": "t-1"}
     with session_scope("sess-1"):
-        message = message_of(other, lambda: other.tasks["whose"].apply_async(headers=headers))
-    assert (message["tenant"], message[SESSION_ID_HEADER]) == ("t-1", "sess-1")
+        published = published_headers(instrumented, headers=headers)
+    assert (published["tenant"], published[SESSION_ID_HEADER]) == ("t-1", "sess-1")
     assert headers == {"tenant": "t-1"}
 
 
-@pytest.mark.parametrize(("session_id", "sent"), [("sess-1", "sess-1"), (None, "callers")])
-def test_the_session_in_scope_replaces_the_callers_header_as_in_http(
-    other: Celery, session_id: str | None, sent: str
+@pytest.mark.parametrize(
+    ("session_id", "options", "header"),
+    [
+        ("sess-1", {"headers": {SESSION_ID_HEADER: "callers"}}, "sess-1"),
+        (None, {"headers": {SESSION_ID_HEADER: "callers"}}, "callers"),
+        (None, {}, None),
+        ("sess-1", {"retries": 1}, "sess-1"),  # published again with its retries, but no retry
+    ],
+)
+def test_the_current_session_replaces_the_callers_header(
+    instrumented: Celery, session_id: str | None, options: Any, header: str | None
 ) -> None:
-    instrument(other)
     with session_scope(session_id):
-        publish = functools.partial(
-            other.send_task, "whose", headers={SESSION_ID_HEADER: "callers"}
-        )
-        assert message_of(other, publish)[SESSION_ID_HEADER] == sent
+        assert published_headers(instrumented, **options).get(SESSION_ID_HEADER) == header
 
 
-def test_outside_a_session_no_header_is_invented(other: Celery) -> None:
-    instrument(other)
-    assert SESSION_ID_HEADER not in message_of(other, other.tasks["whose"].delay)
-
-
-def test_a_task_published_anew_with_its_retries_is_no_retry(other: Celery) -> None:
-    instrument(other)
+def test_only_instrumented_apps_publish_and_use_the_session(
+    plain_app: Celery, app_with_worker: Celery
+) -> None:
+    eager = {"headers": {SESSION_ID_HEADER: "callers"}}
     with session_scope("sess-1"):
-        assert (
-            message_of(other, lambda: other.tasks["whose"].apply_async(retries=1))[
-                SESSION_ID_HEADER
-            ]
-            == "sess-1"
-        )
-
-
-def test_an_app_that_is_not_instrumented_tells_nobody(other: Celery) -> None:
-    instrumented = instrument(make_app())
-    with session_scope("sess-1"):
-        assert SESSION_ID_HEADER not in message_of(other, other.tasks["whose"].delay)
-        assert (
-            message_of(instrumented, instrumented.tasks["whose"].delay)[SESSION_ID_HEADER]
-            == "sess-1"
-        )
-
-
-def test_an_app_that_is_not_instrumented_runs_its_tasks_where_it_does(other: Celery) -> None:
-    with session_scope("callers"):
-        eager = other.tasks["whose"].apply(headers={SESSION_ID_HEADER: "sess-1"})
-    assert eager.get() == "callers"
+        assert SESSION_ID_HEADER not in published_headers(plain_app)
+        assert run(app_with_worker, "current") == "sess-1"
+        assert plain_app.tasks["current"].apply(**eager).get() == "sess-1"
+    assert plain_app.tasks["current"].apply(**eager).get() is None
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_uninstrument_undoes_instrument_however_often(other: Celery, times: int) -> None:
-    signature = inspect.signature(other.send_task)
+def test_uninstrument_undoes_instrument(plain_app: Celery, times: int) -> None:
+    signature = inspect.signature(plain_app.send_task)
     for _ in range(times):
-        assert instrument(other) is other
-    assert inspect.signature(other.send_task) == signature
+        assert instrument(plain_app) is plain_app
+    assert inspect.signature(plain_app.send_task) == signature
     with session_scope("sess-1"):
-        assert SESSION_ID_HEADER in message_of(other, other.tasks["whose"].delay)
+        assert SESSION_ID_HEADER in published_headers(plain_app)
         for _ in range(times):
-            assert uninstrument(other) is other
-        assert "send_task" not in vars(other)
-        assert SESSION_ID_HEADER not in message_of(other, other.tasks["whose"].delay)
+            assert uninstrument(plain_app) is plain_app
+        assert "send_task" not in vars(plain_app)
+        assert SESSION_ID_HEADER not in published_headers(plain_app)
 
 
-def test_a_wrapper_of_another_stays_below_and_above(other: Celery) -> None:
-    seen = []
+def test_other_wrappers_of_send_task_keep_working(plain_app: Celery) -> None:
+    called = []
 
     def wrapper(name: str, send_task: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            seen.append(name)
+            called.append(name)
             return send_task(*args, **kwargs)
 
         return wrapped
 
-    publish = other.tasks["whose"].delay
-    below: Any = wrapper("below", other.send_task)
-    other.send_task = below
-    instrument(other)
-    assert other.send_task is not below
-    uninstrument(other)
-    assert other.send_task is below
+    inner: Any = wrapper("inner", plain_app.send_task)
+    plain_app.send_task = inner
+    instrument(plain_app)
+    assert plain_app.send_task is not inner
+    uninstrument(plain_app)
+    assert plain_app.send_task is inner
 
-    instrument(other)
-    other.send_task = wrapper("above", other.send_task)
+    instrument(plain_app)
+    plain_app.send_task = wrapper("outer", plain_app.send_task)
     with session_scope("sess-1"):
-        assert message_of(other, publish)[SESSION_ID_HEADER] == "sess-1"
-        uninstrument(other)
-        assert SESSION_ID_HEADER not in message_of(other, publish)
-    assert seen == ["above", "below"] * 2
+        assert published_headers(plain_app)[SESSION_ID_HEADER] == "sess-1"
+        uninstrument(plain_app)
+        assert SESSION_ID_HEADER not in published_headers(plain_app)
+    assert called == ["outer", "inner"] * 2
 
 
-def test_instrumented_again_it_is_even_if_what_took_its_place_is_gone(other: Celery) -> None:
-    with patch.object(other, "send_task"):
-        instrument(other)
-    instrument(other)
+def test_an_app_can_be_instrumented_again_after_a_patch_has_removed_it(plain_app: Celery) -> None:
+    with patch.object(plain_app, "send_task"):
+        instrument(plain_app)
+    instrument(plain_app)
     with session_scope("sess-1"):
-        assert message_of(other, other.tasks["whose"].delay)[SESSION_ID_HEADER] == "sess-1"
+        assert published_headers(plain_app)[SESSION_ID_HEADER] == "sess-1"
 
 
-def test_what_replaces_send_task_in_the_class_later_is_called(
-    other: Celery, monkeypatch: pytest.MonkeyPatch
+def test_a_send_task_that_is_replaced_in_the_class_later_is_called(
+    instrumented: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As error trackers and tracers do."""
-    instrument(other)
-    send_task = Mock(wraps=functools.partial(Celery.send_task, other))
+    """Error trackers and tracers replace it."""
+    send_task = Mock(wraps=functools.partial(Celery.send_task, instrumented))
     monkeypatch.setattr(Celery, "send_task", lambda app, name: send_task(name))
     with session_scope("sess-1"):
-        assert message_of(other, lambda: other.send_task("whose"))[SESSION_ID_HEADER] == "sess-1"
-    send_task.assert_called_once_with("whose")
+        assert published_headers(instrumented)[SESSION_ID_HEADER] == "sess-1"
+    send_task.assert_called_once_with("current")
 
 
-def test_uninstrument_lets_a_running_task_end_in_its_session_and_leaves_nothing(
-    app: Celery,
-) -> None:
+def test_uninstrument_leaves_a_running_task_in_its_session(app: Celery) -> None:
     with session_scope("sess-1"):
-        assert run(app, "uninstruments") == "sess-1"
-        assert run(app, "whose") is None
+        assert run(app, "uninstrument_own_app") == "sess-1"
+        assert run(app, "current") is None
     instrument(app)
-    assert run(app, "whose") is None
+    assert run(app, "current") is None
 
 
-@pytest.mark.parametrize("session_id", ["sess-1", None])
+@with_and_without_session
 @pytest.mark.parametrize("always", [True, False])
 def test_an_eager_task_runs_in_its_callers_session(
-    other: Celery, session_id: str | None, always: bool
+    instrumented: Celery, session_id: str | None, always: bool
 ) -> None:
-    instrument(other).conf.task_always_eager = always
+    instrumented.conf.task_always_eager = always
+    tasks = instrumented.tasks
     with session_scope(session_id):
-        results = [
-            other.tasks[name].apply(args)
-            for name, args in (("whose", ()), ("again", ("sub-session",)))
-        ]
-        assert [result.get() for result in results] == [session_id, [session_id, "retried"]]
-        for name in ("leaves_open", "fails"):
-            other.tasks[name].apply()
+        assert tasks["current"].apply().get() == session_id
+        assert tasks["retry_once"].apply(("sub-session",)).get() == [session_id, "retried"]
+        for name in ("leave_scope_open", "fail"):
+            tasks[name].apply()
             assert current_session_id() == session_id
 
 
-def test_an_eager_task_heeds_the_header_that_its_message_would_have(other: Celery) -> None:
-    instrument(other).conf.task_always_eager = True
-    whose = other.tasks["whose"]
-    assert whose.apply_async(headers={SESSION_ID_HEADER: "callers"}).get() == "callers"
-    assert whose.apply_async(headers={SESSION_ID_HEADER: "two words"}).get() is None
+@pytest.mark.parametrize(
+    ("session_id", "header", "expected"),
+    [(None, "callers", "callers"), (None, "two words", None), ("sess-1", "callers", "sess-1")],
+)
+def test_an_eager_task_uses_the_header_that_its_message_would_have(
+    instrumented: Celery, session_id: str | None, header: str, expected: str | None
+) -> None:
+    instrumented.conf.task_always_eager = True
+    with session_scope(session_id):
+        result = instrumented.tasks["current"].apply_async(headers={SESSION_ID_HEADER: header})
+    assert result.get() == expected
+
+
+def test_an_unpickled_app_has_to_be_instrumented_by_itself(instrumented: Celery) -> None:
+    unpickled = pickle.loads(pickle.dumps(instrumented))
     with session_scope("sess-1"):
-        assert whose.apply_async(headers={SESSION_ID_HEADER: "callers"}).get() == "sess-1"
+        assert SESSION_ID_HEADER not in published_headers(unpickled)
+        assert SESSION_ID_HEADER in published_headers(instrument(unpickled))
 
 
-def test_a_pickled_app_is_an_app_to_be_instrumented_by_itself(other: Celery) -> None:
-    pickled = pickle.loads(pickle.dumps(instrument(other)))
-    with session_scope("sess-1"):
-        assert SESSION_ID_HEADER not in message_of(pickled, lambda: pickled.send_task("whose"))
-        assert SESSION_ID_HEADER in message_of(
-            instrument(pickled), lambda: pickled.send_task("whose")
-        )
-
-
-def test_an_instrumented_app_is_collected_like_any_other() -> None:
+def test_an_instrumented_app_is_garbage_collected() -> None:
     app = weakref.ref(instrument(Celery("short-lived", set_as_current=False)))
     gc.collect()
     assert app() is None
 
 
-def test_an_apps_own_send_task_is_called() -> None:
-    class Own(Celery):  # type: ignore[misc] # Celery has no types
+def test_a_send_task_of_a_subclass_is_called() -> None:
+    class OwnCelery(Celery):  # type: ignore[misc] # Celery has no types
         def send_task(self, name: str) -> Any:
             return super().send_task(name, headers={"own": "1"})
 
-    app = instrument(Own("own", broker="memory://", set_as_current=False))
+    app = instrument(OwnCelery("own", broker="memory://", set_as_current=False))
     app.conf.task_default_queue = str(uuid.uuid4())
     with session_scope("sess-1"):
-        message = message_of(app, lambda: app.send_task("whose"))
-    assert (message["own"], message[SESSION_ID_HEADER]) == ("1", "sess-1")
+        headers = published_headers(app)
+    assert (headers["own"], headers[SESSION_ID_HEADER]) == ("1", "sess-1")
 
 
 EARLIER_RECEIVER = """
@@ -474,32 +452,27 @@ nothing.apply(headers={SESSION_ID_HEADER: "sess-1"})
 """
 
 
-def test_a_receiver_that_was_connected_before_is_in_the_session() -> None:
-    """As that of a tracer which starts a span there."""
-    ran = subprocess.run(
-        [sys.executable, "-c", EARLIER_RECEIVER], capture_output=True, text=True, check=False
-    )
+def test_a_receiver_that_was_connected_earlier_runs_in_the_session() -> None:
+    """A tracer's receiver may start a span there."""
+    command = [sys.executable, "-c", EARLIER_RECEIVER]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ran.stdout, ran.stderr) == ("sess-1\n", "")
 
 
-def test_the_current_app_stands_for_an_app() -> None:
-    app = make_app()
-
-    def publish_in_a_session() -> Any:
-        app.set_current()  # in this thread
-        assert instrument(current_app) is app
+def test_current_app_can_be_instrumented(plain_app: Celery) -> None:
+    def publish_in_a_session() -> dict[str, Any]:
+        plain_app.set_current()  # in this thread
+        assert instrument(current_app) is plain_app
         with session_scope("sess-1"):
-            return message_of(app, current_app.tasks["whose"].delay)
+            return published_headers(current_app)
 
     with ThreadPoolExecutor(1) as thread:
         assert thread.submit(publish_in_a_session).result()[SESSION_ID_HEADER] == "sess-1"
 
 
-@pytest.mark.parametrize("call", [instrument, uninstrument])
-@pytest.mark.parametrize("thing", [None, "app", Celery])
-def test_what_is_no_app_is_refused(call: Callable[[Any], Any], thing: Any) -> None:
-    with pytest.raises(
-        TypeError,
-        match=rf"^{call.__name__}\(\) takes a celery\.Celery, got {type(thing).__name__}$",
-    ):
-        call(thing)
+@pytest.mark.parametrize("function", [instrument, uninstrument])
+@pytest.mark.parametrize("value", [None, "app", Celery])
+def test_only_an_app_is_accepted(function: Callable[[Any], Any], value: Any) -> None:
+    problem = rf"^{function.__name__}\(\) takes a celery\.Celery, got {type(value).__name__}$"
+    with pytest.raises(TypeError, match=problem):
+        function(value)

@@ -1,4 +1,4 @@
-"""What a Gateway is: a value that can be compared, copied, and read from the environment."""
+"""``Gateway`` as a value: comparing, copying, the environment, and the log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -34,20 +33,13 @@ def _no_gateway_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_url_may_have_a_path_and_a_query() -> None:
-    gateway = Gateway(URL)
-    assert gateway.urls == (URL,)
+def test_it_has_no_url_one_or_several_with_path_and_query() -> None:
+    assert Gateway().urls == ()
+    gateway = Gateway(URL, "http://two.example:8080")
+    assert gateway.urls == (URL, "http://two.example:8080")
     with session_scope("sess-1"):
         assert gateway.decide("https://api.docker.com/v1/chat", "marker", None)[1] == "sess-1"
         assert gateway.decide("https://docker.com/models?tier=pro", "marker", None)[1] is None
-
-
-def test_it_has_no_url_one_or_several() -> None:
-    assert Gateway().urls == ()
-    assert Gateway("https://one.example", "http://two.example:8080").urls == (
-        "https://one.example",
-        "http://two.example:8080",
-    )
 
 
 def test_equal_gateways_are_equal() -> None:
@@ -61,7 +53,7 @@ def test_equal_gateways_are_equal() -> None:
 @pytest.mark.parametrize(
     "duplicate", [copy.copy, copy.deepcopy, lambda gateway: pickle.loads(pickle.dumps(gateway))]
 )
-def test_it_can_be_copied_and_pickled(duplicate: Callable[[Any], Any]) -> None:
+def test_it_can_be_copied_and_pickled(duplicate: Any) -> None:
     gateway = duplicate(Gateway(URL, missing="raise"))
     assert gateway == Gateway(URL, missing="raise")
     with session_scope("sess-1"):
@@ -70,9 +62,8 @@ def test_it_can_be_copied_and_pickled(duplicate: Callable[[Any], Any]) -> None:
 
 def test_it_never_changes() -> None:
     gateway = Gateway(URL)
-    with pytest.raises(
-        AttributeError, match="a Gateway never changes: make another one to set missing"
-    ):
+    problem = "a Gateway never changes: make another one to set missing"
+    with pytest.raises(AttributeError, match=problem):
         gateway.missing = "raise"
     with pytest.raises(AttributeError, match="urls can't be deleted"):
         del gateway.urls
@@ -118,13 +109,12 @@ def test_the_gateway_of_the_environment(
 
 @pytest.mark.parametrize("name", VARIABLES)
 @pytest.mark.parametrize("value", ["gw.example", "https://user:hunter2@gw.example"])
-def test_a_variable_that_holds_no_gateway_url_is_named(
+def test_the_error_for_an_invalid_variable_names_it(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(
-        InvalidGatewayURL, match=f"^environment variable {name}: gateway URL"
-    ) as refused:
+    problem = f"^environment variable {name}: gateway URL"
+    with pytest.raises(InvalidGatewayURL, match=problem) as refused:
         Gateway.from_environment()
     assert "hunter2" not in str(refused.value)
 
@@ -138,26 +128,20 @@ MARKED = gateway_headers("https://api.openai.com/v1")
 
 def test_each_decision_is_logged_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     session = mount(requests.Session(), GATEWAY)
-    path = "/v1/chat?key=hunter2"
-    with (
-        caplog.at_level(logging.DEBUG, "cagent_session"),
-        responses.RequestsMock(assert_all_requests_are_fired=False) as mocked,
-    ):
-        for origin in (GATEWAY, "https://user:hunter2@gw.example", "https://other.example"):
-            mocked.post(origin + "/v1/chat")
-        mocked.post(
-            f"{GATEWAY}/moved", status=307, headers={"Location": "https://other.example/v1/chat"}
-        )
-        session.post("https://user:hunter2@gw.example" + path, headers=MARKED)
+    other = "https://other.example/v1/chat"
+    with caplog.at_level(logging.DEBUG, "cagent_session"), responses.RequestsMock() as mocked:
+        for url in (f"{GATEWAY}/v1/chat", "https://user:hunter2@gw.example/v1/chat", other):
+            mocked.post(url)
+        mocked.post(f"{GATEWAY}/moved", status=307, headers={"Location": other})
+        session.post("https://user:hunter2@gw.example/v1/chat?key=hunter2", headers=MARKED)
         with session_scope("sess-1"):
-            session.post(GATEWAY + path, headers=MARKED)
-            session.post(GATEWAY + path)
-            session.post("https://other.example" + path, headers=MARKED)
-            session.post("https://other.example" + path)
+            session.post(f"{GATEWAY}/v1/chat?key=hunter2", headers=MARKED)
+            session.post(f"{GATEWAY}/v1/chat?key=hunter2")
+            session.post(f"{other}?key=hunter2", headers=MARKED)
+            session.post(f"{other}?key=hunter2")
             session.post(f"{GATEWAY}/moved", headers=MARKED)
-    assert [
-        record.getMessage() for record in caplog.records if record.name == "cagent_session"
-    ] == [
+    records = [record for record in caplog.records if record.name == "cagent_session"]
+    assert [record.getMessage() for record in records] == [
         "no session: POST https://gw.example/v1/chat",
         "stamped: POST https://gw.example/v1/chat",
         "no marker: POST https://gw.example/v1/chat",
@@ -165,23 +149,22 @@ def test_each_decision_is_logged_with_its_reason(caplog: pytest.LogCaptureFixtur
         "stamped: POST https://gw.example/moved",
         "left the origin by a redirect: POST https://other.example/v1/chat",
     ]
-    assert {r.levelno for r in caplog.records if r.name == "cagent_session"} == {logging.DEBUG}
+    assert {record.levelno for record in records} == {logging.DEBUG}
 
 
-def test_by_the_marker_alone_a_request_without_one_is_logged(
+def test_without_a_known_gateway_a_request_without_a_marker_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It may be the gateway's: only a known gateway tells."""
+    """It may be a request to the gateway."""
     with caplog.at_level(logging.DEBUG, "cagent_session"), responses.RequestsMock() as mocked:
         mocked.get(GATEWAY)
         mount(requests.Session()).get(GATEWAY)
     assert "no marker: GET https://gw.example/" in caplog.messages
 
 
-def test_nothing_is_decided_twice_where_nobody_reads_the_log(
+def test_without_logging_a_request_without_our_headers_costs_no_decision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A request without a marker is not looked at again."""
     monkeypatch.setattr(Gateway, "decide", lambda *_, **__: pytest.fail("decided"))
     with responses.RequestsMock() as mocked:
         mocked.get(GATEWAY)
@@ -190,18 +173,12 @@ def test_nothing_is_decided_twice_where_nobody_reads_the_log(
 
 
 def test_it_is_equal_in_another_process() -> None:
-    """Whose strings have other hashes."""
+    """Strings have other hashes there."""
     program = (
         "import pickle, sys; from cagent_session import Gateway; "
-        "sys.stdout.buffer.write(pickle.dumps(Gateway(*[f'https://{n}.example' for n in range(9)])))"
+        "gateway = Gateway(*[f'https://{n}.example' for n in range(9)]); "
+        "sys.stdout.buffer.write(pickle.dumps(gateway))"
     )
-    made = [
-        subprocess.run(
-            [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            check=True,
-        ).stdout
-        for seed in "123"
-    ]
-    assert len({pickle.loads(gateway) for gateway in made}) == 1
+    command, environment = [sys.executable, "-c", program], {**os.environ, "PYTHONHASHSEED": "1"}
+    made = subprocess.run(command, env=environment, capture_output=True, check=True).stdout
+    assert len({pickle.loads(made), Gateway(*[f"https://{n}.example" for n in range(9)])}) == 1

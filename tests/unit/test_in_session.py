@@ -1,4 +1,4 @@
-"""Does each call of a decorated function run in its own session, and is it otherwise as it was?"""
+"""``in_session``: each call runs in its own session, and the function otherwise stays the same."""
 
 from __future__ import annotations
 
@@ -76,35 +76,30 @@ CALLABLES: list[Callable[..., Any]] = [
 
 @in_session("session_id")
 def run_loop(session_id: str) -> Iterator[str | None]:
-    """Tell the current session for ever."""
+    """Yield the current session ID forever."""
     while session_id:
         yield current_session_id()
 
 
 def seen_in(result: Any) -> Any:
-    """Take what a call of any kind returned to its end, and return what was seen on the way."""
-    if inspect.isgenerator(result):
-        (seen,) = result
-    elif inspect.iscoroutine(result):
-        seen = asyncio.run(result)
-    elif inspect.isasyncgen(result):
+    """Run what a function of any kind returned to its end. Return the session that it saw."""
 
-        async def collect() -> list[Any]:
-            return [item async for item in result]
+    async def collect() -> list[Any]:
+        return [item async for item in result]
 
-        (seen,) = asyncio.run(collect())
-    else:
-        seen = result
-    return seen
+    if inspect.iscoroutine(result):
+        return asyncio.run(result)
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        (seen,) = asyncio.run(collect()) if inspect.isasyncgen(result) else result
+        return seen
+    return result
 
 
 @pytest.mark.parametrize("fn", KINDS + CALLABLES)
 @pytest.mark.parametrize(
     "of", ["session_id", "session_id.__str__.__self__", lambda session_id: session_id]
 )
-def test_the_body_runs_in_the_session_and_nothing_else_does(
-    fn: Callable[..., Any], of: Any
-) -> None:
+def test_the_body_runs_in_the_session_and_nothing_else_does(fn: Any, of: Any) -> None:
     decorated = in_session(of)(fn)
     with session_scope("consumer"):
         assert seen_in(decorated("sess-1")) == "sess-1"
@@ -115,14 +110,14 @@ def test_the_body_runs_in_the_session_and_nothing_else_does(
 
 
 @pytest.mark.parametrize("fn", KINDS)
-def test_none_means_no_session_in_the_body(fn: Callable[..., Any]) -> None:
+def test_an_id_of_none_means_no_session(fn: Any) -> None:
     with session_scope("consumer"):
         assert seen_in(in_session("session_id")(fn)(None)) is None
         assert current_session_id() == "consumer"
 
 
 @pytest.mark.parametrize("fn", KINDS)
-def test_an_invalid_id_is_refused_and_the_body_never_starts(fn: Callable[..., Any]) -> None:
+def test_an_invalid_id_is_refused_and_the_body_never_starts(fn: Any) -> None:
     with session_scope("consumer"):
         with pytest.raises(InvalidSessionId, match="a space at position 4"):
             seen_in(in_session("session_id")(fn)("sess 1"))
@@ -132,8 +127,8 @@ def test_an_invalid_id_is_refused_and_the_body_never_starts(fn: Callable[..., An
 @pytest.mark.parametrize("fn", KINDS)
 @pytest.mark.parametrize("of", ["session_id", lambda *args, **kwargs: "sess-1"])
 @pytest.mark.parametrize(("args", "kwargs"), [((), {}), (("a", "b"), {}), (("a",), {"unknown": 1})])
-def test_a_call_that_does_not_fit_the_signature_is_a_type_error(
-    fn: Callable[..., Any], of: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+def test_wrong_arguments_are_a_type_error(
+    fn: Any, of: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     with pytest.raises(TypeError, match="argument"):
         seen_in(in_session(of)(fn)(*args, **kwargs))
@@ -141,7 +136,7 @@ def test_a_call_that_does_not_fit_the_signature_is_a_type_error(
 
 
 @pytest.mark.parametrize("fn", KINDS)
-def test_kind_name_docstring_and_signature_are_kept(fn: Callable[..., Any]) -> None:
+def test_kind_name_docstring_and_signature_are_kept(fn: Any) -> None:
     decorated: Any = in_session("session_id")(fn)
     for is_kind in (
         inspect.isgeneratorfunction,
@@ -156,14 +151,13 @@ def test_kind_name_docstring_and_signature_are_kept(fn: Callable[..., Any]) -> N
 
 
 @pytest.mark.parametrize("fn", KINDS + CALLABLES)
-def test_a_partial_is_of_the_kind_of_its_function(fn: Callable[..., Any]) -> None:
-    assert (
-        seen_in(in_session("session_id")(functools.partial(fn, session_id="sess-1"))()) == "sess-1"
-    )
+def test_a_partial_is_of_the_kind_of_its_function(fn: Any) -> None:
+    partial = functools.partial(fn, session_id="sess-1")
+    assert seen_in(in_session("session_id")(partial)()) == "sess-1"
 
 
 @pytest.mark.parametrize("fn", KINDS)
-def test_methods_of_every_sort_find_their_parameters(fn: Callable[..., Any]) -> None:
+def test_methods_of_every_sort_find_their_parameters(fn: Any) -> None:
     class Agent:
         id = "agent"
 
@@ -172,92 +166,77 @@ def test_methods_of_every_sort_find_their_parameters(fn: Callable[..., Any]) -> 
 
         @in_session("self.sess.id")
         def run(self) -> Any:
-            return function(None)
+            return current_session_id()
 
         @classmethod
         @in_session("cls.id")
         def of_the_class(cls) -> Any:
-            return function(None)
+            return current_session_id()
+
+        def plain(self, session_id: str) -> Any:
+            return session_id, current_session_id()
 
         static = staticmethod(in_session("session_id")(fn))
 
     assert Agent("sess-1").run() == "sess-1"
     assert Agent.of_the_class() == "agent"
     assert seen_in(Agent.static("sess-2")) == seen_in(Agent("sess-1").static("sess-2")) == "sess-2"
-    bound: Any = in_session("sess")(
-        SimpleNamespace(run=lambda sess: (sess, current_session_id())).run
-    )
-    assert bound("sess-3") == ("sess-3", "sess-3")
+    assert in_session("session_id")(Agent("sess-1").plain)("sess-3") == ("sess-3", "sess-3")
 
 
-def take(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+def echo(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
     return current_session_id(), args, kwargs
 
 
-@in_session("session_id")
-def with_default(prompt: str, session_id: str = "default") -> Any:
-    return take(prompt, session_id)
+def with_default(prompt: str, session_id: str = "sess-1") -> Any:
+    return echo(prompt, session_id)
 
 
-@in_session("session_id")
 def keyword_only(*args: Any, session_id: str, **kwargs: Any) -> Any:
-    return take(*args, session_id, **kwargs)
+    return echo(*args, session_id, **kwargs)
 
 
-@in_session("session_id")
 def positional_only(session_id: str, /, **kwargs: Any) -> Any:
-    return take(session_id, **kwargs)
+    return echo(session_id, **kwargs)
 
 
-@in_session("sess.meta.id")
-def dotted(prompt: str, sess: Any) -> Any:
-    return take(prompt, sess)
+def named_as_in_our_code(fn: str, of: str = "", self: str = "", **kwargs: Any) -> Any:
+    return echo(fn, of, self, **kwargs)
 
 
-@in_session(lambda *args, **kwargs: args[-1] or kwargs["fallback"])
-def found_by_callable(*args: Any, **kwargs: Any) -> Any:
-    return take(*args, **kwargs)
+def with_object(prompt: str, sess: Any) -> Any:
+    return echo(prompt, sess)
 
 
-@in_session("fn")
-def named_like_ours(fn: str, of: str = "", self: str = "", **kwargs: Any) -> Any:
-    return take(fn, of, self, **kwargs)
+def id_of(*args: Any, **kwargs: Any) -> Any:
+    return args[-1] or kwargs["fallback"]
 
 
 SESS = SimpleNamespace(meta=SimpleNamespace(id="sess-1"))
 
 
 @pytest.mark.parametrize(
-    ("call", "expected"),
+    ("of", "fn", "args", "kwargs"),
     [
-        (lambda: with_default("hi", "sess-1"), ("sess-1", ("hi", "sess-1"), {})),
-        (lambda: with_default(session_id="sess-1", prompt="hi"), ("sess-1", ("hi", "sess-1"), {})),
-        (lambda: with_default("hi"), ("default", ("hi", "default"), {})),
-        (
-            lambda: keyword_only("a", "b", session_id="sess-1", c=1),
-            ("sess-1", ("a", "b", "sess-1"), {"c": 1}),
-        ),
-        (lambda: positional_only("a", session_id="b"), ("a", ("a",), {"session_id": "b"})),
-        (lambda: dotted("hi", SESS), ("sess-1", ("hi", SESS), {})),
-        (lambda: dotted(sess=SESS, prompt="hi"), ("sess-1", ("hi", SESS), {})),
-        (lambda: found_by_callable(1, "sess-1", x=2), ("sess-1", (1, "sess-1"), {"x": 2})),
-        (
-            lambda: found_by_callable(None, fallback="sess-1"),
-            ("sess-1", (None,), {"fallback": "sess-1"}),
-        ),
-        (
-            lambda: named_like_ours("sess-1", "o", self="s", args=1),
-            ("sess-1", ("sess-1", "o", "s"), {"args": 1}),
-        ),
+        ("session_id", with_default, ("hi", "sess-1"), {}),
+        ("session_id", with_default, (), {"session_id": "sess-1", "prompt": "hi"}),
+        ("session_id", with_default, ("hi",), {}),
+        ("session_id", keyword_only, ("a", "b"), {"session_id": "sess-1", "c": 1}),
+        ("session_id", positional_only, ("sess-1",), {"session_id": "b"}),
+        ("sess.meta.id", with_object, ("hi", SESS), {}),
+        ("sess.meta.id", with_object, (), {"sess": SESS, "prompt": "hi"}),
+        (id_of, echo, (1, "sess-1"), {"x": 2}),
+        (id_of, echo, (None,), {"fallback": "sess-1"}),
+        ("fn", named_as_in_our_code, ("sess-1", "o"), {"self": "s", "args": 1}),
     ],
 )
-def test_the_id_is_found_among_the_arguments_which_arrive_unchanged(
-    call: Callable[[], Any], expected: Any
+def test_the_id_is_found_and_the_arguments_arrive_unchanged(
+    of: Any, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    assert call() == expected
+    assert in_session(of)(fn)(*args, **kwargs) == ("sess-1", *fn(*args, **kwargs)[1:])
 
 
-def test_a_function_whose_parameters_cannot_be_read_takes_a_callable() -> None:
+def test_if_the_parameters_can_not_be_read_a_callable_is_needed() -> None:
     with pytest.raises(TypeError, match=r"in_session\('key'\): .*; give a callable instead"):
         in_session("key")(max)
     assert in_session(lambda *_: "sess-1")(max)(1, 2) == 2
@@ -265,28 +244,15 @@ def test_a_function_whose_parameters_cannot_be_read_takes_a_callable() -> None:
 
 def test_an_attribute_that_the_argument_lacks_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="meta"):
-        dotted("hi", SimpleNamespace())
+        in_session("sess.meta.id")(with_object)("hi", SimpleNamespace())
+
+
+WRONG_NAMES = "sess|args||.|.session_id|session_id.|session_id..x|session_id.1d|session_id x| "
 
 
 @pytest.mark.parametrize("fn", KINDS)
-@pytest.mark.parametrize(
-    "of",
-    [
-        "sess",
-        "args",
-        "",
-        ".",
-        ".session_id",
-        "session_id.",
-        "session_id..x",
-        "session_id.1d",
-        "session_id x",
-        " ",
-    ],
-)
-def test_a_wrong_name_fails_at_decoration_and_lists_the_right_ones(
-    fn: Callable[..., Any], of: str
-) -> None:
+@pytest.mark.parametrize("of", WRONG_NAMES.split("|"))
+def test_a_wrong_name_fails_at_decoration_and_lists_the_right_ones(fn: Any, of: str) -> None:
     with pytest.raises(TypeError) as refusal:
         in_session(of)(fn)
     assert repr(of) in str(refusal.value)
@@ -294,17 +260,15 @@ def test_a_wrong_name_fails_at_decoration_and_lists_the_right_ones(
     assert str(refusal.value).endswith("it has session_id")
 
 
-def test_all_the_right_names_are_listed() -> None:
-    with pytest.raises(TypeError, match=r"it has question, key$"):
-        in_session("session_id")(lambda question, *args, key, **kwargs: None)
-
-
+@pytest.mark.parametrize(
+    ("fn", "names"),
+    [(echo, "none"), (lambda question, *args, key, **kwargs: None, "question, key")],
+)
 @pytest.mark.parametrize("of", ["args", "kwargs", "args.session_id"])
-def test_collected_arguments_have_no_name_of_their_own(of: str) -> None:
-    with pytest.raises(
-        TypeError, match=rf"in_session\('{of}'\): <function take at .*> has no such .* it has none"
-    ):
-        in_session(of)(take)
+def test_collected_arguments_have_no_name_of_their_own(fn: Any, names: str, of: str) -> None:
+    problem = rf"in_session\('{of}'\): <function .*> has no such parameter; it has {names}$"
+    with pytest.raises(TypeError, match=problem):
+        in_session(of)(fn)
 
 
 @pytest.mark.parametrize("of", [None, 7, b"session_id", ["session_id"], SimpleNamespace()])
@@ -315,22 +279,12 @@ def test_of_is_a_name_a_path_or_a_callable(of: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "thing",
-    [
-        None,
-        "text",
-        SimpleNamespace(),
-        type("Agent", (), {}),
-        staticmethod(function),
-        classmethod(print),
-    ],
+    "thing", [None, "text", SimpleNamespace(), int, staticmethod(function), classmethod(print)]
 )
 @pytest.mark.parametrize("of", ["session_id", lambda: None])
-def test_what_is_no_function_is_refused_with_the_remedy(thing: Any, of: Any) -> None:
-    kind = type(thing).__name__
-    with pytest.raises(
-        TypeError, match=rf"decorates functions \(below @staticmethod\), not {kind}$"
-    ):
+def test_only_functions_can_be_decorated(thing: Any, of: Any) -> None:
+    problem = f"decorates functions, got {type(thing).__name__}; put it below @staticmethod$"
+    with pytest.raises(TypeError, match=problem):
         in_session(of)(thing)
 
 
@@ -365,10 +319,10 @@ def test_a_body_that_leaves_its_consumers_scope_changes_nothing() -> None:
         assert (next(run_loop("sess-1")), current_session_id()) == ("sess-1", "consumer")
 
 
-def test_a_scope_in_the_body_around_a_yield_stays_in_the_body() -> None:
-    """A run loop that hands over to a sub-session, within ``with session_scope(sub.id)``."""
+@pytest.mark.parametrize("kind", ["generator", "async generator"])
+def test_a_scope_in_the_body_around_a_yield_stays_in_the_body(kind: str) -> None:
+    """As in a run loop that runs a sub-session inside ``with session_scope(sub.id)``."""
 
-    @in_session("session_id")
     def run_loop(session_id: str) -> Iterator[str | None]:
         yield current_session_id()
         with session_scope(f"{session_id}/sub"):
@@ -376,29 +330,24 @@ def test_a_scope_in_the_body_around_a_yield_stays_in_the_body() -> None:
             yield current_session_id()
         yield current_session_id()
 
-    @in_session("session_id")
     async def async_run_loop(session_id: str) -> AsyncIterator[str | None]:
-        yield current_session_id()
-        with session_scope(f"{session_id}/sub"):
-            yield current_session_id()
-            yield current_session_id()
-        yield current_session_id()
+        for seen in run_loop(session_id):
+            yield seen
 
     async def collect() -> list[Any]:
-        return [(inside, current_session_id()) async for inside in async_run_loop("s")]
+        stream = in_session("session_id")(async_run_loop)("s")
+        return [(inside, current_session_id()) async for inside in stream]
 
     with session_scope("consumer"):
-        seen = [(inside, current_session_id()) for inside in run_loop("s")]
-        assert seen == [
-            ("s", "consumer"),
-            ("s/sub", "consumer"),
-            ("s/sub", "consumer"),
-            ("s", "consumer"),
-        ]
-        assert asyncio.run(collect()) == seen
+        if kind == "generator":
+            stream = in_session("session_id")(run_loop)("s")
+            seen = [(inside, current_session_id()) for inside in stream]
+        else:
+            seen = asyncio.run(collect())
+    assert seen == [(inside, "consumer") for inside in ("s", "s/sub", "s/sub", "s")]
 
 
-def test_a_sub_session_is_a_call_of_the_run_loop_in_itself() -> None:
+def test_a_run_loop_may_call_itself_for_a_sub_session() -> None:
     @in_session("session_id")
     def run_loop(session_id: str, depth: int = 2) -> Generator[str | None, None, int]:
         yield current_session_id()
@@ -427,55 +376,30 @@ def test_the_session_is_fixed_when_the_generator_starts() -> None:
     assert list(stream) == ["started", "started"]
 
 
-@pytest.mark.parametrize(
-    "advance",
-    [
-        pytest.param(lambda stream, seen: seen.append(next(stream)), id="here"),
-        pytest.param(
-            lambda stream, seen: Context().run(lambda: seen.append(next(stream))),
-            id="in a fresh context",
-        ),
-        pytest.param(
-            lambda stream, seen: copy_context().run(lambda: seen.append(next(stream))),
-            id="in a copy",
-        ),
-        pytest.param(
-            lambda stream, seen: in_thread(lambda: seen.append(next(stream))), id="in a thread"
-        ),
-    ],
-)
-def test_a_generator_may_move_between_contexts_and_threads(
-    advance: Callable[[Any, list[Any]], None],
-) -> None:
-    stream: Iterator[str | None] = run_loop("sess-1")
-    seen: list[str | None] = [next(stream)]
-    with session_scope("consumer"):
-        advance(stream, seen)
-        seen.append(current_session_id())
-        advance(stream, seen)
-    seen.append(current_session_id())
-    assert seen == ["sess-1", "sess-1", "consumer", "sess-1", None]
-
-
 def in_thread(work: Callable[[], object]) -> None:
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
 
 
-@pytest.mark.skipif(
-    sys.version_info < (3, 13), reason="close() returns the generator's value from Python 3.13 on"
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(lambda step: step(), id="here"),
+        pytest.param(lambda step: Context().run(step), id="in a fresh context"),
+        pytest.param(lambda step: copy_context().run(step), id="in a copied context"),
+        pytest.param(in_thread, id="in a thread"),
+    ],
 )
-def test_close_returns_the_generators_value() -> None:
-    @in_session("session_id")
-    def run_loop(session_id: str) -> Generator[None, None, str | None]:
-        with contextlib.suppress(GeneratorExit):
-            yield
-        return f"closed in {current_session_id()}"
-
-    stream: Any = run_loop("sess-1")
-    next(stream)
-    assert stream.close() == "closed in sess-1"
+def test_a_generator_may_move_between_contexts_and_threads(run: Callable[[Any], object]) -> None:
+    stream: Iterator[str | None] = run_loop("sess-1")
+    seen: list[str | None] = [next(stream)]
+    with session_scope("consumer"):
+        run(lambda: seen.append(next(stream)))
+        seen.append(current_session_id())
+        run(lambda: seen.append(next(stream)))
+    seen.append(current_session_id())
+    assert seen == ["sess-1", "sess-1", "consumer", "sess-1", None]
 
 
 @pytest.mark.parametrize("in_cycle", [False, True], ids=["dropped", "dropped in a cycle"])
@@ -504,32 +428,47 @@ def test_a_dropped_generator_cleans_up_in_its_session(in_cycle: bool) -> None:
     assert seen == ["sess-1", "consumer"]
 
 
-class Interruption(Exception):  # noqa: N818 - what a consumer throws need be no error
+class Interruption(Exception):  # noqa: N818 - it is no error
     pass
 
 
+@pytest.mark.parametrize("kind", ["generator", "async generator"])
 @pytest.mark.parametrize("caught", [False, True])
-def test_a_thrown_exception_is_not_kept_alive(caught: bool) -> None:
+def test_a_thrown_exception_is_not_kept_alive(kind: str, caught: bool) -> None:
     @in_session("session_id")
     def run_loop(session_id: str) -> Iterator[None]:
         with contextlib.suppress(Interruption if caught else EOFError):
             yield
         yield
 
-    stream: Any = run_loop("sess-1")
-    next(stream)
-    with without_gc():
+    @in_session("session_id")
+    async def async_run_loop(session_id: str) -> AsyncIterator[None]:
+        with contextlib.suppress(Interruption if caught else EOFError):
+            yield
+        yield
+
+    async def main() -> None:
+        stream: Any = (run_loop if kind == "generator" else async_run_loop)("sess-1")
+        started = step(stream, "next")
+        if kind == "async generator":
+            await started
         thrown = Interruption()
         alive = weakref.ref(thrown)
         with contextlib.suppress(Interruption):
-            stream.throw(thrown)
+            if kind == "generator":
+                stream.throw(thrown)
+            else:
+                await stream.athrow(thrown)
         del thrown
         assert alive() is None
+
+    with without_gc():
+        run_quietly(main)
 
 
 @contextlib.contextmanager
 def without_gc() -> Iterator[None]:
-    """So that only reference counts free what is freed."""
+    """Let only reference counts free objects."""
     gc.disable()
     try:
         yield
@@ -538,7 +477,7 @@ def without_gc() -> Iterator[None]:
 
 
 class Stream:
-    """An agent whose asynchronous generator awaits while it cleans up, and what it saw there."""
+    """An agent whose asynchronous generator awaits while it cleans up. It records its session."""
 
     def __init__(self) -> None:
         self.seen: list[str | None] = []
@@ -573,20 +512,20 @@ def run_quietly(main: Callable[[], Awaitable[None]]) -> None:
 
 
 def test_a_step_that_forked_leaves_the_child_in_no_session() -> None:
-    """The child's half alone: the hook empties the scopes there. See test_carrying for the whole."""
+    """Only the child's side is tested here, by calling the hook. test_carrying forks a process."""
 
     @in_session("session_id")
     def forking(session_id: str) -> Iterator[str | None]:
         context._start_in_no_session()  # as in the child
         yield current_session_id()
-        yield current_session_id()
+        with session_scope("body"):
+            yield current_session_id()
 
     def child() -> None:
         with session_scope("consumer"):
             steps = forking("sess-1")
-            next(steps)
-            assert current_session_id() is None
-            assert next(steps) is None
+            assert (next(steps), current_session_id()) == (None, None)
+            assert (next(steps), current_session_id()) == ("body", None)
 
     copy_context().run(child)
 
@@ -606,21 +545,6 @@ def test_a_suspended_generator_does_not_keep_the_context_of_its_last_step_alive(
     gc.collect()
     assert gone() is None
     assert next(stream) == "sess-1"
-
-
-def test_nothing_leaks_to_the_consumer_of_an_async_generator() -> None:
-    async def main() -> None:
-        stream, other = Stream().run("sess-1"), Stream().run("sess-2")
-        assert (await stream.__anext__(), current_session_id()) == ("sess-1", None)
-        with session_scope("consumer"):
-            assert (await other.__anext__(), current_session_id()) == ("sess-2", "consumer")
-            assert (await stream.__anext__(), current_session_id()) == ("sess-1", "consumer")
-        assert (await other.__anext__(), current_session_id()) == ("sess-2", None)
-        await other.aclose()
-        await stream.aclose()
-        assert current_session_id() is None
-
-    run_quietly(main)
 
 
 def test_an_async_generator_may_be_closed_by_another_task() -> None:
@@ -662,7 +586,7 @@ def test_an_async_generator_left_open_is_closed_in_its_session_when_the_loop_end
 
 @pytest.mark.parametrize("in_cycle", [False, True], ids=["dropped", "dropped in a cycle"])
 def test_a_dropped_async_generator_is_closed_in_its_session(in_cycle: bool) -> None:
-    """Also where an agent keeps its own stream: then the garbage collector finalizes all of the cycle at once."""
+    """In a cycle, the garbage collector finalizes the agent and its stream at once."""
 
     async def main() -> None:
         agent = Stream()
@@ -683,7 +607,7 @@ def test_a_dropped_async_generator_is_closed_in_its_session(in_cycle: bool) -> N
 
 
 def test_the_body_of_an_async_generator_has_the_loops_hooks() -> None:
-    """The loop must know of the asynchronous generators that the body starts, to close them in the end."""
+    """With them the loop registers the asynchronous generators that the body starts."""
 
     @in_session("session_id")
     async def run_loop(session_id: str) -> AsyncIterator[Any]:
@@ -698,72 +622,27 @@ def test_the_body_of_an_async_generator_has_the_loops_hooks() -> None:
     run_quietly(main)
 
 
-def test_an_exception_thrown_into_an_async_generator_is_not_kept_alive() -> None:
-    @in_session("session_id")
-    async def run_loop(session_id: str) -> AsyncIterator[str]:
-        with contextlib.suppress(Interruption):
-            yield session_id
-        yield session_id
-
-    async def main() -> None:
-        stream: Any = run_loop("sess-1")
-        await stream.__anext__()
-        for _ in "caught", "passed on":
-            thrown = Interruption()
-            alive = weakref.ref(thrown)
-            with contextlib.suppress(Interruption):
-                await stream.athrow(thrown)
-            del thrown
-            assert alive() is None
-
-    with without_gc():
-        run_quietly(main)
-
-
-def test_coroutines_that_run_together_stay_in_their_sessions_across_awaits() -> None:
-    ids = ["sess-1", "sess-2", "sess-3"]
-
-    async def main() -> None:
-        entered, everyone_is_in = set(), asyncio.Event()
-
-        @in_session("session_id")
-        async def run_loop(session_id: str) -> list[str | None]:
-            seen = [current_session_id()]
-            entered.add(session_id)
-            if len(entered) == len(ids):
-                everyone_is_in.set()
-            await everyone_is_in.wait()
-            return [*seen, current_session_id()]
-
-        assert await asyncio.gather(*map(run_loop, ids)) == [[session_id] * 2 for session_id in ids]
-        assert await run_loop("sess-4") == ["sess-4"] * 2
-        assert current_session_id() is None
-
-    run_quietly(main)
-
-
 @pytest.mark.parametrize("kind", ["coroutine", "async generator"])
 def test_cancelling_reaches_the_body_in_its_session_and_the_caller_in_its_own(kind: str) -> None:
     async def main() -> None:
         waiting, seen = asyncio.Event(), []
 
-        async def wait(_session_id: str) -> None:
+        async def wait(session_id: str) -> None:
             try:
                 waiting.set()
                 await asyncio.Event().wait()
             finally:
                 seen.append(current_session_id())
 
-        async def wait_and_yield(session_id: str) -> AsyncIterator[str]:
+        async def stream(session_id: str) -> AsyncIterator[None]:
             await wait(session_id)
-            yield session_id
+            yield
 
         async def call() -> None:
             try:
                 if kind == "coroutine":
-                    await in_session("_session_id")(wait)("sess-1")
-                else:
-                    await in_session("session_id")(wait_and_yield)("sess-1").__anext__()
+                    await in_session("session_id")(wait)("sess-1")
+                await in_session("session_id")(stream)("sess-1").__anext__()
             finally:
                 seen.append(current_session_id())
 
@@ -787,7 +666,7 @@ def test_cancelling_reaches_the_body_in_its_session_and_the_caller_in_its_own(ki
     ids=["coroutine", "async generator"],
 )
 def test_what_ends_in_another_context_changes_nothing_there(start: Callable[[], Any]) -> None:
-    """As when a pending task is dropped, and the garbage collector closes its coroutine wherever it happens to run."""
+    """The garbage collector may close the coroutine of a dropped task in any context."""
     suspended = start()
     Context().run(suspended.send, None)
     with session_scope("elsewhere"):
@@ -800,24 +679,22 @@ def test_what_ends_in_another_context_changes_nothing_there(start: Callable[[], 
 def test_an_error_passes_unchanged_and_the_caller_is_back_in_its_session() -> None:
     raised = LookupError("in the body")
 
-    @in_session("session_id")
     def function(session_id: str) -> None:
         raise raised
 
-    @in_session("session_id")
     async def coroutine(session_id: str) -> None:
-        function(session_id)
+        raise raised
 
     with session_scope("caller"):
-        for call in function, coroutine:
+        for fn in function, coroutine:
             with pytest.raises(LookupError) as caught:
-                seen_in(call("sess-1"))
+                seen_in(in_session("session_id")(fn)("sess-1"))
             assert caught.value is raised
             assert current_session_id() == "caller"
 
 
-# Decorated or not: a body reacts by a script to what comes in at each of its yields, and a consumer takes steps by
-# another. Both notice the same; but decorated, the body is in its own session and never in the consumer's.
+# Random bodies and consumers: a body reacts to what it receives at each yield by a script, and a
+# consumer takes random steps. A decorated body must notice the same as an undecorated one.
 
 SCRIPTS = st.lists(
     st.just("go on") | st.sampled_from(["let through", "raise", "chain", "return"]), max_size=5
@@ -889,7 +766,7 @@ class Body:
 
 
 def step(stream: Any, name: str, *arguments: Any) -> Any:
-    """Take one step of a generator: by the name that it has there, or that it has in an asynchronous one."""
+    """Call ``send``, ``throw``, ``close`` or ``next`` of a generator of either kind."""
     method = {"next": "__next__"}.get(name, name)
     if inspect.isasyncgen(stream):
         method = {"next": "__anext__"}.get(name, f"a{name}")
@@ -897,14 +774,14 @@ def step(stream: Any, name: str, *arguments: Any) -> Any:
 
 
 async def consume(stream: Any, steps: list[Any], sessions: set[str | None]) -> list[Any]:
-    """Take the steps, and then as many as bring every script to its end; return what came of each."""
+    """Take the steps, and then enough steps to end any script. Return the outcomes."""
     outcomes: list[Any] = []
     for name, *arguments in [*steps, *[("next",)] * 6, ("close",)]:
         thrown = [argument() for argument in arguments] if name == "throw" else arguments
         try:
             result = step(stream, name, *thrown)
             outcomes.append(await result if inspect.isawaitable(result) else result)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, both must give it
+        except BaseException as error:  # noqa: BLE001 - all must be the same
             value = error.value if isinstance(error, StopIteration) else None
             chain = repr(error.__cause__), repr(error.__context__)
             outcomes.append((type(error), str(error), value, error in thrown, chain))
@@ -941,11 +818,11 @@ def test_a_decorated_generator_behaves_as_the_undecorated_one(
     assert consumers == {"consumer"}
 
 
-# Coroutines that are driven by hand
+# Coroutines that a test drives step by step
 
 
 class Pause:
-    """What a coroutine awaits to hand over to its driver."""
+    """An awaitable that gives control to the code that drives the coroutine."""
 
     def __await__(self) -> Generator[str, str, str]:
         return (yield "paused")
@@ -965,31 +842,20 @@ async def paused(session_id: str) -> list[Any]:
     return seen
 
 
-def test_the_driver_of_a_coroutine_is_not_in_its_session() -> None:
-    with session_scope("driver"):
-        run = paused("sess-1")
-        assert [run.send(None), current_session_id()] == ["paused", "driver"]
-        assert [run.send("sent"), current_session_id()] == ["paused", "driver"]
-        assert [run.throw(KeyError()), current_session_id()] == ["paused", "driver"]
-        with pytest.raises(StopIteration) as stopped:
-            run.send(None)
-        assert current_session_id() == "driver"
-    assert stopped.value.value == ["sess-1", "sent", "sess-1", "sess-1/sub"]
-
-
-def test_coroutines_that_are_driven_in_turn_keep_to_their_sessions() -> None:
+def test_the_driver_of_coroutines_is_not_in_their_sessions() -> None:
     runs = {session_id: paused(session_id) for session_id in ("sess-1", "sess-2")}
-    for run in runs.values():
-        run.send(None)
-    for run in reversed(runs.values()):
-        run.send("sent")
-    for run in runs.values():
-        run.throw(KeyError())
-    for session_id, run in runs.items():
-        with pytest.raises(StopIteration) as stopped:
-            run.send(None)
-        assert stopped.value.value == [session_id, "sent", session_id, f"{session_id}/sub"]
-        assert current_session_id() is None
+    with session_scope("driver"):
+        for run in runs.values():
+            assert [run.send(None), current_session_id()] == ["paused", "driver"]
+        for run in reversed(runs.values()):
+            assert [run.send("sent"), current_session_id()] == ["paused", "driver"]
+        for run in runs.values():
+            assert [run.throw(KeyError()), current_session_id()] == ["paused", "driver"]
+        for session_id, run in runs.items():
+            with pytest.raises(StopIteration) as stopped:
+                run.send(None)
+            assert stopped.value.value == [session_id, "sent", session_id, f"{session_id}/sub"]
+            assert current_session_id() == "driver"
 
 
 def test_the_driver_of_an_async_generator_is_not_in_its_session() -> None:
@@ -998,10 +864,10 @@ def test_the_driver_of_an_async_generator_is_not_in_its_session() -> None:
         await Pause()
         yield current_session_id()
 
-    step = stream("sess-1").__anext__()
-    assert [step.send(None), current_session_id()] == ["paused", None]  # type: ignore[attr-defined] # it has one
+    step: Any = stream("sess-1").__anext__()
+    assert [step.send(None), current_session_id()] == ["paused", None]
     with pytest.raises(StopIteration) as stopped:
-        step.send(None)  # type: ignore[attr-defined] # likewise
+        step.send(None)
     assert (stopped.value.value, current_session_id()) == ("sess-1", None)
 
 
@@ -1032,10 +898,10 @@ class Alarm(Exception):  # noqa: N818 - a signal
 
 
 def alarmed_after(call: Callable[[], Any], number: int) -> bool:
-    """Make *call*. Raise Alarm where a handler can, for the *number*-th time in ``context.py``.
+    """Make *call*, and raise Alarm at the place of this *number* in ``context.py``.
 
-    Python runs signal handlers after a call of a C function, among others. Tell whether there was
-    such a place.
+    A place is the return from a C function: Python runs signal handlers there, among others.
+    Return whether there was such a place.
     """
     places = 0
 
@@ -1047,8 +913,6 @@ def alarmed_after(call: Callable[[], Any], number: int) -> bool:
                 raise Alarm
 
     before = sys.getprofile()
-    gc.collect()
-    gc.disable()  # a generator of another test may not be closed meanwhile
     sys.setprofile(profile)
     try:
         call()
@@ -1056,7 +920,6 @@ def alarmed_after(call: Callable[[], Any], number: int) -> bool:
         return True
     finally:
         sys.setprofile(before)
-        gc.enable()
     return False
 
 
@@ -1078,7 +941,8 @@ def test_the_consumer_is_not_left_in_the_session_by_a_signal_handlers_exception(
             with contextlib.suppress(StopIteration):
                 run.send(None)
 
-    with session_scope("consumer"):
+    gc.collect()  # no generator of another test may be closed meanwhile
+    with session_scope("consumer"), without_gc():
         number = 1
         while alarmed_after(consume, number):
             assert current_session_id() == "consumer", f"after place {number}"
@@ -1089,37 +953,26 @@ def test_the_consumer_is_not_left_in_the_session_by_a_signal_handlers_exception(
 # Decorators without parentheses
 
 
-def test_without_parentheses_it_is_a_type_error_at_decoration() -> None:
-    with pytest.raises(TypeError, match=r'write @in_session\("name_of_a_parameter"\)$'):
-
-        @in_session
-        def run_loop(sess: Any) -> None: ...
-
-    with pytest.raises(TypeError, match="name_of_a_parameter"):
-
-        @in_session  # type: ignore[arg-type] # likewise
-        async def run(sess: Any) -> None: ...
-
-    with pytest.raises(TypeError, match="name_of_a_parameter"):
-
-        class Agent:
-            @in_session
-            def run_loop(self) -> None: ...  # type: ignore[misc] # likewise
-
-    with pytest.raises(TypeError, match="name_of_a_parameter"):
-
-        @in_session
-        @functools.cache
-        def cached(sess: str) -> str:
-            return sess
-
-
-def test_without_parentheses_it_is_an_error_at_a_modules_top_and_in_an_interpreter_too() -> None:
-    source = "from cagent_session import in_session\n@in_session\ndef run_loop(sess): ...\n"
-    for name in ("module.py", "<stdin>"):
-        for namespace in ({}, {"run_loop": "an older one"}, {"run_loop": function}):
-            with pytest.raises(TypeError, match="name_of_a_parameter"):
-                exec(compile(source, name, "exec"), dict(namespace))
+@pytest.mark.parametrize(
+    "source",
+    [
+        "@in_session\ndef run_loop(sess): ...",
+        "@in_session\nasync def run_loop(sess): ...",
+        "@in_session\n@cache\ndef run_loop(sess): ...",
+        "class Agent:\n    @in_session\n    def run_loop(self): ...",
+        "def make():\n    @in_session\n    def run_loop(sess): ...\nmake()",
+    ],
+)
+@pytest.mark.parametrize("older", [{}, {"run_loop": "an older one"}, {"run_loop": function}])
+@pytest.mark.parametrize("name", ["module.py", "<stdin>"])
+def test_without_parentheses_it_is_a_type_error_at_decoration(
+    source: str, older: dict[str, Any], name: str
+) -> None:
+    names = {"in_session": in_session, "cache": functools.cache, **older}
+    with pytest.raises(
+        TypeError, match=r'needs an argument: @in_session\("name_of_a_parameter"\)$'
+    ):
+        exec(compile(source, name, "exec"), names)
 
 
 def test_a_function_that_finds_the_id_may_be_defined_anywhere() -> None:
@@ -1134,13 +987,19 @@ def test_a_function_that_finds_the_id_may_be_defined_anywhere() -> None:
         return lambda sess: sess.id
 
     finders: list[Any] = [session_id_of, wrapped, made(), lambda sess: sess.id]
-    for find in finders:
+    for attribute in ("id", "parent"):  # several functions of the same code
 
-        @in_session(find)
+        def find(sess: Any, attribute: str = attribute) -> Any:
+            return getattr(sess, attribute)
+
+        finders.append(find)
+    for number in range(len(finders)):
+
+        @in_session(finders[number])
         def run_loop(sess: Any) -> str | None:
             return current_session_id()
 
-        assert run_loop(SimpleNamespace(id="sess-1")) == "sess-1"
+        assert run_loop(SimpleNamespace(id="sess-1", parent="sess-1")) == "sess-1"
 
 
 def test_an_annotation_that_can_not_be_evaluated_does_no_harm() -> None:
@@ -1184,25 +1043,9 @@ def set_up():
     assert Agent().run() == names["set_up"]()("sess-1") == "sess-1"
 
 
-def test_a_function_that_finds_the_id_may_be_one_of_several_that_were_defined_in_a_loop() -> None:
-    finders: list[Any] = []
-    for attribute in ("id", "parent"):
-
-        def find(sess: Any, attribute: str = attribute) -> Any:
-            return getattr(sess, attribute)
-
-        finders.append(find)
-
-    @in_session(finders[0])
-    def run(sess: Any) -> str | None:
-        return current_session_id()
-
-    assert run(SimpleNamespace(id="sess-1", parent="sess-0")) == "sess-1"
-
-
 @pytest.mark.parametrize("fn", [function, generator, coroutine, async_generator])
-def test_a_decorated_function_can_be_pickled_by_value(fn: Callable[..., Any]) -> None:
-    """As Dask, Ray and joblib do with local functions: the context variable can't be pickled."""
+def test_a_decorated_function_can_be_pickled_by_value(fn: Any) -> None:
+    """Dask, Ray and joblib do so with local functions. A context variable can't be pickled."""
     found, names = [in_session("session_id")(fn)], set[str]()
     for wrapper in found:
         names |= set(wrapper.__code__.co_names)

@@ -1,4 +1,4 @@
-"""What do the integrations load, and what do they say where their library is missing?"""
+"""The integrations load only their own library, and say what to install if it is missing."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ import pytest
 def packages_after(statement: str) -> set[str]:
     """Return the packages that are loaded after *statement* in a fresh interpreter."""
     program = f"{statement}\nimport sys; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
-    )
-    return {name.partition(".")[0] for name in loaded.stdout.split()}
+    loaded = subprocess.check_output([sys.executable, "-c", program], text=True)
+    return {name.partition(".")[0] for name in loaded.split()}
 
 
-def test_logging_and_the_package_load_no_integrated_library() -> None:
+def test_the_package_and_the_logging_filter_load_no_other_library() -> None:
     loaded = packages_after("import cagent_session, cagent_session.integrations.logging")
     assert "cagent_session" in loaded
     assert not loaded & {"celery", "opentelemetry", "requests", "urllib3"}
@@ -33,10 +31,9 @@ def test_logging_and_the_package_load_no_integrated_library() -> None:
     ],
 )
 def test_an_integration_loads_its_own_library_and_no_other(name: str, libraries: str) -> None:
-    beyond = packages_after(f"import cagent_session.integrations.{name}") - packages_after(
-        f"import {libraries}"
-    )
-    assert beyond - sys.stdlib_module_names == {"cagent_session"}
+    loaded = packages_after(f"import cagent_session.integrations.{name}")
+    others = loaded - packages_after(f"import {libraries}") - sys.stdlib_module_names
+    assert others == {"cagent_session"}
 
 
 @pytest.mark.parametrize(
@@ -47,13 +44,14 @@ def test_an_integration_loads_its_own_library_and_no_other(name: str, libraries:
         ("opentelemetry", "opentelemetry.sdk.trace"),
     ],
 )
-def test_without_the_extra_the_import_says_what_to_install(
+def test_without_the_extra_the_import_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, name: str, missing: str
 ) -> None:
     module = f"cagent_session.integrations.{name}"
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.delitem(sys.modules, module, raising=False)
-    problem = rf'{re.escape(missing)}.*: {re.escape(module)} needs pip install "cagent-session\[{name}\]"$'
+    needed = re.escape(f'{module} needs pip install "cagent-session[{name}]"')
+    problem = rf"{re.escape(missing)}.*: {needed}$"
     with pytest.raises(ImportError, match=problem) as caught:
         importlib.import_module(module)
     assert caught.value.__cause__ is None

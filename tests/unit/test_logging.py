@@ -1,4 +1,4 @@
-"""Does every log record say whose session it was logged in?"""
+"""The logging filter: each record gets the ID of the session in which it was logged."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from cagent_session.integrations.logging import SessionIdFilter
 from cagent_session.testing import ModelsGateway
 
 
-class Records(logging.Handler):
-    """Keeps what it handles."""
+class RecordingHandler(logging.Handler):
+    """A handler that keeps its records."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,14 +38,14 @@ class Records(logging.Handler):
         return [getattr(record, "session_id", "no attribute") for record in self.records]
 
 
-def filtered(handler: Any, **options: Any) -> Any:
+def with_filter(handler: Any, **options: Any) -> Any:
     handler.addFilter(SessionIdFilter(**options))
     return handler
 
 
 @pytest.fixture
 def logger(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
-    """Return a logger apart from the process's own, and from their handlers: dictConfig closes all there are."""
+    """A logger with no other loggers and handlers around it. dictConfig() closes all handlers."""
     monkeypatch.setattr(logging, "_handlers", weakref.WeakValueDictionary())
     monkeypatch.setattr(logging, "_handlerList", [])
     monkeypatch.setattr(
@@ -55,21 +55,21 @@ def logger(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
 
 
 @pytest.fixture
-def records(logger: logging.Logger) -> Records:
-    """Return what the logger logs, filtered with no options."""
-    records: Records = filtered(Records())
+def records(logger: logging.Logger) -> RecordingHandler:
+    """The records of the logger, which pass a filter without options."""
+    records: RecordingHandler = with_filter(RecordingHandler())
     logger.addHandler(records)
     return records
 
 
 @pytest.mark.parametrize(
-    ("options", "in_none"),
+    ("options", "no_session"),
     [({}, "-"), ({"default": "none"}, "none"), ({"default": ""}, ""), ({"default": None}, None)],
 )
-def test_every_record_says_the_session_it_was_logged_in(
-    logger: logging.Logger, options: Any, in_none: Any
+def test_each_record_gets_the_session_in_which_it_was_logged(
+    logger: logging.Logger, options: Any, no_session: Any
 ) -> None:
-    records = filtered(Records(), **options)
+    records = with_filter(RecordingHandler(), **options)
     logger.addHandler(records)
     logger.debug("before")
     with session_scope("outer"):
@@ -77,14 +77,16 @@ def test_every_record_says_the_session_it_was_logged_in(
         with session_scope("inner"):
             logger.warning("inside")
         with session_scope(None):
-            logger.error("in none")
+            logger.error("in no session")
         logger.critical("outside again")
     logger.info("after")
-    assert records.session_ids == [in_none, "outer", "inner", in_none, "outer", in_none]
+    assert records.session_ids == [no_session, "outer", "inner", no_session, "outer", no_session]
 
 
-def test_a_thread_logs_in_the_session_that_was_carried_there(
-    logger: logging.Logger, records: Records, inherited_by_threads: Callable[[str], str | None]
+def test_a_thread_logs_in_a_carried_session(
+    logger: logging.Logger,
+    records: RecordingHandler,
+    inherited_by_threads: Callable[[str], str | None],
 ) -> None:
     with session_scope("sess-1"):
         for job in (logger.info, carry_session(logger.info)):
@@ -94,8 +96,8 @@ def test_a_thread_logs_in_the_session_that_was_carried_there(
     assert records.session_ids == [inherited_by_threads("sess-1") or "-", "sess-1"]
 
 
-def test_each_of_many_tasks_logs_in_its_own_session(
-    logger: logging.Logger, records: Records
+def test_concurrent_tasks_log_in_their_own_sessions(
+    logger: logging.Logger, records: RecordingHandler
 ) -> None:
     @in_session("session_id")
     async def work(session_id: str) -> None:
@@ -113,13 +115,15 @@ def test_each_of_many_tasks_logs_in_its_own_session(
 
 @pytest.mark.usefixtures("logger")
 @pytest.mark.parametrize(
-    ("options", "in_none"),
+    ("options", "no_session"),
     [({}, "-"), ({"default": "no session"}, "no session"), ({"default": None}, "None")],
 )
 @pytest.mark.parametrize(
     "factory", ["cagent_session.integrations.logging.SessionIdFilter", SessionIdFilter]
 )
-def test_dict_config_makes_it(factory: Any, options: dict[str, Any], in_none: str) -> None:
+def test_dict_config_can_make_the_filter(
+    factory: Any, options: dict[str, Any], no_session: str
+) -> None:
     written = io.StringIO()
     handler = {
         "class": "logging.StreamHandler",
@@ -139,12 +143,12 @@ def test_dict_config_makes_it(factory: Any, options: dict[str, Any], in_none: st
     with session_scope("sess-1"):
         logging.getLogger("agent").info("one")
     logging.getLogger("agent.tools").info("two")
-    assert written.getvalue() == f"sess-1|agent|one\n{in_none}|agent.tools|two\n"
+    assert written.getvalue() == f"sess-1|agent|one\n{no_session}|agent.tools|two\n"
 
 
 @pytest.mark.parametrize("given", ["given", None])
-def test_a_session_id_given_as_extra_stays(
-    logger: logging.Logger, records: Records, given: str | None
+def test_a_session_id_in_extra_stays(
+    logger: logging.Logger, records: RecordingHandler, given: str | None
 ) -> None:
     with session_scope("sess-1"):
         logger.info("about another session", extra={"session_id": given})
@@ -152,30 +156,36 @@ def test_a_session_id_given_as_extra_stays(
     assert records.session_ids == [given, given]
 
 
-def test_of_several_filters_the_first_one_counts(logger: logging.Logger, records: Records) -> None:
-    logger.addHandler(second := filtered(Records(), default="second"))
-    logger.info("in none")
+def test_the_first_of_several_filters_counts(
+    logger: logging.Logger, records: RecordingHandler
+) -> None:
+    logger.addHandler(second := with_filter(RecordingHandler(), default="second"))
+    logger.info("in no session")
     assert (records.session_ids, second.session_ids) == (["-"], ["-"])
 
 
-def test_a_record_read_from_a_queue_in_another_thread_keeps_its_session(
+def test_a_record_that_passes_through_a_queue_keeps_its_session(
     logger: logging.Logger,
 ) -> None:
     passed_on: queue.Queue[Any] = queue.Queue()
-    logger.addHandler(filtered(QueueHandler(passed_on)))
-    listener = QueueListener(passed_on, read := filtered(Records(), default="the listener's"))
+    logger.addHandler(with_filter(QueueHandler(passed_on)))
+    listener = QueueListener(
+        passed_on, read := with_filter(RecordingHandler(), default="the listener's")
+    )
     listener.start()
     with session_scope("sess-1"):
         logger.info("in a session")
-    logger.info("in none")
+    logger.info("in no session")
     listener.stop()
     assert read.session_ids == ["sess-1", "-"]
 
 
-def test_a_record_written_later_in_another_session_keeps_its_own(logger: logging.Logger) -> None:
-    written = filtered(Records(), default="the writer's")
-    logger.addHandler(filtered(MemoryHandler(capacity=9, flushLevel=logging.ERROR, target=written)))
-    logger.info("in none")
+def test_a_record_that_is_written_later_keeps_its_session(logger: logging.Logger) -> None:
+    written = with_filter(RecordingHandler(), default="the writer's")
+    logger.addHandler(
+        with_filter(MemoryHandler(capacity=9, flushLevel=logging.ERROR, target=written))
+    )
+    logger.info("in no session")
     with session_scope("sess-1"):
         logger.info("in a session")
     with session_scope("sess-2"):
@@ -183,14 +193,14 @@ def test_a_record_written_later_in_another_session_keeps_its_own(logger: logging
     assert written.session_ids == ["-", "sess-1", "sess-2"]
 
 
-def test_on_a_handler_it_sees_the_records_of_child_loggers(records: Records) -> None:
+def test_a_filter_on_a_handler_sees_records_of_child_loggers(records: RecordingHandler) -> None:
     with session_scope("sess-1"):
         logging.getLogger("agent.tools").info("in a session")
     assert records.session_ids == ["sess-1"]
 
 
-def test_on_a_logger_it_sees_no_records_of_child_loggers(logger: logging.Logger) -> None:
-    filtered(logger).addHandler(records := Records())
+def test_a_filter_on_a_logger_sees_no_records_of_child_loggers(logger: logging.Logger) -> None:
+    with_filter(logger).addHandler(records := RecordingHandler())
     with session_scope("sess-1"):
         logger.info("by itself")
         logging.getLogger("agent.tools").info("by a child")
@@ -198,23 +208,24 @@ def test_on_a_logger_it_sees_no_records_of_child_loggers(logger: logging.Logger)
 
 
 @pytest.mark.parametrize(("session_id", "arrives"), [("sess-1", "sess-1"), (None, "-")])
-def test_a_record_that_goes_over_a_socket_keeps_its_session(
-    logger: logging.Logger, records: Records, session_id: str | None, arrives: str
+def test_a_record_that_is_sent_to_another_process_keeps_its_session(
+    logger: logging.Logger, records: RecordingHandler, session_id: str | None, arrives: str
 ) -> None:
     with session_scope(session_id):
         logger.info("to be sent")
-    sent = SocketHandler("127.0.0.1", 0).makePickle(
-        records.records[0]
-    )  # connects only when it emits
+    handler = SocketHandler("127.0.0.1", 0)  # it would connect at the first emit()
+    sent = handler.makePickle(records.records[0])
     with session_scope("receiver"):
-        logger.handle(logging.makeLogRecord(pickle.loads(sent[4:])))  # after the length
+        logger.handle(
+            logging.makeLogRecord(pickle.loads(sent[4:]))
+        )  # the first bytes are the length
     assert records.session_ids == [arrives, arrives]
 
 
-def test_what_urllib3_logs_of_a_call_says_the_calls_session(
+def test_urllib3_logs_a_call_in_its_session(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The gateway's threads are in none."""
+    """The threads of the gateway are in no session."""
 
     def answer(_: Request) -> Response:
         logging.getLogger("gateway").info("answering")

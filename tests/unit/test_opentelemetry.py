@@ -1,4 +1,4 @@
-"""Does every span say whose session it was started in?"""
+"""The span processor: each span gets the ID of the session in which it was started."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ IDS = ("session.id", "gen_ai.conversation.id")
 MakeProvider = Callable[..., TracerProvider]
 
 
-class Spans(InMemorySpanExporter):
-    """Keeps the spans that ended, as an exporter gets them."""
+class RecordedSpans(InMemorySpanExporter):
+    """An exporter that keeps the spans."""
 
     @property
     def session_ids(self) -> dict[str, Any]:
-        """The session of each span by its name: what both attributes say, or they."""
+        """The session ID of each span, by its name; both values if the attributes differ."""
         ids = {
             span.name: tuple((span.attributes or {}).get(name) for name in IDS)
             for span in self.get_finished_spans()
@@ -36,13 +36,13 @@ class Spans(InMemorySpanExporter):
 
 
 @pytest.fixture
-def spans() -> Spans:
-    return Spans()
+def spans() -> RecordedSpans:
+    return RecordedSpans()
 
 
 @pytest.fixture
 def make_provider() -> Iterator[MakeProvider]:
-    """Make providers with these processors; the process's global one stays unset."""
+    """Return a function that makes a provider with these processors. None becomes the global one."""
     providers: list[TracerProvider] = []
 
     def make(*processors: SpanProcessor, **options: Any) -> TracerProvider:
@@ -58,8 +58,10 @@ def make_provider() -> Iterator[MakeProvider]:
 
 
 @pytest.fixture(params=["ours first", "ours last"])
-def tracer(request: pytest.FixtureRequest, make_provider: MakeProvider, spans: Spans) -> Tracer:
-    """Return a tracer that exports to *spans*; the order of the processors does not matter."""
+def tracer(
+    request: pytest.FixtureRequest, make_provider: MakeProvider, spans: RecordedSpans
+) -> Tracer:
+    """A tracer that exports to *spans*, with the processors in either order."""
     processors = [SessionIdSpanProcessor(), SimpleSpanProcessor(spans)]
     provider = make_provider(
         *(processors if request.param == "ours first" else reversed(processors))
@@ -67,61 +69,65 @@ def tracer(request: pytest.FixtureRequest, make_provider: MakeProvider, spans: S
     return provider.get_tracer("agent")
 
 
-def trace(tracer: Tracer, name: str, **attributes: str) -> None:
+def start_and_end_span(tracer: Tracer, name: str, **attributes: str) -> None:
     tracer.start_span(name, attributes=attributes).end()
 
 
-def test_a_span_says_the_session_it_was_started_in(tracer: Tracer, spans: Spans) -> None:
-    trace(tracer, "before")
+def test_each_span_gets_the_session_in_which_it_was_started(
+    tracer: Tracer, spans: RecordedSpans
+) -> None:
+    start_and_end_span(tracer, "before")
     with session_scope("outer"):
-        trace(tracer, "outside")
+        start_and_end_span(tracer, "outside")
         with session_scope("inner"):
-            trace(tracer, "inside")
+            start_and_end_span(tracer, "inside")
         with session_scope(None):
-            trace(tracer, "in none")
-        trace(tracer, "outside again")
-    trace(tracer, "after")
-    names = ["before", "outside", "inside", "in none", "outside again", "after"]
+            start_and_end_span(tracer, "in no session")
+        start_and_end_span(tracer, "outside again")
+    start_and_end_span(tracer, "after")
+    names = ["before", "outside", "inside", "in no session", "outside again", "after"]
     assert spans.session_ids == dict(
         zip(names, [None, "outer", "inner", None, "outer", None], strict=True)
     )
 
 
-def test_a_span_outside_has_no_attribute_of_ours(tracer: Tracer, spans: Spans) -> None:
-    trace(tracer, "outside", kind="tool")
+def test_a_span_in_no_session_gets_no_attribute(tracer: Tracer, spans: RecordedSpans) -> None:
+    start_and_end_span(tracer, "outside", kind="tool")
     with session_scope("sess-1"):
-        trace(tracer, "inside", kind="tool")
+        start_and_end_span(tracer, "inside", kind="tool")
     outside, inside = spans.get_finished_spans()
     assert dict(outside.attributes or {}) == {"kind": "tool"}
     assert dict(inside.attributes or {}) == {"kind": "tool", **dict.fromkeys(IDS, "sess-1")}
 
 
 @pytest.mark.parametrize(("session_id", "exported"), [("sess-1", "sess-1"), (None, "callers")])
-def test_the_session_in_scope_replaces_what_a_span_was_started_with(
-    tracer: Tracer, spans: Spans, session_id: str | None, exported: str
+def test_the_current_session_replaces_the_attributes_that_a_span_starts_with(
+    tracer: Tracer, spans: RecordedSpans, session_id: str | None, exported: str
 ) -> None:
     with session_scope(session_id):
-        trace(tracer, "both", **dict.fromkeys(IDS, "callers"))
-        trace(tracer, "one", **{IDS[1]: "callers"})
+        start_and_end_span(tracer, "both", **dict.fromkeys(IDS, "callers"))
+        start_and_end_span(tracer, "one", **{IDS[1]: "callers"})
     assert spans.session_ids == {
         "both": exported,
         "one": exported if session_id else (None, "callers"),
     }
 
 
-def test_what_is_set_later_stays(tracer: Tracer, spans: Spans) -> None:
+def test_an_attribute_that_is_set_later_stays(tracer: Tracer, spans: RecordedSpans) -> None:
     with session_scope("sess-1"), tracer.start_as_current_span("run loop") as span:
         span.set_attribute(IDS[1], "by hand")
     assert spans.session_ids == {"run loop": ("sess-1", "by hand")}
 
 
-def test_a_child_span_says_its_own_session_not_its_parents(tracer: Tracer, spans: Spans) -> None:
+def test_a_child_span_need_not_be_in_the_session_of_its_parent(
+    tracer: Tracer, spans: RecordedSpans
+) -> None:
     with session_scope("main"), tracer.start_as_current_span("run loop"):
-        trace(tracer, "tool")
+        start_and_end_span(tracer, "tool")
         with session_scope("sub"):
-            trace(tracer, "sub-session")
+            start_and_end_span(tracer, "sub-session")
         with session_scope(None):
-            trace(tracer, "housekeeping")
+            start_and_end_span(tracer, "housekeeping")
     assert spans.session_ids == {
         "run loop": "main",
         "tool": "main",
@@ -135,8 +141,8 @@ def test_a_child_span_says_its_own_session_not_its_parents(tracer: Tracer, spans
 @pytest.mark.parametrize(
     ("started_in", "ended_in"), [("sess-1", None), ("sess-1", "sess-2"), (None, "sess-2")]
 )
-def test_a_span_that_ends_elsewhere_says_where_it_was_started(
-    tracer: Tracer, spans: Spans, started_in: str | None, ended_in: str | None
+def test_a_span_that_ends_in_another_session_keeps_its_own(
+    tracer: Tracer, spans: RecordedSpans, started_in: str | None, ended_in: str | None
 ) -> None:
     with session_scope(started_in):
         span = tracer.start_span("stream")
@@ -145,18 +151,24 @@ def test_a_span_that_ends_elsewhere_says_where_it_was_started(
     assert spans.session_ids == {"stream": started_in}
 
 
-def test_a_span_in_a_thread_says_the_session_that_was_carried_there(
-    tracer: Tracer, spans: Spans, inherited_by_threads: Callable[[str], str | None]
+def test_a_span_in_a_thread_gets_the_carried_session_but_no_parent(
+    tracer: Tracer, spans: RecordedSpans, inherited_by_threads: Callable[[str], str | None]
 ) -> None:
-    with session_scope("sess-1"):
-        for name, job in {"plain": trace, "carried": carry_session(trace)}.items():
+    with session_scope("sess-1"), tracer.start_as_current_span("parent"):
+        jobs = {"plain": start_and_end_span, "carried": carry_session(start_and_end_span)}
+        for name, job in jobs.items():
             thread = threading.Thread(target=job, args=[tracer, name])
             thread.start()
             thread.join()
-    assert spans.session_ids == {"plain": inherited_by_threads("sess-1"), "carried": "sess-1"}
+    plain = inherited_by_threads("sess-1")
+    assert spans.session_ids == {"plain": plain, "carried": "sess-1", "parent": "sess-1"}
+    parents = {span.name: span.parent for span in spans.get_finished_spans()}
+    assert [bool(parents[name]) for name in jobs] == [bool(plain)] * 2
 
 
-def test_each_of_many_tasks_has_spans_of_its_own_session(tracer: Tracer, spans: Spans) -> None:
+def test_concurrent_tasks_have_spans_of_their_own_sessions(
+    tracer: Tracer, spans: RecordedSpans
+) -> None:
     ids = [f"sess-{number}" for number in range(8)]
 
     @in_session("session_id")
@@ -174,8 +186,8 @@ def test_each_of_many_tasks_has_spans_of_its_own_session(tracer: Tracer, spans: 
     }
 
 
-def test_a_span_that_is_not_sampled_is_left_alone(
-    make_provider: MakeProvider, spans: Spans
+def test_a_span_that_is_not_sampled_is_ignored(
+    make_provider: MakeProvider, spans: RecordedSpans
 ) -> None:
     sampler = StaticSampler(Decision.DROP)
     tracer = make_provider(
@@ -186,7 +198,9 @@ def test_a_span_that_is_not_sampled_is_left_alone(
     assert spans.session_ids == {}
 
 
-def test_a_span_that_is_recorded_but_not_exported_has_it(make_provider: MakeProvider) -> None:
+def test_a_span_that_is_recorded_but_not_exported_gets_the_session(
+    make_provider: MakeProvider,
+) -> None:
     provider: Any = make_provider(
         SessionIdSpanProcessor(), sampler=StaticSampler(Decision.RECORD_ONLY)
     )
@@ -197,37 +211,41 @@ def test_a_span_that_is_recorded_but_not_exported_has_it(make_provider: MakeProv
         assert dict(span.attributes) == dict.fromkeys(IDS, "sess-1")
 
 
-def test_beside_a_concurrent_processor_it_knows_the_session_and_inside_it_does_not(
+def test_the_processor_knows_the_session_beside_a_concurrent_one_but_not_inside_it(
     make_provider: MakeProvider,
-    spans: Spans,
+    spans: RecordedSpans,
     inherited_by_threads: Callable[[str], str | None],
 ) -> None:
-    """The concurrent processor calls what is inside in threads of its own."""
+    """A concurrent processor calls those inside it in its own threads."""
     inside, beside = ConcurrentMultiSpanProcessor(), ConcurrentMultiSpanProcessor()
     inside.add_span_processor(SessionIdSpanProcessor())
     for concurrent in (inside, beside):
         concurrent.add_span_processor(SimpleSpanProcessor(spans))
     with session_scope("sess-1"):
-        trace(make_provider(inside).get_tracer("agent"), "inside")
-        trace(make_provider(SessionIdSpanProcessor(), beside).get_tracer("agent"), "beside")
+        start_and_end_span(make_provider(inside).get_tracer("agent"), "inside")
+        start_and_end_span(
+            make_provider(SessionIdSpanProcessor(), beside).get_tracer("agent"), "beside"
+        )
     assert spans.session_ids == {"inside": inherited_by_threads("sess-1"), "beside": "sess-1"}
 
 
-def test_a_flush_reaches_those_that_export(make_provider: MakeProvider, spans: Spans) -> None:
-    """Most releases of the SDK stop at the first processor that does not return True, and its base class does not."""
+def test_a_flush_reaches_the_processors_that_export(
+    make_provider: MakeProvider, spans: RecordedSpans
+) -> None:
+    """SDKs before 1.42 stop at the first processor that does not return ``True``."""
     exporting = BatchSpanProcessor(spans, schedule_delay_millis=600_000)
     provider = make_provider(SessionIdSpanProcessor(), exporting)
     with session_scope("sess-1"):
-        trace(provider.get_tracer("agent"), "flushed")
+        start_and_end_span(provider.get_tracer("agent"), "flushed")
     assert provider.force_flush() is True
     assert spans.session_ids == {"flushed": "sess-1"}
     assert SessionIdSpanProcessor().force_flush(1) is True
 
 
-def test_shut_down_it_goes_on_saying_the_session(make_provider: MakeProvider) -> None:
-    """It holds nothing: what it wrote to is for others to close."""
-    provider: Any = make_provider(ours := SessionIdSpanProcessor())
-    ours.shutdown()
+def test_the_processor_works_after_its_shutdown(make_provider: MakeProvider) -> None:
+    processor = SessionIdSpanProcessor()
+    provider: Any = make_provider(processor)
+    processor.shutdown()
     with (
         session_scope("sess-1"),
         provider.get_tracer("agent").start_as_current_span("after") as span,

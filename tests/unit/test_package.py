@@ -1,4 +1,4 @@
-"""What does the package offer, and what does importing it load?"""
+"""The package's public names, and the modules that importing it loads."""
 
 from __future__ import annotations
 
@@ -10,40 +10,29 @@ import pytest
 
 import cagent_session
 
-PUBLIC_NAMES = {
-    *(
-        "session_scope",
-        "in_session",
-        "current_session_id",
-        "new_session_id",
-        "carry_session",
-        "SessionExecutor",
-    ),
-    *(
-        "SessionIdAdapter",
-        "mount",
-        "unmount",
-        "session_factory",
-        "session_id_hook",
-        "async_session_id_hook",
-    ),
-    *("Gateway", "explain", "gateway_headers", "FORWARD_HEADER", "SESSION_ID_HEADER"),
-    *("InvalidSessionId", "InvalidGatewayURL", "MissingSessionId", "MissingSessionIdWarning"),
-}
+PUBLIC_NAMES = """
+session_scope in_session current_session_id new_session_id carry_session SessionExecutor
+SessionIdAdapter mount unmount session_factory session_id_hook async_session_id_hook
+Gateway explain gateway_headers FORWARD_HEADER SESSION_ID_HEADER
+InvalidSessionId InvalidGatewayURL MissingSessionId MissingSessionIdWarning
+"""
+NAMES = set(PUBLIC_NAMES.split())
+
+
+def output_of(program: str) -> set[str]:
+    """Return the words that *program* prints in a new interpreter."""
+    command = [sys.executable, "-c", program]
+    return set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
 
 
 def modules_after(statement: str) -> set[str]:
-    """Return what is loaded after *statement* in a fresh interpreter."""
-    program = f"{statement}\nimport sys; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
-    )
-    return set(loaded.stdout.split())
+    """Return the modules that are loaded after *statement* in a new interpreter."""
+    return output_of(f"{statement}\nimport sys; print(*sys.modules)")
 
 
 def test_public_names() -> None:
-    assert set(cagent_session.__all__) == PUBLIC_NAMES
-    assert all(getattr(cagent_session, name).__doc__ for name in PUBLIC_NAMES)
+    assert set(cagent_session.__all__) == NAMES
+    assert all(getattr(cagent_session, name).__doc__ for name in NAMES)
     assert (cagent_session.FORWARD_HEADER, cagent_session.SESSION_ID_HEADER) == (
         "X-Cagent-Forward",
         "X-Cagent-Session-Id",
@@ -53,20 +42,12 @@ def test_public_names() -> None:
 def test_star_import_brings_every_public_name() -> None:
     namespace: dict[str, object] = {}
     exec("from cagent_session import *", namespace)
-    assert set(namespace) >= PUBLIC_NAMES
+    assert set(namespace) >= NAMES
 
 
-def test_names_that_are_not_loaded_yet_are_listed() -> None:
-    program = "import cagent_session; print(*dir(cagent_session))"
-    listed = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
-    )
-    assert set(listed.stdout.split()) >= PUBLIC_NAMES
-    assert set(dir(cagent_session)) >= PUBLIC_NAMES
-
-
-def test_what_any_module_has_is_listed_too() -> None:
-    assert set(dir(cagent_session)) >= vars(cagent_session).keys()
+def test_dir_lists_all_names_also_before_they_are_loaded() -> None:
+    assert output_of("import cagent_session; print(*dir(cagent_session))") >= NAMES
+    assert set(dir(cagent_session)) >= NAMES | vars(cagent_session).keys()
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

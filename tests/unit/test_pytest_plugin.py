@@ -1,19 +1,23 @@
-"""Do the fixtures say of every call whose it is, and what does a user see where one is nobody's?"""
+"""The pytest plugin: its fixtures, its marker, its option, and what it prints in a failure."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
+import unittest
 from collections.abc import Callable
 
 import pytest
+import requests
 
 from cagent_session import current_session_id
+from cagent_session.testing import ModelsGateway
 
 Run = Callable[..., pytest.RunResult]
 
-HEAD = """
+IMPORTS = """
 import asyncio
 import contextlib
 import unittest
@@ -27,22 +31,27 @@ QUESTION = {"messages": [{"role": "user", "content": "How are you?"}]}
 
 def ask(http, gateway):
     return http.post(f"{gateway.url}/v1/chat/completions", json=QUESTION, timeout=10)
+
+def leak():
+    session_scope("leaked").__enter__()
 """
-LEAK = (
-    "the test left session_scope('leaked') open; it is closed now. "
-    "Enter it in a with statement, or decorate with in_session()"
+LEAK_WARNING = (
+    "the test left session_scope('leaked') open. The scope is closed now. "
+    "Use it in a with statement, or decorate a function with in_session()"
 )
+LEAKS_ARE_ERRORS = ["-W", "error::cagent_session.pytest_plugin.SessionLeakWarning"]
+ENTRY_POINT = ["-p", "cagent_session.pytest_entry_point"]
+PLUGIN = ["-p", "cagent_session.pytest_plugin"]
 
 
 @pytest.fixture
 def run(pytester: pytest.Pytester) -> Run:
-    """Run tests of a user's in a pytest of their own, with the plugins that are installed."""
-    pytester.makeini(
-        "[pytest]\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = default"
-    )
+    """Return a function that runs a user's tests, with the plugins that are installed."""
+    options = ["asyncio_default_fixture_loop_scope = function", "filterwarnings = default"]
+    pytester.makeini("\n".join(["[pytest]", *options]))
 
     def run(tests: str, *arguments: str) -> pytest.RunResult:
-        pytester.makepyfile(HEAD + textwrap.dedent(tests))
+        pytester.makepyfile(IMPORTS + textwrap.dedent(tests))
         result = pytester.runpytest_inprocess("--strict-markers", "-p", "no:randomly", *arguments)
         assert current_session_id() is None
         return result
@@ -50,24 +59,111 @@ def run(pytester: pytest.Pytester) -> Run:
     return run
 
 
-def test_the_fixtures_agree_on_the_session(run: Run) -> None:
-    result = run("""
-        def test_one(models_gateway, gateway_session, session_id):
-            assert current_session_id() == session_id
-            assert ask(gateway_session, models_gateway).json()["choices"]
-            models_gateway.assert_attributed(session_id, calls=1)
-            (call,) = models_gateway.calls
-            assert call.forward == "https://api.openai.com/v1"
-            assert call.headers["X-Cagent-Lang"] == "python"
-
-        def test_another(models_gateway):
-            assert current_session_id() is None
-            assert models_gateway.calls == []
-    """)
-    result.assert_outcomes(passed=2)
+def run_python(pytester: pytest.Pytester, *arguments: str) -> str:
+    """Run a new interpreter, in which pytest loads no plugins by itself; return its output."""
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [sys.executable, *arguments]
+    return subprocess.check_output(command, cwd=pytester.path, env=environment, text=True)
 
 
-def test_every_test_has_a_session_and_a_gateway_of_its_own(run: Run) -> None:
+def ask(http: requests.Session, gateway: ModelsGateway) -> requests.Response:
+    question = {"messages": [{"role": "user", "content": "How are you?"}]}
+    return http.post(f"{gateway.url}/v1/chat/completions", json=question, timeout=10)
+
+
+# The plugin is active here as well. So what one test can show needs no pytester.
+
+
+def test_the_fixtures_belong_to_the_same_session(
+    models_gateway: ModelsGateway, gateway_session: requests.Session, session_id: str
+) -> None:
+    assert current_session_id() == session_id
+    assert ask(gateway_session, models_gateway).json()["choices"]
+    models_gateway.assert_attributed(session_id, calls=1)
+    (call,) = models_gateway.calls
+    assert call.forward == "https://api.openai.com/v1"
+    assert call.headers["X-Cagent-Lang"] == "python"
+
+
+@pytest.fixture
+def unreachable_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+
+
+@pytest.mark.usefixtures("unreachable_proxy")
+def test_gateway_session_is_pinned_to_the_gateway_and_uses_no_proxy(
+    models_gateway: ModelsGateway, gateway_session: requests.Session, session_id: str
+) -> None:
+    ask(gateway_session, models_gateway)
+    with ModelsGateway() as elsewhere:
+        ask(gateway_session, elsewhere)
+    calls = models_gateway.calls + elsewhere.calls
+    assert [call.session_id for call in calls] == [session_id, None]
+
+
+@pytest.mark.session_id("sess-abc1")
+def test_the_marker_sets_the_session_id_of_the_fixture(session_id: str) -> None:
+    assert current_session_id() == session_id == "sess-abc1"
+
+
+@pytest.mark.parametrize(
+    "given", [pytest.param("sess-1", marks=pytest.mark.session_id("sess-1")), None]
+)
+def test_the_marker_may_be_on_one_parameter(given: str | None) -> None:
+    assert current_session_id() == given
+
+
+@pytest.mark.session_id("outer")
+class TestOfAMarkedClass:
+    def test_is_in_the_session_of_its_class(self, session_id: str) -> None:
+        assert current_session_id() == session_id == "outer"
+
+    @pytest.mark.session_id("inner")
+    def test_uses_the_closest_marker(self) -> None:
+        assert current_session_id() == "inner"
+
+
+class TestOfUnittest(unittest.TestCase):
+    @pytest.mark.session_id("sess-u")
+    def test_with_marker(self) -> None:
+        assert current_session_id() == "sess-u"
+
+    def test_without_marker(self) -> None:
+        assert current_session_id() is None
+
+
+class AsynchronousTestOfUnittest(unittest.IsolatedAsyncioTestCase):
+    async def asyncSetUp(self) -> None:
+        """It is not in the session, as the guide says."""
+        assert current_session_id() is None
+
+    @pytest.mark.session_id("sess-u")
+    async def test_with_marker(self) -> None:
+        assert current_session_id() == "sess-u"
+
+    @pytest.mark.usefixtures("session_id")
+    async def test_with_fixture(self) -> None:
+        assert current_session_id() is not None
+
+    async def test_without_marker(self) -> None:
+        assert current_session_id() is None
+
+
+class TestWithItsOwnFixture:
+    @pytest.fixture
+    def session_id(self) -> str:
+        return "their own"
+
+    def test_uses_it(self, session_id: str) -> None:
+        assert (session_id, current_session_id()) == ("their own", None)
+
+
+@pytest.mark.parametrize("session_id", ["their own"])
+def test_a_parameter_may_have_the_fixtures_name(session_id: str) -> None:
+    assert (session_id, current_session_id()) == ("their own", None)
+
+
+def test_every_test_has_its_own_session_and_gateway(run: Run) -> None:
     result = run("""
         seen = []
 
@@ -77,110 +173,47 @@ def test_every_test_has_a_session_and_a_gateway_of_its_own(run: Run) -> None:
             models_gateway.expect_request("/once").respond_with_data("")
             seen.append((session_id, models_gateway))
 
-        def test_all():
-            assert len({session_id for session_id, _ in seen}) == len({gateway for _, gateway in seen}) == 3
-            assert not any(gateway.is_running() for _, gateway in seen)
+        def test_all(models_gateway):
+            session_ids, gateways = map(set, zip(*seen))
+            assert len(session_ids) == len(gateways) == 3
+            assert not any(gateway.is_running() for gateway in gateways)
+            assert current_session_id() is None
+            for gateway in gateways:  # a late call
+                with pytest.raises(requests.ConnectionError):
+                    requests.post(f"http://127.0.0.1:{gateway.port}", timeout=10)
+            assert models_gateway.calls == []
     """)
     result.assert_outcomes(passed=4)
 
 
-def test_a_call_that_comes_after_its_test_is_not_the_next_ones(run: Run) -> None:
-    result = run("""
-        late = []
-
-        def test_one(models_gateway):
-            late.append(models_gateway.url)
-
-        def test_next(models_gateway):
-            with pytest.raises(requests.ConnectionError):
-                requests.post(late[0], headers=gateway_headers("https://api.openai.com/v1"), timeout=10)
-            assert models_gateway.calls == []
-    """)
-    result.assert_outcomes(passed=2)
-
-
-def test_the_gateways_session_is_pinned_and_heeds_no_proxy(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    result = run("""
-        from cagent_session.testing import ModelsGateway
-
-        def test_it(models_gateway, gateway_session, session_id):
-            ask(gateway_session, models_gateway)
-            with ModelsGateway() as elsewhere:
-                ask(gateway_session, elsewhere)
-            assert [call.session_id for call in models_gateway.calls + elsewhere.calls] == [session_id, None]
-    """)
-    result.assert_outcomes(passed=1)
-
-
-MARKED = """
-    @pytest.mark.session_id("sess-abc1")
-    def test_with_the_fixture(session_id):
-        assert current_session_id() == session_id == "sess-abc1"
-
-    @pytest.mark.session_id("sess-abc1")
-    def test_without_a_word_of_the_fixture():
-        assert current_session_id() == "sess-abc1"
-
-    @pytest.mark.parametrize("given", [pytest.param("sess-1", marks=pytest.mark.session_id("sess-1")), None])
-    def test_one_parameter(given):
-        assert current_session_id() == given
-
-    @pytest.mark.session_id("outer")
-    class TestClass:
-        def test_the_class(self, session_id):
-            assert current_session_id() == session_id == "outer"
-
-        @pytest.mark.session_id("inner")
-        def test_the_closest(self):
-            assert current_session_id() == "inner"
-
-    class TestOfUnittest(unittest.TestCase):
-        @pytest.mark.session_id("sess-u")
-        def test_sync(self):
-            assert current_session_id() == "sess-u"
-
-        def test_unmarked(self):
-            assert current_session_id() is None
-"""
-
-
-def test_the_marker_sets_the_session(run: Run) -> None:
-    run(MARKED).assert_outcomes(passed=8)
-
-
 @pytest.mark.parametrize(
-    ("marker", "told"),
+    ("marker", "problem"),
     [
-        ("session_id('two words')", "got no session ID: * got a space at position 3"),
+        ("session_id('two words')", "has an invalid session ID: * got a space at position 3"),
         (
             "session_id(None)",
-            "got no session ID: session ID must be a str or a uuid.UUID, got NoneType",
+            "has an invalid session ID: session ID must be a str or a uuid.UUID, got NoneType",
         ),
         ("session_id", 'takes one session ID, as in session_id("sess-abc1")'),
         ("session_id('a', 'b')", 'takes one session ID, as in session_id("sess-abc1")'),
         ("session_id('a', id='b')", 'takes one session ID, as in session_id("sess-abc1")'),
     ],
 )
-def test_a_malformed_marker_is_told_in_a_line(run: Run, marker: str, told: str) -> None:
+def test_an_invalid_marker_fails_with_one_line(run: Run, marker: str, problem: str) -> None:
     result = run(f"""
         @pytest.mark.{marker}
         def test_it():
             pass
     """)
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(
-        ["*ERROR at setup of test_it*", f"@pytest.mark.session_id {told}", "*short test summary*"]
-    )
-    assert "During handling" not in result.stdout.str()
-    assert "two words" not in result.stdout.str().replace(
-        "@pytest.mark.session_id('two words')", ""
-    )
+    failure = f"@pytest.mark.session_id {problem}"
+    result.stdout.fnmatch_lines(["*ERROR at setup of test_it*", failure, "*short test summary*"])
+    output = result.stdout.str()
+    assert "During handling" not in output
+    assert "two words" not in output.replace("@pytest.mark.session_id('two words')", "")
 
 
-def test_the_marker_covers_the_tests_own_fixtures_and_no_wider_ones(run: Run) -> None:
+def test_the_marker_also_holds_for_the_tests_fixtures_but_no_wider_ones(run: Run) -> None:
     result = run("""
         seen = []
 
@@ -205,24 +238,7 @@ def test_the_marker_covers_the_tests_own_fixtures_and_no_wider_ones(run: Run) ->
     result.assert_outcomes(passed=2)
 
 
-def test_a_fixture_and_a_parameter_of_that_name_come_first(run: Run) -> None:
-    result = run("""
-        class TestFixture:
-            @pytest.fixture
-            def session_id(self):
-                return "their own"
-
-            def test_it(self, session_id):
-                assert (session_id, current_session_id()) == ("their own", None)
-
-        @pytest.mark.parametrize("session_id", ["their own"])
-        def test_parameter(session_id):
-            assert (session_id, current_session_id()) == ("their own", None)
-    """)
-    result.assert_outcomes(passed=2)
-
-
-ASYNC = """
+ASYNCHRONOUS_TESTS = """
     @pytest.fixture({scope}, autouse=True)
     async def keeps_the_loop({backend}):
         yield current_session_id()
@@ -230,54 +246,51 @@ ASYNC = """
     {mark}
     class TestOnOneLoop:
         @pytest.fixture
-        async def agent(self, session_id):
+        async def agent(self, request, session_id):
+            function = request.node.function
             assert current_session_id() == session_id
-            yield "agent"
+            yield function
             assert current_session_id() == session_id
+            assert request.node.function is function
 
         @pytest.fixture
         async def sub_session(self, session_id):
-            with session_scope("sub"):
-                yield
+            with session_scope("sub"): yield
 
         @pytest.fixture
         def synchronous_sub_session(self, session_id):
-            with session_scope("synchronous-sub"):
-                yield
+            with session_scope("synchronous-sub"): yield
 
         @pytest.fixture
         async def no_session(self, session_id):
-            with session_scope(None):
-                yield
+            with session_scope(None): yield
 
-        async def test_before(self):
-            assert current_session_id() is None
-
-        async def test_the_session(self, session_id):
+        async def test_session(self, session_id):
             assert current_session_id() == session_id
             assert await in_a_thread(current_session_id) == session_id
 
-        async def test_gone(self, keeps_the_loop):
+        async def test_after(self, keeps_the_loop):
             assert current_session_id() is keeps_the_loop is None
 
         @pytest.mark.session_id("sess-abc1")
-        async def test_marked(self):
+        async def test_marker(self):
             assert current_session_id() == "sess-abc1"
 
-        async def test_asynchronous_fixtures(self, agent, session_id):
+        async def test_asynchronous_fixture(self, request, agent, session_id):
             assert current_session_id() == session_id
+            assert request.node.function.__name__ == agent.__name__ == request.node.originalname
 
-        async def test_a_scope_within(self, sub_session):
+        async def test_scope_of_an_asynchronous_fixture(self, sub_session):
             assert current_session_id() == "sub"
 
-        async def test_a_synchronous_scope_within(self, synchronous_sub_session):
+        async def test_scope_of_a_synchronous_fixture(self, synchronous_sub_session):
             assert current_session_id() == "synchronous-sub"
 
-        async def test_none_within(self, no_session):
+        async def test_no_session_in_a_fixture(self, no_session):
             assert current_session_id() is None
 
         async def test_leaves_a_scope_open(self, session_id):
-            session_scope("leaked").__enter__()
+            leak()
 
         async def test_next(self):
             assert current_session_id() is None
@@ -290,103 +303,97 @@ ASYNC = """
         import anyio.to_thread
         return await anyio.to_thread.run_sync(function, *arguments)
 """
-SCOPES = ["function", "class", "module", "package", "session"]
-
-
-@pytest.mark.parametrize("scope", SCOPES)
-def test_on_pytest_asyncios_loops(run: Run, scope: str) -> None:
-    mark, kept = (
-        f'@pytest.mark.asyncio(loop_scope="{scope}")',
-        f'scope="{scope}", loop_scope="{scope}"',
-    )
-    tests = ASYNC.format(mark=mark, scope=kept, backend="").replace(
-        "pytest.fixture", "pytest_asyncio.fixture"
-    )
-    result = run("    import pytest_asyncio" + tests)
-    result.assert_outcomes(passed=11, warnings=1)
-    result.stdout.fnmatch_lines([f"*SessionLeakWarning: {LEAK}"])
-
-
-@pytest.mark.parametrize("scope", SCOPES)
-def test_on_anyios_loops(run: Run, scope: str) -> None:
-    backends = f"""
-    @pytest.fixture(scope="{scope}", params=["asyncio", "trio"])
+OF_PYTEST_ASYNCIO = """
+    import pytest_asyncio
+""" + ASYNCHRONOUS_TESTS.format(
+    mark='@pytest.mark.asyncio(loop_scope="SCOPE")',
+    scope='scope="SCOPE", loop_scope="SCOPE"',
+    backend="",
+).replace("pytest.fixture", "pytest_asyncio.fixture")
+OF_ANYIO = """
+    @pytest.fixture(scope="SCOPE", params=["asyncio", "trio"])
     def anyio_backend(request):
         return request.param
-    """
-    tests = ASYNC.format(
-        mark="@pytest.mark.anyio", scope=f'scope="{scope}"', backend="anyio_backend"
-    )
-    result = run(backends + tests)
-    result.assert_outcomes(passed=22, warnings=2)
-    result.stdout.fnmatch_lines([f"*SessionLeakWarning: {LEAK}"])
+""" + ASYNCHRONOUS_TESTS.format(
+    mark="@pytest.mark.anyio", scope='scope="SCOPE"', backend="anyio_backend"
+)
 
 
-def test_on_unittests_loop(run: Run) -> None:
-    result = run("""
-        class TestOfUnittest(unittest.IsolatedAsyncioTestCase):
-            @pytest.mark.session_id("sess-u")
-            async def test_marked(self):
-                assert current_session_id() == "sess-u"
-
-            async def test_unmarked(self):
-                assert current_session_id() is None
-
-        @pytest.mark.usefixtures("session_id")
-        class TestWithTheFixture(unittest.IsolatedAsyncioTestCase):
-            async def test_it(self):
-                assert current_session_id() is not None
-    """)
-    result.assert_outcomes(passed=3)
+@pytest.mark.parametrize("scope", ["function", "class", "module", "package", "session"])
+@pytest.mark.parametrize(
+    ("tests", "loops"), [(OF_PYTEST_ASYNCIO, 1), (OF_ANYIO, 2)], ids=["pytest-asyncio", "anyio"]
+)
+def test_asynchronous_tests_on_event_loops_of_any_scope(
+    run: Run, tests: str, loops: int, scope: str
+) -> None:
+    result = run(tests.replace("SCOPE", scope))
+    result.assert_outcomes(passed=10 * loops, warnings=loops)
+    result.stdout.fnmatch_lines([f"*SessionLeakWarning: {LEAK_WARNING}"])
 
 
 @pytest.mark.parametrize("mark", ["", "@pytest.mark.asyncio", "@pytest.mark.anyio"])
 def test_with_hypothesis(run: Run, mark: str) -> None:
+    """An asynchronous example may leave a scope open. The next example is not in it."""
     result = run(f"""
         from hypothesis import HealthCheck, given, settings, strategies
 
+        unchecked = [HealthCheck.function_scoped_fixture]
+
         {mark}
         @pytest.mark.session_id("sess-abc1")
-        @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=5, deadline=None)
+        @settings(suppress_health_check=unchecked, max_examples=5, deadline=None)
         @given(strategies.integers())
         {"async " * bool(mark)}def test_it(number):
             assert current_session_id() == "sess-abc1"
-            {'session_scope("leaked").__enter__()' if mark else ""}  # which would be the next example's
+            {"leak()" if mark else ""}
     """)
     result.assert_outcomes(passed=2 if "anyio" in mark else 1)
 
 
-SWALLOWED = """
-    def test_it(models_gateway, gateway_session):
-        {insist}
-        with contextlib.suppress(Exception):
-            ask(gateway_session, models_gateway).raise_for_status()
-        requests.get(f"{{models_gateway.url}}/v1/models?key=s3cret", timeout=10)
-"""
-OFFENDERS = [
-    "2 calls reached the models gateway in no session:",
-    "  POST  /v1/chat/completions  forward https://api.openai.com/v1",
-    "  GET   /v1/models            without a forward, so not gateway-bound: see gateway_headers()",
-    "Make each in session_scope() or under in_session(), through mount() or session_id_hook(); *",
-]
+REQUIRED = ["-o", "cagent_require_session=true"]
 
 
 @pytest.mark.parametrize(
-    ("insist", "arguments"),
-    [("models_gateway.require_session()", []), ("pass", ["-o", "cagent_require_session=true"])],
+    ("line", "arguments", "outcome"),
+    [
+        ("models_gateway.require_session()", [], "failed"),
+        ("pass", REQUIRED, "failed"),
+        ("pass", [], "passed"),
+        ("models_gateway.require_session(False)", REQUIRED, "passed"),
+    ],
 )
-def test_a_call_in_no_session_fails_its_test_though_the_error_is_swallowed(
-    run: Run, insist: str, arguments: list[str]
+def test_a_call_in_no_session_fails_its_test_if_sessions_are_required(
+    run: Run, line: str, arguments: list[str], outcome: str
 ) -> None:
-    result = run(SWALLOWED.format(insist=insist), *arguments)
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        ["*= FAILURES =*", "*_ test_it _*", *OFFENDERS, "*short test summary*"], consecutive=True
+    """The test fails although it ignores the error."""
+    result = run(
+        f"""
+        def test_it(models_gateway, gateway_session):
+            {line}
+            with contextlib.suppress(Exception):
+                ask(gateway_session, models_gateway).raise_for_status()
+            requests.get(f"{{models_gateway.url}}/v1/models?key=s3cret", timeout=10)
+        """,
+        *arguments,
     )
-    assert "s3cret" not in result.stdout.str().replace("?key=s3cret", "", 1)
+    result.assert_outcomes(**{outcome: 1})
+    if outcome == "failed":
+        failure = [
+            "*= FAILURES =*",
+            "*_ test_it _*",
+            "2 calls reached the models gateway in no session:",
+            "  POST  /v1/chat/completions  X-Cagent-Forward: https://api.openai.com/v1",
+            "  GET   /v1/models            no X-Cagent-Forward: add gateway_headers()",
+            "Make each call inside session_scope(), or in a function decorated with in_session().",
+            "Use a client that was given to mount(), or that has a session_id_hook().",
+            'To see where a call is made, use mount(..., missing="raise"). Then the call itself fails.',
+            "*short test summary*",
+        ]
+        result.stdout.fnmatch_lines(failure, consecutive=True)
+        assert "s3cret" not in result.stdout.str().replace("?key=s3cret", "", 1)
 
 
-def test_two_lines_in_conftest_find_the_call_in_tests_of_any_kind(
+def test_two_lines_in_conftest_find_the_calls_in_tests_of_any_kind(
     run: Run, pytester: pytest.Pytester
 ) -> None:
     pytester.makeconftest("""
@@ -400,96 +407,69 @@ def test_two_lines_in_conftest_find_the_call_in_tests_of_any_kind(
     result = run("""
         import os
 
-        def forgetful():
-            requests.get(os.environ["GATEWAY"], headers=gateway_headers("https://api.openai.com/v1"), timeout=10)
+        def call():
+            marker = gateway_headers("https://api.openai.com/v1")
+            requests.get(os.environ["GATEWAY"], headers=marker, timeout=10)
 
-        def test_function():
-            forgetful()
+        def test_function(): call()
 
         @pytest.mark.asyncio
-        async def test_on_asyncio():
-            forgetful()
+        async def test_on_asyncio(): call()
 
         @pytest.mark.anyio
         @pytest.mark.parametrize("anyio_backend", ["trio"])
-        async def test_on_anyio():
-            forgetful()
+        async def test_on_anyio(): call()
 
-        class TestOfUnittest(unittest.TestCase):
-            def test_sync(self):
-                forgetful()
+        class AsynchronousTest(unittest.IsolatedAsyncioTestCase):
+            async def test_it(self): call()
 
-            def test_that_is_skipped_too_late(self):
-                forgetful()
-                self.skipTest("late")
+        class Test(unittest.TestCase):
+            def test_it(self): call()
+            def test_is_skipped_after_the_call(self): call(); self.skipTest("late")
+            def test_fails_for_another_reason(self): call(); self.fail("another reason")
 
-            def test_that_fails_by_itself(self):
-                forgetful()
-                self.fail("by itself")
-
-        class TestOfAsynchronousUnittest(unittest.IsolatedAsyncioTestCase):
-            async def test_async(self):
-                forgetful()
-
-        def test_that_is_skipped_too_late():
-            forgetful()
-            pytest.skip("late")
+        def test_is_skipped_after_the_call(): call(); pytest.skip("late")
 
         @pytest.mark.skip
-        def test_that_is_skipped():
-            forgetful()
+        def test_is_skipped(): call()
 
-        def test_that_calls_nothing():
-            pass
+        def test_calls_nothing(): pass
     """)
-    result.assert_outcomes(
-        passed=1, failed=6, skipped=3, errors=3
-    )  # errors of those that did not pass
+    # Tests that did not pass for another reason get an error as well.
+    result.assert_outcomes(passed=1, failed=6, skipped=3, errors=3)
     assert result.outlines.count("1 call reached the models gateway in no session:") == 8
 
 
-def test_nobody_insists_by_default(run: Run) -> None:
-    run(SWALLOWED.format(insist="pass")).assert_outcomes(passed=1)
-
-
-def test_one_test_may_be_let_off(run: Run) -> None:
-    tests = SWALLOWED.format(insist="models_gateway.require_session(False)")
-    run(tests, "-o", "cagent_require_session=true").assert_outcomes(passed=1)
-
-
-def test_a_test_that_fails_by_itself_tells_the_calls_as_well(run: Run) -> None:
-    result = run("""
-        def test_it(models_gateway, gateway_session):
-            models_gateway.require_session()
-            assert ask(gateway_session, models_gateway).ok
-    """)
-    result.assert_outcomes(failed=1, errors=1)
-    told = [
-        "*ERROR at teardown of test_it*",
-        "1 call reached the models gateway in no session:",
-        "*= FAILURES =*",
-    ]
-    result.stdout.fnmatch_lines([*told, "E  *assert False*"])
-
-
-def test_what_fixtures_call_is_told_where_they_do(run: Run) -> None:
-    result = run("""
+@pytest.mark.parametrize(
+    ("body", "outcomes"),
+    [
+        ("assert ask(gateway_session, models_gateway).ok", {"failed": 1, "errors": 1}),
+        ("pass", {"passed": 1, "errors": 1}),
+    ],
+    ids=["a failing test", "a fixture that ends later"],
+)
+def test_calls_that_are_not_found_with_the_test_are_an_error_in_its_teardown(
+    run: Run, body: str, outcomes: dict[str, int]
+) -> None:
+    result = run(f"""
         @pytest.fixture
-        def agent(models_gateway, gateway_session):
+        def calls_at_the_end(models_gateway, gateway_session):
             models_gateway.require_session()
             yield
             ask(gateway_session, models_gateway)
 
-        def test_it(agent):
-            pass
+        def test_it(models_gateway, gateway_session, calls_at_the_end):
+            {body}
     """)
-    result.assert_outcomes(passed=1, errors=1)
-    told = ["*ERROR at teardown of test_it*", "1 call reached the models gateway in no session:"]
-    result.stdout.fnmatch_lines(told, consecutive=True)
+    result.assert_outcomes(**outcomes)
+    number = "2 calls" if "failed" in outcomes else "1 call"
+    problem = f"{number} reached the models gateway in no session:"
+    failure = ["*ERROR at teardown of test_it*", problem]
+    result.stdout.fnmatch_lines(failure, consecutive=True)
     assert "During handling" not in result.stdout.str()
 
 
-def test_a_wrong_count_is_told_with_a_difference(run: Run) -> None:
+def test_assert_attributed_shows_the_line_of_the_test_and_all_calls(run: Run) -> None:
     result = run("""
         @pytest.mark.session_id("sess-abc1")
         def test_it(models_gateway, gateway_session):
@@ -499,19 +479,22 @@ def test_a_wrong_count_is_told_with_a_difference(run: Run) -> None:
             models_gateway.assert_attributed("sess-abc1", calls=3)
     """)
     result.assert_outcomes(failed=1)
-    call = "POST  /v1/chat/completions  forward https://api.openai.com/v1"
-    told = [
+    call = "POST  /v1/chat/completions  X-Cagent-Forward: https://api.openai.com/v1"
+    problem = "expected 3 calls in session sess-abc1, got 1; calls in all: 3, in no session: 1"
+    failure = [
         '>       models_gateway.assert_attributed("sess-abc1", calls=3)',
-        "E       AssertionError: expected 3 calls in session sess-abc1, got 1 of 3, and 1 in no session",
+        f"E       AssertionError: {problem}",
         f"E            in sess-abc1   {call}",
         f"E         >  in sess-abc2   {call}",
         f"E         >  in no session  {call}",
         "",
     ]
-    result.stdout.fnmatch_lines(told, consecutive=True)
+    result.stdout.fnmatch_lines(failure, consecutive=True)
 
 
-def test_without_the_extra_a_line_says_what_to_install(run: Run, pytester: pytest.Pytester) -> None:
+def test_without_the_extra_one_line_says_what_to_install(
+    run: Run, pytester: pytest.Pytester
+) -> None:
     pytester.makeconftest("""
         import sys
 
@@ -533,46 +516,45 @@ def test_without_the_extra_a_line_says_what_to_install(run: Run, pytester: pytes
 
 LEAKS = {
     "a test": """
-        def test_leaks():
-            session_scope("leaked").__enter__()
+        def test_leaks(): leak()
+    """,
+    "a test with two scopes": """
+        def test_leaks(): leak(); leak()
     """,
     "a test that fails": """
-        def test_leaks():
-            session_scope("leaked").__enter__()
-            raise AssertionError("failed")
+        def test_leaks(): leak(); pytest.fail("failed")
+    """,
+    "a test whose teardown fails": """
+        @pytest.fixture
+        def failing():
+            yield
+            pytest.fail("failed")
+
+        def test_leaks(failing): leak()
     """,
     "a test that then sets up a fixture of its module": """
         @pytest.fixture(scope="module")
-        def wide():
-            pass
+        def wide(): pass
 
         def test_leaks(request):
-            session_scope("leaked").__enter__()
+            leak()
             request.getfixturevalue("wide")
     """,
     "a fixture": """
         @pytest.fixture
-        def leaking():
-            return session_scope("leaked").__enter__()
+        def leaking(): leak()
 
-        def test_leaks(leaking):
-            assert current_session_id() == "leaked"
+        def test_leaks(leaking): assert current_session_id() == "leaked"
     """,
-    "a method that sets up": """
-        class TestClass:
-            def setup_method(self):
-                session_scope("leaked").__enter__()
-
-            def test_leaks(self):
-                assert current_session_id() == "leaked"
+    "setup_method": """
+        class Test:
+            def setup_method(self): leak()
+            def test_leaks(self): assert current_session_id() == "leaked"
     """,
-    "unittest": """
-        class TestClass(unittest.TestCase):
-            def setUp(self):
-                session_scope("leaked").__enter__()
-
-            def test_leaks(self):
-                assert current_session_id() == "leaked"
+    "setUp of unittest": """
+        class Test(unittest.TestCase):
+            def setUp(self): leak()
+            def test_leaks(self): assert current_session_id() == "leaked"
     """,
     "a generator with a scope around its yield": """
         running = []
@@ -586,71 +568,75 @@ LEAKS = {
             next(running[0])
     """,
 }
-
-
-@pytest.mark.parametrize("leak", LEAKS.values(), ids=LEAKS)
-def test_a_scope_left_open_does_not_colour_the_next_test_and_is_told(run: Run, leak: str) -> None:
-    result = run(
-        leak
-        + """
+OUTCOMES = {
+    "a test with two scopes": {"passed": 2, "warnings": 2},
+    "a test that fails": {"passed": 1, "failed": 1, "warnings": 1},
+    "a test whose teardown fails": {"passed": 2, "errors": 1, "warnings": 1},
+}
+NEXT_TEST = """
         def test_next():
             assert current_session_id() is None
-    """
-    )
-    failed = "raise AssertionError" in leak
-    result.assert_outcomes(passed=2 - failed, failed=failed, warnings=1)
-    result.stdout.fnmatch_lines(["*test_leaks", f"*SessionLeakWarning: {LEAK}"])
+"""
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_scope_left_open_is_closed_before_the_next_test_with_a_warning(
+    run: Run, leak: str
+) -> None:
+    result = run(LEAKS[leak] + NEXT_TEST)
+    result.assert_outcomes(**OUTCOMES.get(leak, {"passed": 2, "warnings": 1}))
+    result.stdout.fnmatch_lines(["*test_leaks", f"*SessionLeakWarning: {LEAK_WARNING}"])
 
 
 @pytest.mark.parametrize(
-    ("scope", "then"), [("class", None), ("module", None), ("session", "leaked")]
+    ("scope", "session_after"), [("class", None), ("module", None), ("session", "leaked")]
 )
-def test_a_scope_that_a_wider_fixture_leaves_open_ends_with_it_and_is_told(
-    run: Run, pytester: pytest.Pytester, scope: str, then: str | None
+def test_a_scope_that_a_wider_fixture_leaves_open_is_closed_at_the_fixtures_end(
+    run: Run, pytester: pytest.Pytester, scope: str, session_after: str | None
 ) -> None:
     leak = f"""
         @pytest.fixture(scope="{scope}", autouse=True)
         def leaking(request):
-            session_scope("leaked").__enter__()
+            leak()
 
         class TestClass:
-            def test_one(self):
-                assert current_session_id() == "leaked"
-
-            def test_two(self):
+            @pytest.mark.parametrize("number", range(2))
+            def test_it(self, number):
                 assert current_session_id() == "leaked"
     """
-    next_test = f"""
+    after = f"""
         def test_next():
-            assert current_session_id() == {then!r}
+            assert current_session_id() == {session_after!r}
     """
-    files = {"test_a": HEAD + textwrap.dedent(leak), "test_b": HEAD + textwrap.dedent(next_test)}
+    files = {"test_a": IMPORTS + textwrap.dedent(leak), "test_b": IMPORTS + textwrap.dedent(after)}
     pytester.makepyfile(**files)
     result = run("")
     result.assert_outcomes(passed=3, warnings=1)
-    told = LEAK.replace("the test", "the fixture leaking")
-    result.stdout.fnmatch_lines([f"*SessionLeakWarning: {told}"])
+    warning = LEAK_WARNING.replace("the test", "the fixture leaking")
+    result.stdout.fnmatch_lines([f"*SessionLeakWarning: {warning}"])
 
 
-def test_each_of_several_leaks_is_told(run: Run) -> None:
+def test_a_scope_that_a_wider_asynchronous_fixture_of_anyio_leaves_open_is_not_noticed(
+    run: Run,
+) -> None:
+    """The guide says so."""
     result = run("""
-        def test_leaks():
-            session_scope("one").__enter__()
-            session_scope("two").__enter__()
+        @pytest.fixture(scope="module")
+        def anyio_backend():
+            return "asyncio"
 
-        def test_next():
-            assert current_session_id() is None
+        @pytest.fixture(scope="module")
+        async def leaking(anyio_backend):
+            leak()
+
+        @pytest.mark.anyio
+        async def test_it(leaking):
+            pass
     """)
-    result.assert_outcomes(passed=2, warnings=2)
+    result.assert_outcomes(passed=1, warnings=0)
 
 
-def test_what_a_hook_opens_it_may_close(run: Run, pytester: pytest.Pytester) -> None:
-    pytester.makeconftest("""
-        import pytest
-        from cagent_session import current_session_id, session_scope
-
-        scope = session_scope("hooked")
-
+CLOSED_BY_THE_HOOK = """
         def pytest_runtest_setup(item):
             scope.__enter__()
 
@@ -658,53 +644,41 @@ def test_what_a_hook_opens_it_may_close(run: Run, pytester: pytest.Pytester) -> 
         def pytest_runtest_teardown(item):
             yield
             scope.__exit__()
-    """)
-    result = run("""
-        def test_one(session_id):
-            assert current_session_id() == session_id
-
-        def test_two():
-            assert current_session_id() == "hooked"
-    """)
-    result.assert_outcomes(passed=2, warnings=0)
-
-
-def test_what_a_hook_leaves_open_does_not_colour_the_next_test(
-    run: Run, pytester: pytest.Pytester
-) -> None:
-    pytester.makeconftest("""
-        from cagent_session import session_scope
-
+"""
+LEFT_OPEN_ONCE = """
         def pytest_runtest_setup(item):
             if item.name == "test_one":
-                session_scope("leaked").__enter__()
-    """)
-    result = run("""
+                scope.__enter__()
+"""
+
+
+@pytest.mark.parametrize(
+    ("hooks", "second", "warnings"), [(CLOSED_BY_THE_HOOK, "hooked", 0), (LEFT_OPEN_ONCE, None, 1)]
+)
+def test_a_hook_may_close_its_scope_and_one_that_it_leaves_open_is_closed(
+    run: Run, pytester: pytest.Pytester, hooks: str, second: str | None, warnings: int
+) -> None:
+    scope = """
+        import pytest
+        from cagent_session import session_scope
+
+        scope = session_scope("hooked")
+    """
+    pytester.makeconftest(scope + hooks)
+    result = run(f"""
         def test_one():
-            assert current_session_id() == "leaked"
+            assert current_session_id() == "hooked"
 
         def test_two():
-            assert current_session_id() is None
+            assert current_session_id() == {second!r}
+
+        def test_with_the_fixture(session_id):
+            assert current_session_id() == session_id
     """)
-    result.assert_outcomes(passed=2, warnings=1)
+    result.assert_outcomes(passed=3, warnings=warnings)
 
 
-def test_an_asynchronous_test_keeps_its_name_and_its_function(run: Run) -> None:
-    result = run("""
-        @pytest.fixture
-        def function(request):
-            function = request.node.function
-            yield function
-            assert request.node.function is function
-
-        @pytest.mark.asyncio
-        async def test_it(request, function):
-            assert request.node.function.__name__ == function.__name__ == "test_it"
-    """)
-    result.assert_outcomes(passed=1)
-
-
-def test_items_that_are_no_functions_are_left_alone(run: Run, pytester: pytest.Pytester) -> None:
+def test_items_that_are_not_functions_are_left_alone(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makeconftest("""
         import pytest
 
@@ -731,47 +705,25 @@ def test_items_that_are_no_functions_are_left_alone(run: Run, pytester: pytest.P
     run("").assert_outcomes(passed=1)
 
 
-def test_a_teardown_that_fails_keeps_no_scope_open(run: Run) -> None:
-    result = run("""
-        @pytest.fixture
-        def failing():
-            yield
-            raise AssertionError("failed")
-
-        def test_leaks(failing):
-            session_scope("leaked").__enter__()
-
-        def test_next():
-            assert current_session_id() is None
-    """)
-    result.assert_outcomes(passed=2, errors=1, warnings=1)
-
-
-def test_a_leak_fails_where_warnings_are_errors(run: Run) -> None:
-    result = run(LEAKS["a test"], "-W", "error::cagent_session.pytest_plugin.SessionLeakWarning")
-    result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*ERROR at teardown of test_leaks*", LEAK])
-
-
-def test_an_asynchronous_leak_fails_where_warnings_are_errors(run: Run) -> None:
-    tests = """
+def test_a_scope_left_open_fails_the_test_if_warnings_are_errors(run: Run) -> None:
+    asynchronous = """
         @pytest.mark.asyncio
-        async def test_leaks():
-            session_scope("leaked").__enter__()
+        async def test_asynchronous():
+            leak()
 
         @pytest.mark.asyncio
-        async def test_leaks_and_fails():
-            session_scope("leaked").__enter__()
+        async def test_that_fails():
+            leak()
             raise AssertionError("failed")
     """
-    result = run(tests, "-W", "error::cagent_session.pytest_plugin.SessionLeakWarning")
-    result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(
-        ["*_ test_leaks _*", LEAK, "*_ test_leaks_and_fails _*", "E *failed"]
-    )
+    result = run(LEAKS["a test"] + asynchronous, *LEAKS_ARE_ERRORS)
+    result.assert_outcomes(passed=1, errors=1, failed=2)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_leaks*", LEAK_WARNING])
+    failures = ["*_ test_asynchronous _*", LEAK_WARNING, "*_ test_that_fails _*", "E *failed"]
+    result.stdout.fnmatch_lines(failures)
 
 
-def test_scopes_that_end_later_are_no_leaks(run: Run) -> None:
+def test_a_scope_that_is_closed_later_is_no_leak(run: Run) -> None:
     result = run("""
         whole_run = session_scope("run")
         whole_run.__enter__()
@@ -804,34 +756,27 @@ def test_scopes_that_end_later_are_no_leaks(run: Run) -> None:
         def test_a_scope_of_the_module():
             assert current_session_id() == "module"
 
-        def test_a_fixture_asked_for_in_the_test(request, session_id):
+        def test_a_fixture_that_the_test_requests(request, session_id):
             request.getfixturevalue("later")
 
-        def test_it_still_is_the_modules():
+        def test_a_scope_of_that_fixture():
             assert current_session_id() == "later"
     """)
     result.assert_outcomes(passed=5, warnings=0)
 
 
-def test_the_fixtures_the_marker_and_the_option_are_documented(run: Run) -> None:
+def test_pytests_help_shows_the_fixtures_the_marker_and_the_option(run: Run) -> None:
     fixtures = run("", "--fixtures").stdout
-    for name, told in {
-        "models_gateway": "A models gateway: a cagent_session.testing.ModelsGateway, a real server on loopback*",
-        "gateway_session": "A requests.Session for models_gateway: mounted, pinned to its URL, and with*",
+    for name, line in {
+        "models_gateway": "A models gateway: a cagent_session.testing.ModelsGateway, a real*",
+        "gateway_session": "A requests.Session for models_gateway: mounted, pinned to its URL, and*",
         "session_id": "The ID of the session in which the test runs: a new one, or that of*",
     }.items():
-        fixtures.fnmatch_lines([f"{name} -- *pytest_plugin.py:*", f"    {told}"])
-    run("", "--markers").stdout.fnmatch_lines(
-        ["@pytest.mark.session_id(id): run the test in this session*"]
-    )
+        fixtures.fnmatch_lines([f"{name} -- *pytest_plugin.py:*", f"    {line}"])
+    markers = run("", "--markers").stdout
+    markers.fnmatch_lines(["@pytest.mark.session_id(id): run the test in this session*"])
     option = "cagent_require_session (bool): models_gateway refuses a call in no session"
     assert option in " ".join(run("", "--help").stdout.str().split())
-
-
-ENTRY_POINT, PLUGIN = (
-    ["-p", "cagent_session.pytest_entry_point"],
-    ["-p", "cagent_session.pytest_plugin"],
-)
 
 
 @pytest.mark.parametrize(
@@ -843,8 +788,9 @@ ENTRY_POINT, PLUGIN = (
         [*PLUGIN, *ENTRY_POINT],
         [*ENTRY_POINT, "-p", "xdist.plugin", "-n", "1"],
     ],
+    ids=" ".join,
 )
-def test_it_is_registered_once_however_it_is_loaded(
+def test_the_plugin_is_registered_once_however_it_is_loaded(
     run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
@@ -863,15 +809,7 @@ def test_it_is_registered_once_however_it_is_loaded(
     result.assert_outcomes(passed=1)
 
 
-def test_its_entry_point_loads_nothing_with_pytest_older_than_7(pytester: pytest.Pytester) -> None:
-    program = """
-        import sys
-
-        import pytest
-
-        del pytest.StashKey  # it is new in pytest 7
-        sys.exit(pytest.main(["-p", "cagent_session.pytest_entry_point"]))
-    """
+def test_the_entry_point_loads_nothing_with_pytest_older_than_7(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
         import sys
 
@@ -880,29 +818,20 @@ def test_its_entry_point_loads_nothing_with_pytest_older_than_7(pytester: pytest
             assert plugins.has_plugin("cagent_session.pytest_entry_point")
             assert "cagent_session.pytest_plugin" not in sys.modules
     """)
-    command = [sys.executable, "-c", textwrap.dedent(program)]
-    environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    subprocess.run(command, check=True, cwd=pytester.path, env=environment)
+    remove_what_is_new_in_7 = "import pytest; del pytest.StashKey"
+    program = f"{remove_what_is_new_in_7}; raise SystemExit(pytest.main({ENTRY_POINT}))"
+    run_python(pytester, "-c", program)
 
 
-def test_import_before_pytest_starts_gives_no_warning(pytester: pytest.Pytester) -> None:
-    """Otherwise pytest would warn that it can't rewrite the module's assertions any more."""
-    program = """
-        import sys
-
-        import cagent_session.pytest_plugin
-        import pytest
-
-        sys.exit(pytest.main(["-p", "cagent_session.pytest_entry_point"]))
-    """
+def test_an_import_before_pytest_starts_causes_no_warning(pytester: pytest.Pytester) -> None:
+    """Without PYTEST_DONT_REWRITE pytest would warn that it can't rewrite the assertions."""
     pytester.makepyfile("def test_it(session_id): pass")
-    command = [sys.executable, "-c", textwrap.dedent(program)]
-    environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    output = subprocess.check_output(command, cwd=pytester.path, env=environment)
-    assert b" 1 passed in " in output, "with a warning it is: 1 passed, 1 warning in"
+    program = f"import cagent_session.pytest_plugin, pytest; pytest.main({ENTRY_POINT})"
+    output = run_python(pytester, "-c", program)
+    assert " 1 passed in " in output, "with a warning it is: 1 passed, 1 warning in"
 
 
-def test_it_is_inert_if_it_is_blocked(run: Run) -> None:
+def test_the_plugin_does_nothing_if_it_is_blocked(run: Run) -> None:
     tests = """
         left_open = session_scope("open")
 
@@ -920,40 +849,24 @@ def test_it_is_inert_if_it_is_blocked(run: Run) -> None:
     run(tests, "-p", "no:cagent_session").assert_outcomes(passed=3)
 
 
-LOADED = """
+PRINT_LOADED_MODULES = """
 import sys
-
-def test_nothing():
-    pass
 
 def pytest_unconfigure():
     print("loaded:", *sorted({name.partition(".")[0] for name in sys.modules}))
 """
+SERVER = {"requests", "werkzeug", "pytest_httpserver"}
 
 
 @pytest.mark.parametrize(
-    ("fixtures", "loads"), [("", set()), ("session_id", set()), ("gateway_session", {"requests"})]
+    ("fixture", "loads"), [("", set()), ("session_id", set()), ("gateway_session", SERVER)]
 )
-def test_who_does_not_use_the_gateway_pays_for_no_server(
-    pytester: pytest.Pytester, fixtures: str, loads: set[str]
+def test_only_tests_that_use_the_gateway_load_a_server(
+    pytester: pytest.Pytester, fixture: str, loads: set[str]
 ) -> None:
-    pytester.makeconftest(LOADED)
-    path = pytester.makepyfile(f"def test_it({fixtures}): pass")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-s",
-        "-p",
-        "cagent_session.pytest_plugin",
-        str(path),
-    ]
-    environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    ran = subprocess.run(
-        command, check=True, capture_output=True, text=True, cwd=pytester.path, env=environment
-    )
-    loaded = set(ran.stdout.partition("loaded:")[2].split())
+    pytester.makeconftest(PRINT_LOADED_MODULES)
+    pytester.makepyfile(f"def test_it({fixture}): pass")
+    output = run_python(pytester, "-m", "pytest", "-s", *PLUGIN)
+    loaded = set(output.partition("loaded:")[2].split())
     assert "cagent_session" in loaded
-    assert loaded & {"requests", "werkzeug", "pytest_httpserver"} == (
-        loads and {"requests", "werkzeug", "pytest_httpserver"}
-    )
+    assert loaded & SERVER == loads

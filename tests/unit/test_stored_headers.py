@@ -1,19 +1,18 @@
-"""Must requests keep headers the way it does? No: where it does not, its public methods serve, at a higher cost."""
+"""``SentHeaders`` uses a private attribute of requests, or public methods if that is missing."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections import UserDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
 import responses
-from requests.structures import CaseInsensitiveDict
 
 from cagent_session import SESSION_ID_HEADER, SessionIdAdapter, session_scope
-from cagent_session.transports import sent_headers as adapter
+from cagent_session.transports import sent_headers
 
 GATEWAY = "https://gateway.example"
 MARKER = {"x-CAGENT-forward": "https://api.example"}
@@ -22,10 +21,10 @@ OTHER = {"X-Other": "1"}
 Send = Callable[[requests.PreparedRequest], Any]
 
 
-@pytest.fixture(params=[True, False], ids=["stored as ever", "stored otherwise"])
+@pytest.fixture(params=[True, False], ids=["private attribute", "public methods"])
 def send(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Send:
-    """Return what sends a request, and returns the headers that went out."""
-    monkeypatch.setattr(adapter, "_HAS_STORE", request.param)
+    """Return a function that sends a request and returns the headers that were sent."""
+    monkeypatch.setattr(sent_headers, "_HAS_STORE", request.param)
     mounted = SessionIdAdapter(GATEWAY)
 
     def send_and_look(prepared: requests.PreparedRequest) -> Any:
@@ -40,65 +39,47 @@ def prepared(headers: dict[str, str]) -> requests.PreparedRequest:
     return requests.Request("GET", f"{GATEWAY}/", headers={**OTHER, **headers}).prepare()
 
 
-def test_the_quick_way_is_taken_with_this_release_of_requests() -> None:
-    assert adapter._HAS_STORE
+def test_this_release_of_requests_has_the_private_attribute() -> None:
+    assert sent_headers._HAS_STORE
 
 
-class Otherwise(CaseInsensitiveDict[Any]):
-    """Headers that are kept otherwise, in what happens to have the same name."""
+class OtherStore(UserDict[str, Any]):
+    """Headers whose attribute of the same name contains something else."""
 
     def __init__(self, headers: Any = (), **more: Any) -> None:
-        self._store: Any = [*dict(headers, **more).items()]
-
-    def __getitem__(self, name: str) -> Any:
-        for known, value in self._store:
-            if known.lower() == name.lower():
-                return value
-        raise KeyError(name)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self._store.append((name, value))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([name for name, _ in self._store])
-
-    def __len__(self) -> int:
-        return len(self._store)
+        super().__init__(headers, **more)
+        self._store = [*self.items()]
 
 
-@pytest.mark.parametrize("shape", [Otherwise, dict], ids=["another store", "no store"])
-def test_the_quick_way_is_not_taken_where_requests_keeps_headers_otherwise(
-    shape: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", [OtherStore, dict], ids=["another store", "no store"])
+def test_the_public_methods_are_used_if_requests_keeps_headers_in_another_way(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("requests.structures.CaseInsensitiveDict", shape)
-        assert not load_anew(adapter)._HAS_STORE
-    assert load_anew(adapter)._HAS_STORE
+        patch.setattr("requests.structures.CaseInsensitiveDict", kind)
+        assert not load_again(sent_headers)._HAS_STORE
+    assert load_again(sent_headers)._HAS_STORE
 
 
-def load_anew(module: Any) -> Any:
-    """Return another copy of *module*, which nobody else sees."""
+def load_again(module: Any) -> Any:
+    """Return a new copy of *module*, which no other code uses."""
     copied = importlib.util.module_from_spec(module.__spec__)
     module.__spec__.loader.exec_module(copied)
     return copied
 
 
-@pytest.mark.parametrize("kind", [dict, Otherwise, UserDict])
+@pytest.mark.parametrize("kind", [dict, OtherStore])
 @pytest.mark.parametrize(
-    ("callers", "session_id", "expected"),
-    [
-        (MARKER, "sess-1", {**MARKER, SESSION_ID_HEADER: "sess-1"}),
-        (CALLERS, "sess-1", {}),
-        ({}, "sess-1", {}),
-    ],
+    ("callers", "expected"),
+    [(MARKER, {**MARKER, SESSION_ID_HEADER: "sess-1"}), (CALLERS, {}), ({}, {})],
 )
 def test_the_rule_holds_for_headers_of_another_class(
-    send: Send, kind: Any, callers: dict[str, str], session_id: str, expected: dict[str, str]
+    send: Send, kind: Any, callers: dict[str, str], expected: dict[str, str]
 ) -> None:
-    """Set by hand, after preparation; names match without case there, too."""
+    """A program can replace the headers of a prepared request. Case does not matter there, too."""
     request = prepared({})
     request.headers = kind({**OTHER, **callers})
-    with session_scope(session_id):
+    with session_scope("sess-1"):
         assert dict(send(request)) == {**OTHER, **expected}
     assert dict(request.headers) == {**OTHER, **callers}
 
@@ -123,7 +104,7 @@ def test_the_rule_holds_and_the_callers_request_stays(
     assert dict(request.headers) == {**OTHER, **callers}
 
 
-def test_what_went_out_is_a_request_to_be_sent_again(send: Send) -> None:
+def test_sent_headers_can_be_sent_again(send: Send) -> None:
     with session_scope("sess-1"):
         sent = send(prepared(MARKER))
     again = prepared({})
