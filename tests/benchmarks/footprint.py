@@ -1,88 +1,46 @@
-"""What does it take beside the time of calls? Memory, and the time of the import."""
+"""What the library takes besides the time of calls: the time of its import, and memory."""
 
 from __future__ import annotations
 
 import gc
-import itertools
+import json
 import subprocess
 import sys
 import tracemalloc
 
-from rounds import Row, Times, compared
-from sending import GATEWAY, MARKER, SEND_ARGUMENTS, NullAdapter, prepared
+from sending import MARKER, NULL, URL, sending
+from turns import Turns
 
 from cagent_session import SessionIdAdapter, session_scope
 
-CALLS = 100_000
-KEPT_BYTES = 0.01  # of a call: over all of them, less than a few objects
 IMPORTS = """
-from time import perf_counter
-start = perf_counter()
+import time
+start = time.process_time()
 import requests
-between = perf_counter()
+between = time.process_time()
 from cagent_session import mount, session_scope
-print(between - start, perf_counter() - start)
+print([between - start, time.process_time() - start])
 """
 
 
-def memory() -> tuple[float, float]:
-    """Return the bytes that a call in a session of its own allocates, at most at a time, and those that it keeps."""
-    adapter, request, numbers = (
-        SessionIdAdapter(GATEWAY, inner=NullAdapter()),
-        prepared(**MARKER),
-        itertools.count(),
-    )
+def turns(*names: str) -> Turns:
+    """Return for each of some new interpreters how much processor time the imports took."""
+    command = [sys.executable, "-c", IMPORTS]
+    times = (json.loads(subprocess.check_output(command)) for _ in range(3))
+    return [{"requests": alone, "both": both} for alone, both in times]
 
-    def call() -> None:
-        with session_scope(f"sess-{next(numbers)}"):
-            adapter.send(request, **SEND_ARGUMENTS)
 
-    def held() -> int:
+def bytes_kept(calls: int) -> int:
+    """Return how many more bytes are in use after so many calls, each in its own session."""
+    send = sending(SessionIdAdapter(URL, inner=NULL), MARKER)
+
+    def bytes_in_use_after(calls: int) -> int:
+        for number in range(calls):
+            with session_scope(f"sess-{number}"):
+                send()
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
 
     tracemalloc.start()
-    try:
-        for _ in range(1000):
-            call()
-        before = held()
-        tracemalloc.reset_peak()
-        call()
-        allocated = tracemalloc.get_traced_memory()[1] - before
-        before = held()
-        for _ in range(CALLS):
-            call()
-        return allocated, (held() - before) / CALLS
-    finally:
-        tracemalloc.stop()
-
-
-def imports(rounds: int) -> Times:
-    """Time the imports, each time in an interpreter of its own."""
-    command = [sys.executable, "-c", IMPORTS]
-    outputs = [
-        subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        for _ in range(rounds)
-    ]
-    alone, both = zip(*(map(float, output.split()) for output in outputs), strict=True)
-    return {"import requests": alone, "import requests and cagent_session": both}
-
-
-def rows(rounds: int) -> tuple[Times, list[Row]]:
-    times, (allocated, kept) = imports(max(10, rounds // 10)), memory()
-    return times, [
-        compared(
-            "import, beyond requests",
-            times,
-            "import requests and cagent_session",
-            "import requests",
-        ),
-        Row("at most allocated by a call, its scope included", [allocated], unit="byte"),
-        Row(
-            f"kept by {CALLS:,} calls",
-            [kept * CALLS],
-            [kept * CALLS],
-            KEPT_BYTES * CALLS,
-            unit="byte",
-        ),
-    ]
+    before = bytes_in_use_after(1000)
+    return bytes_in_use_after(calls) - before

@@ -1,0 +1,26 @@
+"""The guide shows the published figures, and these belong to the program as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rows import HEADING, MOST_BYTES, ROWS, as_rst
+
+HERE = Path(__file__).parent
+PUBLISHED = json.loads((HERE / "figures.json").read_text("utf-8"))
+
+
+def test_the_guide_shows_the_published_figures_of_all_rows() -> None:
+    assert (HERE / "README.rst").read_text("utf-8").endswith(HEADING + as_rst(PUBLISHED))
+
+
+def test_the_published_figures_meet_their_targets() -> None:
+    medians = {name: median for name, (_, median, _) in PUBLISHED["figures"].items()}
+    assert [row for row in ROWS if row.target and medians[row.name] > row.target] == []
+    assert PUBLISHED["bytes_kept"] <= MOST_BYTES
+
+
+def test_the_figures_were_made_with_the_pinned_tools() -> None:
+    pins = (HERE.parent / "comparison" / "constraints.txt").read_text("utf-8").split()
+    assert {tool.replace(" ", "==") for tool in PUBLISHED["tools"]} <= set(pins)
