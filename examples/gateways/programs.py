@@ -1,19 +1,21 @@
-"""How is each of the gateways started, and what has it written down? The configurations are the ones beside this file.
+"""Start the gateways with the recipes of this folder, and read their audits.
 
-What is changed in them is what an operator would change: where the providers are, and where it listens and logs.
+A recipe is changed only where an operator would change it: the providers' addresses, where the
+gateway listens, and where it writes logs.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,15 +29,15 @@ PATH = os.pathsep.join(
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 ON_LOOPBACK = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 SUFFIXES = {".conf", ".cfg", ".lua", ".yaml", ".py"}
-START_SECONDS = 90  # LiteLLM takes ten, when nothing else runs
+START_SECONDS = 90  # LiteLLM needs about ten on an idle machine
 
 
-class NotInstalled(Exception):  # noqa: N818 - reads as what it is
-    """Says in a line how to install a program."""
+class NotInstalledError(Exception):
+    """A program is missing. The message says how to install it."""
 
 
-class NotStarted(Exception):  # noqa: N818 - reads as what it is
-    """Says what the program said."""
+class NotStartedError(Exception):
+    """A program did not start. The message has its standard error."""
 
 
 Edits = Mapping[str, str]
@@ -43,7 +45,7 @@ Edits = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a gateway runs: its files are in *folder*."""
+    """The folder of a gateway's files, the port on which it listens, and its providers."""
 
     folder: Path
     port: int
@@ -53,7 +55,11 @@ class Place:
         return str(self.folder / name)
 
     def addresses(self, old: str, new: str) -> Edits:
-        """Return the edits that put the providers' addresses in; of *old* and *new*, {0} is a host and {1} a port."""
+        """Return the edits that replace the real providers by the stand-ins.
+
+        :param old: the text in the recipe, with {} for the host and for the port.
+        :param new: the text to write instead.
+        """
         ports = {host: self.providers[host].port for host in HOSTS}
         return {
             old.format(host, 443): new.format("127.0.0.1", port) for host, port in ports.items()
@@ -61,16 +67,16 @@ class Place:
 
 
 class Program(NamedTuple):
-    """What has to be known of one."""
+    """How to install and start a gateway, and how to change its recipe."""
 
     executable: str
     install: str
     edits: Callable[[Place], Edits]
     arguments: Callable[[Place], list[str]]
     audit: str = "stdout.log"
-    forward: str = "https://api.openai.com/"  # as it stands there
+    forward: str = "https://api.openai.com/"  # as the recipe writes OpenAI's marker
     variables: Mapping[str, str] = {}
-    key: str = ""  # what a client must show
+    client_key: str = ""  # the API key that a client must send
 
 
 def nginx_edits(place: Place) -> Edits:
@@ -126,9 +132,9 @@ def litellm_arguments(place: Place) -> list[str]:
 
 
 LITELLM_VARIABLES = {
-    "CAGENT_CLIENT_KEYS": "sk-client-of-the-gateway",
-    "FORWARDED_ALLOW_IPS": "",  # or a client could give itself an address
-    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # it would fetch a list of prices
+    "CAGENT_CLIENT_KEYS": "sk-first-client,sk-second-client,sk-third-client",
+    "FORWARDED_ALLOW_IPS": "",  # by default, a client could give any address
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # by default, it downloads a list of prices
     "LITELLM_MASTER_KEY": "sk-nobody-knows-this-one",
     "OPENAI_API_KEY": "sk-key-of-the-provider",
     "ANTHROPIC_API_KEY": "sk-key-of-the-provider",
@@ -159,20 +165,20 @@ PROGRAMS = {
     ),
     "litellm": Program(
         "litellm",
-        "pip install 'litellm[proxy]==1.106.2'",  # cagent.py holds for this one
+        "pip install 'litellm[proxy]==1.106.2'",  # the version for which cagent.py is written
         litellm_edits,
         litellm_arguments,
         audit="audit.log",
         forward='"https://api.openai.com/',
         variables=LITELLM_VARIABLES,
-        key=LITELLM_VARIABLES["CAGENT_CLIENT_KEYS"],
+        client_key="sk-first-client",
     ),
 }
 
 
 @dataclass(frozen=True)
 class Gateway:
-    """One that runs."""
+    """A gateway that runs."""
 
     place: Place
     program: Program
@@ -182,41 +188,44 @@ class Gateway:
         return f"http://127.0.0.1:{self.place.port}"
 
     @property
-    def key(self) -> str:
-        return self.program.key
+    def client_key(self) -> str:
+        return self.program.client_key
 
     @property
     def audit_file(self) -> Path:
         return Path(self.place.file(self.program.audit))
 
     def audit(self, calls: int = 0) -> list[dict[str, Any]]:
-        """Return the audit's lines, once there are as many as *calls*: one is written when its answer has ended."""
+        """Wait until the audit has the lines of this many *calls*. Return all lines."""
         deadline = time.monotonic() + 30
         while len(lines := self._lines()) < calls:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the audit has {len(lines)} lines, and not {calls}")
+                raise TimeoutError(f"the audit has {len(lines)} lines instead of {calls}")
             time.sleep(0.02)
         return [json.loads(line) for line in lines]
 
     def _lines(self) -> list[bytes]:
-        """Return the lines that are whole."""
+        """Return the complete lines."""
         return self.audit_file.read_bytes().split(b"\n")[:-1] if self.audit_file.exists() else []
 
 
 def executable(name: str) -> str:
     """Return the path of a gateway's program.
 
-    :raises NotInstalled: where there is none.
+    :raises NotInstalledError: if it is missing.
     """
     program = PROGRAMS[name]
     path = shutil.which(program.executable, path=PATH)
     if path is None:
-        raise NotInstalled(f"there is no {program.executable}: {program.install}")
+        raise NotInstalledError(f"there is no {program.executable}: {program.install}")
     return path
 
 
 def edited(texts: dict[Path, str], edits: Edits) -> dict[Path, str]:
-    """Return the *texts* of a recipe's files with each of the *edits*; one that finds nothing is a mistake."""
+    """Return the *texts* of a recipe's files, with all *edits* made.
+
+    :raises LookupError: if the recipe does not have the text that an edit replaces.
+    """
     for old, new in edits.items():
         if not any(old in text for text in texts.values()):
             raise LookupError(f"the recipe has no {old!r}")
@@ -228,15 +237,14 @@ def edited(texts: dict[Path, str], edits: Edits) -> dict[Path, str]:
 def running(
     name: str, folder: Path, providers: Providers, edits: Edits | None = None
 ) -> Iterator[Gateway]:
-    """Run the gateway *name*, with its files in *folder*, before the *providers*.
+    """Run the gateway *name* in *folder*, with *providers* behind it.
 
-    :param edits: further changes of the configuration; they are made first.
-    :raises NotInstalled: where its program is missing.
-    :raises NotStarted: where it ends, or does not listen in time.
+    :param edits: more changes of the recipe. They are made first.
+    :raises NotInstalledError: if its program is missing.
+    :raises NotStartedError: if it ends, or does not listen in time.
     """
     program, path = PROGRAMS[name], executable(name)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        place = Place(folder, free.getsockname()[1], providers)
+    place = Place(folder, free_port(), providers)
     recipe = {
         file: file.read_text("utf-8") for file in (HERE / name).iterdir() if file.suffix in SUFFIXES
     }
@@ -258,7 +266,7 @@ def running(
             while not listens(place.port):
                 if process.poll() is not None or time.monotonic() > deadline:
                     stderr.seek(0)
-                    raise NotStarted(
+                    raise NotStartedError(
                         f"{name} does not listen: {stderr.read().decode(errors='replace')[-2000:]}"
                     )
                 time.sleep(0.01)
@@ -269,6 +277,14 @@ def running(
                 process.wait(15)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def free_port() -> int:
+    """Return a free port that no client's connection takes until the gateway listens on it."""
+    while True:
+        port = 20000 + secrets.randbelow(12000)  # Linux gives clients those from 32768
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def listens(port: int) -> bool:

@@ -1,4 +1,4 @@
-"""What stands in for the providers behind a gateway? Servers on loopback, over TLS and under the providers' names."""
+"""Stand-ins for the providers behind a gateway: TLS servers with the providers' names."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ HOSTS = ("api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.c
 
 
 class Provider(HTTPServer):
-    """Answers as a provider would, by an echo, plain or streamed; ``log`` has what arrived and how it was answered."""
+    """A server that answers as a provider, with an echo. ``log`` has the requests and answers."""
 
     def __init__(self, ssl_context: ssl.SSLContext) -> None:
         super().__init__("127.0.0.1", 0, ssl_context, threaded=True)
 
-    # Ours polls quicker, so that it stops at once, and logs no requests.
+    # It stops at once, and does not log requests to the terminal.
     thread_target = ModelsGateway.thread_target
 
     @property
@@ -32,7 +32,7 @@ class Provider(HTTPServer):
         """Return host and port."""
         return f"{self.host}:{self.port}"
 
-    def respond_nohandler(self, request: Request, extra_message: str = "") -> Response:  # noqa: ARG002 - the parent's
+    def respond_nohandler(self, request: Request, extra_message: str = "") -> Response:  # noqa: ARG002
         """Give the default answer, or an empty list of models."""
         return default_answer(request) or Response(
             '{"object": "list", "data": []}', mimetype="application/json"
@@ -41,7 +41,7 @@ class Provider(HTTPServer):
 
 @dataclass
 class Providers:
-    """The providers by their names, and the file of the authority that vouches for them."""
+    """The providers by host name, and the file with the authority of their certificates."""
 
     by_host: dict[str, Provider]
     authority: Path
@@ -54,7 +54,11 @@ class Providers:
 def running_providers(
     folder: Path, names: Iterable[str] = (*HOSTS, "127.0.0.1")
 ) -> Iterator[Providers]:
-    """Run one for each of the :data:`HOSTS`, with a certificate for *names*; *folder* takes the authority's."""
+    """Run a provider for each of the :data:`HOSTS`.
+
+    :param folder: where the file with the authority is written.
+    :param names: the names in the providers' certificate.
+    """
     authority, file = trustme.CA(), folder / "authority.pem"
     authority.cert_pem.write_to_path(str(file))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

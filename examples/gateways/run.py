@@ -1,10 +1,11 @@
-"""What does a real gateway make of an agent's sessions? It limits them, and writes down whose each call was.
+"""Show a real gateway at work.
 
     pip install ".[gateways]"
     python examples/gateways/run.py nginx
 
-This starts the gateway by the recipe beside this file, with a provider behind it that echoes, lets examples/agent.py
-work through it, shows the gateway's audit and the bill that can be made of it, and stops it all.
+This starts the gateway with its recipe and a stand-in for the provider behind it, runs
+examples/agent.py through it, prints the gateway's audit and the bill of each session, and stops
+everything.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ try:
         ON_LOOPBACK,
         PROGRAMS,
         Gateway,
-        NotInstalled,
-        NotStarted,
+        NotInstalledError,
+        NotStartedError,
         executable,
         running,
     )
@@ -38,7 +39,7 @@ OPENAI = HOSTS[0]
 
 COUNTED = ("prompt_tokens", "completion_tokens", "cost_usd")
 NUMBERS = {"calls", "duration_ms", *COUNTED}
-Line = dict[str, Any]  # of the audit
+AuditLine = dict[str, Any]
 
 
 def main() -> int:
@@ -48,38 +49,38 @@ def main() -> int:
     parser.add_argument("gateway", choices=PROGRAMS)
     parser.add_argument("prompt", nargs="?", help="what the agent is asked")
     options = parser.parse_args()
-    for wish in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(
-            wish, lambda number, _: sys.exit(128 + number)
-        )  # so that it stops the gateway, too
+    for number in (signal.SIGTERM, signal.SIGHUP):  # stop the gateway, too
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     try:
         executable(options.gateway)
         with TemporaryDirectory() as folder, running_providers(Path(folder)) as providers:
             origin = f"https://{providers[OPENAI].address}"
-            # The agent calls its provider past the gateway, too, so that one's own address becomes a known forward.
-            known = PROGRAMS[options.gateway].forward
-            own = known.replace("\\", "").replace(f"https://{OPENAI}", origin)
-            with running(options.gateway, Path(folder), providers, {known: own}) as gateway:
+            # The agent also calls the provider itself, so the marker is the stand-in's address.
+            marker = PROGRAMS[options.gateway].forward
+            edits = {marker: marker.replace("\\", "").replace(f"https://{OPENAI}", origin)}
+            with running(options.gateway, Path(folder), providers, edits) as gateway:
                 print(
-                    f"{options.gateway} listens on {gateway.url}, before a provider on loopback\n",
+                    f"{options.gateway} is real and listens on {gateway.url}. "
+                    "The provider is a stand-in on this machine. Its model only echoes.\n",
                     flush=True,
                 )
                 status = run_agent(gateway, f"{origin}/v1", options.prompt)
                 if status == 0:
-                    show(gateway.audit(len(providers[OPENAI].log) - 1))  # one call went past it
-    except (NotInstalled, NotStarted) as error:
+                    # One call went past the gateway.
+                    print_audit_and_bill(gateway.audit(len(providers[OPENAI].log) - 1))
+    except (NotInstalledError, NotStartedError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    return status or told_the_provider(providers)
+    return status or check_provider(providers)
 
 
 def run_agent(gateway: Gateway, forward: str, prompt: str | None) -> int:
     command = [sys.executable, str(AGENT), "--models-gateway", gateway.url, "--forward", forward]
     variables = {
         **ON_LOOPBACK,
-        "OPENAI_API_KEY": gateway.key,
+        "OPENAI_API_KEY": gateway.client_key,
         "REQUESTS_CA_BUNDLE": str(gateway.place.providers.authority),
     }
     arguments = [] if prompt is None else ["--", prompt]
@@ -88,26 +89,26 @@ def run_agent(gateway: Gateway, forward: str, prompt: str | None) -> int:
     ).returncode
 
 
-def show(lines: list[Line]) -> None:
+def print_audit_and_bill(lines: list[AuditLine]) -> None:
     print("\nThe gateway's audit:")
-    show_table(["session", "provider", "model", "status", "duration_ms", *counted(lines)], lines)
-    bill: dict[str, Line] = {}
+    print_table(["session", "provider", "model", "status", "duration_ms", *counted(lines)], lines)
+    bill: dict[str, AuditLine] = {}
     for line in lines:
         entry = bill.setdefault(line["session"], {"session": line["session"], "calls": 0})
         entry["calls"] += line["status"] < 400
         for name in counted(lines):
             entry[name] = entry.get(name, 0) + line.get(name, 0)
     print("\nThe bill of each session:")
-    show_table(["session", "calls", *counted(lines)], bill.values())
+    print_table(["session", "calls", *counted(lines)], bill.values())
 
 
-def counted(lines: list[Line]) -> list[str]:
-    """Return what this gateway counts, beside the calls."""
+def counted(lines: list[AuditLine]) -> list[str]:
+    """Return the names of what this gateway counts, besides the calls."""
     return [name for name in COUNTED if any(name in line for line in lines)]
 
 
-def show_table(names: list[str], lines: Iterable[Line]) -> None:
-    rows = [names, *([shown(line.get(name, "")) for name in names] for line in lines)]
+def print_table(names: list[str], lines: Iterable[AuditLine]) -> None:
+    rows = [names, *([text_of(line.get(name, "")) for name in names] for line in lines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = zip(names, row, widths, strict=True)
@@ -118,23 +119,23 @@ def show_table(names: list[str], lines: Iterable[Line]) -> None:
         print("  ".join(aligned).rstrip())
 
 
-def shown(value: float | str) -> str:
+def text_of(value: float | str) -> str:
     return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
-def told_the_provider(providers: Providers) -> int:
-    """Return 1 if the provider was told anything of ours, and say so."""
+def check_provider(providers: Providers) -> int:
+    """Print which of the gateway's headers reached the provider. Return 1 if there are any."""
     requests = [request for request, _ in providers[OPENAI].log]
-    told = {
+    leaked = {
         name
         for request in requests
         for name in request.headers.keys()  # noqa: SIM118 - pairs, otherwise
         if name.lower().startswith("x-cagent-")
     }
-    if told:
-        print(f"run.py: the provider was told {', '.join(sorted(told))}", file=sys.stderr)
+    if leaked:
+        print(f"run.py: the provider got {', '.join(sorted(leaked))}", file=sys.stderr)
         return 1
-    print(f"\nThe provider got {len(requests)} calls, and none with an X-Cagent-* header.")
+    print(f"\nThe provider got {len(requests)} calls. None had an X-Cagent-* header.")
     return 0
 
 

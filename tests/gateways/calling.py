@@ -1,17 +1,20 @@
-"""How do the tests call a gateway? As an agent does, and as whoever means it ill."""
+"""Helpers that call a gateway, as an agent does and as an attacker would."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import os
+import shlex
+import shutil
+import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import pytest
 import requests
-from programs import Edits, Gateway, NotInstalled, executable
+from programs import Edits, Gateway, NotInstalledError, executable
 from provider import Providers
 
 from cagent_session import SESSION_ID_HEADER, gateway_headers, mount, session_scope
@@ -23,11 +26,23 @@ TIMEOUT = 30
 CALLS_AT_ONCE = 20  # of a session, by the recipes
 COUNT_TOKENS = ("haproxy", "envoy", "litellm")  # nginx doesn't read bodies
 
+
+def price_of(words: int) -> float:
+    """Return the US dollars for a prompt of *words*, which the echo answers with two more."""
+    return words * 0.15e-6 + (words + 2) * 0.60e-6  # gpt-4o-mini
+
+
+STRICT_LITELLM: Edits = {  # five calls in all, or two and a half with prompts of ten words
+    "max_iterations: 1000": "max_iterations: 5",
+    "max_budget_per_session: 5.00": f"max_budget_per_session: {2.5 * price_of(10):.10f}",
+    "KEY_RPM = 600": "KEY_RPM = 30",
+}
+
 Header = tuple[str, str | bytes]
 
 
 class Start(Protocol):
-    """Starts a gateway, which is stopped at the end of the test."""
+    """Starts a gateway, with edits of its recipe. It stops at the end of the tests."""
 
     def __call__(
         self, name: str, edits: Edits | None = None, behind: Providers | None = None
@@ -35,10 +50,10 @@ class Start(Protocol):
 
 
 def must_be_installed(name: str) -> None:
-    """Fail where CI lacks the program; elsewhere, skip."""
+    """Skip the test if the program is missing, but fail in CI."""
     try:
         executable(name)
-    except NotInstalled as error:
+    except NotInstalledError as error:
         if "CI" in os.environ:
             raise
         pytest.skip(str(error))
@@ -50,12 +65,12 @@ def question(text: str = "Hello, you!", **more: Any) -> dict[str, Any]:
 
 def agent_headers(gateway: Gateway, forward: str = OPENAI, **more: Any) -> dict[str, str]:
     headers = gateway_headers(forward, provider="openai", model=MODEL, **more)
-    return {**headers, "Authorization": f"Bearer {gateway.key}"}
+    return {**headers, "Authorization": f"Bearer {gateway.client_key}"}
 
 
 @contextmanager
 def agent(gateway: Gateway, missing: Any = "omit") -> Iterator[requests.Session]:
-    """Give a provider's session, mounted as the README says."""
+    """Return a mounted requests.Session with the marker and the client's key."""
     with mount(requests.Session(), gateway.url, missing=missing) as session:
         session.trust_env = False
         session.headers.update(agent_headers(gateway))
@@ -65,22 +80,19 @@ def agent(gateway: Gateway, missing: Any = "omit") -> Iterator[requests.Session]
 def call(
     http: requests.Session, gateway: Gateway, session_id: str | None, **more: Any
 ) -> requests.Response:
-    """Ask a question in a session, or in none."""
+    """Ask a question in a session, or outside of any session."""
     with session_scope(session_id):
         return http.post(gateway.url + CHAT, json=question(), timeout=TIMEOUT, **more)
 
 
 def statuses(gateway: Gateway, session_id: str | None, calls: int) -> list[int]:
-    """Return what each of some calls in a row is answered."""
+    """Make some calls in a row. Return the status of each."""
     with agent(gateway) as http:
         return [call(http, gateway, session_id).status_code for _ in range(calls)]
 
 
 def first_refusal(gateway: Gateway, session_id: str, most: int = 150) -> requests.Response:
-    """Call in a session until a call is refused, *most* times at most, and return the last answer.
-
-    LiteLLM counts by the minute, and lets 60 calls through.
-    """
+    """Call in a session until a call is refused, *most* times at most. Return the last answer."""
     with agent(gateway) as http:
         answer = call(http, gateway, session_id)
         while answer.ok and most > 1:
@@ -91,16 +103,14 @@ def first_refusal(gateway: Gateway, session_id: str, most: int = 150) -> request
 def answer_to(
     gateway: Gateway, headers: Iterable[Header], path: str = CHAT, body: bytes = b""
 ) -> tuple[int, bytes]:
-    """Send just these headers, which need not be fit for the wire, and return the status and the body."""
+    """Send just these headers, even if they are malformed. Return the status and the body."""
     body = body or json.dumps(question()).encode()
     connection = http.client.HTTPConnection("127.0.0.1", gateway.place.port, timeout=TIMEOUT)
     try:
         connection.putrequest("POST", path)
-        for name, value in [
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(body))),
-            *headers,
-        ]:
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", str(len(body)))
+        for name, value in headers:
             connection.putheader(name, value)
         connection.endheaders(body)
         answer = connection.getresponse()
@@ -110,10 +120,15 @@ def answer_to(
 
 
 def raw_call(gateway: Gateway, session_id: str, version: str) -> bytes:
-    """Return a question in a session as it is on the wire."""
+    """Return the bytes of a call."""
     body = json.dumps(question()).encode()
-    said = {"Host": "gateway", "Content-Type": "application/json", "Content-Length": str(len(body))}
-    headers = {**agent_headers(gateway), **said, SESSION_ID_HEADER: session_id}
+    headers = {
+        **agent_headers(gateway),
+        "Host": "gateway",
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        SESSION_ID_HEADER: session_id,
+    }
     lines = [
         f"POST {CHAT} {version}",
         *(f"{name}: {value}" for name, value in headers.items()),
@@ -124,6 +139,18 @@ def raw_call(gateway: Gateway, session_id: str, version: str) -> bytes:
 
 
 def status_for(gateway: Gateway, *session_ids: str | bytes) -> int:
-    """Return what a marked call is answered whose session is said in these headers."""
-    said: list[Header] = [(SESSION_ID_HEADER, session_id) for session_id in session_ids]
-    return answer_to(gateway, [*agent_headers(gateway).items(), *said])[0]
+    """Send a marked call with one header for each of the session IDs. Return the status."""
+    ids: list[Header] = [(SESSION_ID_HEADER, session_id) for session_id in session_ids]
+    return answer_to(gateway, [*agent_headers(gateway).items(), *ids])[0]
+
+
+def run_query(query: str, gateway: Gateway) -> list[str]:
+    """Run a command of a guide on the gateway's audit. Return the lines of its output."""
+    if shutil.which("jq") is None:
+        reason = "there is no jq: apt-get install jq"
+        raise RuntimeError(reason) if "CI" in os.environ else pytest.skip.Exception(reason)
+    query = query.replace("audit.log", shlex.quote(str(gateway.audit_file)))
+    command = ["bash", "-o", "pipefail", "-c", query]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=60
+    ).stdout.splitlines()

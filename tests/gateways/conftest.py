@@ -1,8 +1,8 @@
-"""What do the tests of the gateways share? The real programs, providers behind them, and a client before them."""
+"""Fixtures of the gateways' tests: the real programs, and the providers behind them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -12,54 +12,65 @@ from provider import HOSTS, Providers, running_providers
 
 
 @pytest.fixture(scope="session")
-def running_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Providers]:
+def session_providers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Providers]:
     with running_providers(tmp_path_factory.mktemp("providers")) as providers:
         yield providers
 
 
 @pytest.fixture
-def providers(running_behind: Providers) -> Providers:
-    """Return the providers; nothing has arrived there yet, and all of them answer by an echo."""
+def providers(session_providers: Providers) -> Providers:
+    """Return the providers. They have no requests yet, and all of them answer by an echo."""
     for host in HOSTS:
-        running_behind[host].clear()
-    return running_behind
+        session_providers[host].clear()
+    return session_providers
+
+
+@pytest.fixture(scope="session")
+def start_litellm(
+    session_providers: Providers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Edits], Gateway]]:
+    """Start LiteLLM, or return the one that runs with the same edits: a start takes seconds."""
+    started = dict[frozenset[tuple[str, str]], Gateway]()
+    with ExitStack() as stack:
+
+        def start_once(edits: Edits) -> Gateway:
+            key = frozenset(edits.items())
+            if key not in started:
+                folder = tmp_path_factory.mktemp("litellm")
+                program = running("litellm", folder, session_providers, edits)
+                started[key] = stack.enter_context(program)
+            return started[key]
+
+        yield start_once
 
 
 @pytest.fixture
-def start(providers: Providers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+def start(
+    providers: Providers,
+    start_litellm: Callable[[Edits], Gateway],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def start_one(
             name: str, edits: Edits | None = None, behind: Providers | None = None
         ) -> Gateway:
             must_be_installed(name)
-            return stack.enter_context(
-                running(name, tmp_path_factory.mktemp(name), behind or providers, edits)
-            )
+            if name == "litellm" and behind is None:
+                return start_litellm(edits or {})
+            folder = tmp_path_factory.mktemp(name)
+            return stack.enter_context(running(name, folder, behind or providers, edits))
 
         yield start_one
 
 
-@pytest.fixture(scope="session")
-def shared_litellm(
-    running_behind: Providers, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    """Run one LiteLLM for all tests that take it as it is: it starts for ten seconds."""
-    must_be_installed("litellm")
-    with running("litellm", tmp_path_factory.mktemp("litellm"), running_behind) as gateway:
-        yield gateway
-
-
 @pytest.fixture(params=PROGRAMS)
 def name(request: pytest.FixtureRequest) -> str:
-    """Name each of the gateways."""
+    """Return the name of each gateway in turn."""
     return str(request.param)
 
 
 @pytest.fixture
-def gateway(name: str, start: Start, request: pytest.FixtureRequest) -> Gateway:
-    """Run it by the recipe as it is."""
-    if name == "litellm":
-        shared: Gateway = request.getfixturevalue("shared_litellm")
-        return shared
+def gateway(name: str, start: Start) -> Gateway:
+    """Run each gateway by its recipe as it is."""
     return start(name)

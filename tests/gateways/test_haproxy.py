@@ -1,4 +1,4 @@
-"""What can HAProxy's recipe do that is not in the others? Say what it counts, and cap a session's tokens."""
+"""What only HAProxy's recipe does: it tells what it has counted, and limits a session's tokens."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from programs import HERE, Gateway
 
 from cagent_session import new_session_id
 
-CAP = "table_http_req_cnt(sessions) ge 2"
+TWO_CALLS = {"table_http_req_cnt(sessions) ge 1000": "table_http_req_cnt(sessions) ge 2"}
 
 
 def ask(gateway: Gateway, command: str) -> str:
-    """Ask on the socket of the recipe, as its README does by socat."""
+    """Send a command to HAProxy's socket, as the README does with socat. Return the answer."""
     with socket.socket(socket.AF_UNIX) as admin:
         admin.settimeout(10)
         admin.connect(gateway.place.file("haproxy.sock"))
@@ -46,15 +46,10 @@ def test_a_session_that_has_spent_its_tokens_is_stopped_until_it_is_cleared(star
     assert statuses(gateway, other, 1) == [403]
 
 
-def test_without_its_lines_for_tokens_it_counts_calls_all_the_same(start: Start) -> None:
+def test_without_the_lines_for_tokens_it_still_counts_calls(start: Start) -> None:
     recipe = (HERE / "haproxy" / "haproxy.cfg").read_text(encoding="utf-8")
-    without = {
-        line: "" for line in recipe.splitlines() if "tokens.lua" in line
-    }  # by the README's sed
-    gateway, one = (
-        start("haproxy", {**without, "table_http_req_cnt(sessions) ge 1000": CAP}),
-        new_session_id(),
-    )
+    without = {line: "" for line in recipe.splitlines() if "tokens.lua" in line}  # the README's sed
     assert len(without) == 4
+    gateway, one = start("haproxy", {**without, **TWO_CALLS}), new_session_id()
     assert statuses(gateway, one, 3) == [200, 200, 403]
     assert {line["prompt_tokens"] for line in gateway.audit(3)} == {0}

@@ -1,4 +1,4 @@
-"""What does nginx's README tell an operator to change, beside the addresses and the numbers?"""
+"""A change of nginx's recipe that its README suggests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cagent_session import SESSION_ID_HEADER, new_session_id
 
 
 @pytest.mark.parametrize("header", ["Authorization", "X-Api-Key", "X-Goog-Api-Key"])
-def test_with_the_api_key_in_the_bucket_nobody_uses_up_anothers_session(
+def test_with_the_api_key_in_the_bucket_an_attacker_does_not_use_up_a_session(
     header: str, start: Start
 ) -> None:
     readme = (programs.HERE / "nginx" / "README.rst").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Does one command show what a real gateway makes of an agent's sessions, and leave nothing behind?"""
+"""examples/gateways/run.py: what it prints, how it fails, and that it stops the gateway."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from calling import COUNT_TOKENS, must_be_installed
 RUN = Path(run.__file__)
 
 
-def started(*arguments: str, **variables: str) -> subprocess.Popen[str]:
+def start_program(*arguments: str, **variables: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(RUN), *arguments]
     kept = {
         name: value for name, value in os.environ.items() if not name.endswith("MODELS_GATEWAY")
@@ -46,11 +46,12 @@ def test_one_command_shows_the_audit_and_the_bill_of_each_session(
         "https_proxy": "http://127.0.0.1:1",
         "no_proxy": "localhost",
     }
-    with started(
+    with start_program(
         name, "Which orders are late?", TMPDIR=str(tmp_path / "with a space"), **proxied
     ) as process:
         output, errors = process.communicate(timeout=180)
     assert (process.returncode, errors) == (0, "")
+    assert f"{name} is real and listens on http://127.0.0.1:" in output.splitlines()[0]
     assert "> Which orders are late?" in output
     agents, _, gateways = output.partition("The gateway's audit:\n")
     (main,), (sub,) = (
@@ -66,14 +67,14 @@ def test_one_command_shows_the_audit_and_the_bill_of_each_session(
     header, *rows = [line.split() for line in table.splitlines()]
     assert {row[0]: row[1] for row in rows} == {main: "4", sub: "2"}
     assert ("prompt_tokens" in header) == (name in COUNT_TOKENS)
-    assert "The provider got 7 calls, and none with an X-Cagent-* header." in output
+    assert "The provider got 7 calls. None had an X-Cagent-* header." in output
     assert not still_listens(output)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_whoever_stops_it_stops_the_gateway(how: signal.Signals) -> None:
+def test_a_signal_stops_the_gateway_too(how: signal.Signals) -> None:
     must_be_installed("nginx")
-    with started("nginx") as process:
+    with start_program("nginx") as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         process.send_signal(how)
@@ -89,10 +90,8 @@ def test_a_missing_program_gets_a_line_that_says_how_to_install_it(
     assert run.main() == 1
     output, errors = capsys.readouterr()
     assert output == ""
-    assert (
-        errors
-        == f"run.py: there is no {programs.PROGRAMS[name].executable}: {programs.PROGRAMS[name].install}\n"
-    )
+    program = programs.PROGRAMS[name]
+    assert errors == f"run.py: there is no {program.executable}: {program.install}\n"
 
 
 def test_a_gateway_that_does_not_start_shows_what_it_said(
@@ -109,7 +108,7 @@ def test_a_gateway_that_does_not_start_shows_what_it_said(
     assert 'unknown directive "worker_connection"' in capsys.readouterr().err
 
 
-def test_a_provider_that_is_told_anything_of_ours_is_a_failure(
+def test_a_header_that_reaches_the_provider_is_reported(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     must_be_installed("nginx")
@@ -122,7 +121,7 @@ def test_a_provider_that_is_told_anything_of_ours_is_a_failure(
     )
     monkeypatch.setattr(sys, "argv", ["run.py", "nginx"])
     assert run.main() == 1
-    assert capfd.readouterr().err.lower() == "run.py: the provider was told x-cagent-forward\n"
+    assert capfd.readouterr().err.lower() == "run.py: the provider got x-cagent-forward\n"
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
@@ -144,7 +143,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
 def test_a_missing_program_fails_in_ci_and_elsewhere_skips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "PATH", "")
     monkeypatch.setenv("CI", "true")
-    with pytest.raises(programs.NotInstalled, match="apt-get install nginx"):
+    with pytest.raises(programs.NotInstalledError, match="apt-get install nginx"):
         must_be_installed("nginx")
     monkeypatch.delenv("CI")
     with pytest.raises(pytest.skip.Exception, match="apt-get install nginx"):

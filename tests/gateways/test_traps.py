@@ -1,4 +1,4 @@
-"""Does a recipe fall into the trap that its comment tells of, once it is changed? Then a test of the contract fails."""
+"""Each trap that a recipe's comments name is real: the recipe without its remedy fails a test."""
 
 from __future__ import annotations
 
@@ -18,19 +18,14 @@ from provider import HOSTS, Providers
 from cagent_session import new_session_id
 
 Promise = Callable[..., None]
-"""The test of the contract that tells."""
+"""The test of the contract that fails."""
 
-no_session, malformed = (
-    contract.test_calls_in_no_session_do_not_escape_the_limit,
-    partial(
-        contract.test_calls_with_malformed_ids_do_not_escape_the_limit,
-        contract.MALFORMED["a comma"],
-    ),
+no_session = contract.test_calls_in_no_session_do_not_escape_the_limit
+malformed = partial(
+    contract.test_calls_with_malformed_ids_do_not_escape_the_limit, contract.MALFORMED["a comma"]
 )
-hostile = partial(
-    contract.test_whatever_a_client_sends_its_call_is_a_line_of_json, "X-Cagent-Model"
-)
-impostor = partial(contract.test_an_impostor_gets_no_call, ["elsewhere.example"], known=True)
+hostile = partial(contract.test_the_audit_stays_json_whatever_is_in_a_header, "X-Cagent-Model")
+impostor = contract.test_impostors_get_no_call
 
 NGINX: dict[str, tuple[Edits, Promise]] = {
     "a key that is empty is never limited": (
@@ -78,7 +73,7 @@ NGINX: dict[str, tuple[Edits, Promise]] = {
         contract.test_a_call_that_fails_at_the_provider_is_not_sent_again,
     ),
     "a model that thinks is cut off": (
-        {"proxy_read_timeout 600s;": "proxy_read_timeout 100ms;"},  # the default is a minute
+        {"proxy_read_timeout 600s;": "proxy_read_timeout 300ms;"},  # the default is a minute
         contract.test_the_duration_lasts_until_the_answer_has_ended,
     ),
     "the audit isn't JSON": ({"escape=json": "escape=none"}, hostile),
@@ -86,7 +81,7 @@ NGINX: dict[str, tuple[Edits, Promise]] = {
 HAPROXY: dict[str, tuple[Edits, Promise]] = {
     "a header is split at commas": ({"req.fhdr(": "req.hdr("}, malformed),
     "a model that thinks is cut off": (
-        {"timeout server 10m": "timeout server 100ms"},
+        {"timeout server 10m": "timeout server 300ms"},
         contract.test_the_duration_lasts_until_the_answer_has_ended,
     ),
     "a provider works on for a client that has gone": (
@@ -134,7 +129,7 @@ HAPROXY: dict[str, tuple[Edits, Promise]] = {
             "429 if session_too_fast": "429 if { var(txn.key),table_http_req_rate(sessions) ge 20 }",
             "http-request sc-set-gpt(0,1) var(txn.session_owes),add(txn.now)": "",
         },
-        contract.test_whoever_is_refused_is_let_in_again_soon,
+        contract.test_a_refused_session_may_soon_call_again,
     ),
     "a call is sent again": (
         {"retries 0 #": "retries 3\nretry-on all-retryable-errors\noption http-buffer-request #"},
@@ -146,7 +141,7 @@ HAPROXY: dict[str, tuple[Edits, Promise]] = {
     ),
     "an answer that is compressed has no tokens": (
         {"http-request del-header Accept-Encoding": ""},
-        contract.test_the_tokens_of_a_provider_that_compresses_are_told,
+        contract.test_the_audit_has_the_tokens_of_a_provider_that_compresses,
     ),
 }
 INDENTED = "\n" + " " * 16
@@ -189,7 +184,7 @@ ENVOY: dict[str, tuple[Edits, Promise]] = {
     ),
     "an answer that is compressed has no tokens": (
         {"key: accept-encoding": "key: x-accept-encoding"},
-        contract.test_the_tokens_of_a_provider_that_compresses_are_told,
+        contract.test_the_audit_has_the_tokens_of_a_provider_that_compresses,
     ),
     "the path has the query": ({"%PATH(NQ:PATH)%": "%REQ(:PATH)%"}, contract.test_no_log_has_a_key),
     "a certificate for any name will do": (
@@ -197,11 +192,11 @@ ENVOY: dict[str, tuple[Edits, Promise]] = {
         impostor,
     ),
     "a model that thinks is cut off": (
-        {"stream_idle_timeout: 600s": "stream_idle_timeout: 0.1s"},  # the default is five minutes
+        {"stream_idle_timeout: 600s": "stream_idle_timeout: 0.3s"},  # the default is five minutes
         contract.test_the_duration_lasts_until_the_answer_has_ended,
     ),
     "a route has an end, and it isn't the answer's": (
-        {", timeout: 0s": ", timeout: 0.1s"},  # as its default of 15 seconds
+        {", timeout: 0s": ", timeout: 0.3s"},  # as its default of 15 seconds
         contract.test_the_duration_lasts_until_the_answer_has_ended,
     ),
 }
@@ -229,7 +224,15 @@ LITELLM: dict[str, tuple[Edits, Promise]] = {
         no_session,
     ),
 }
-TRAPS = {"litellm": LITELLM, "nginx": NGINX, "haproxy": HAPROXY, "envoy": ENVOY}
+TRAPS = {"nginx": NGINX, "haproxy": HAPROXY, "envoy": ENVOY, "litellm": LITELLM}
+# LiteLLM takes seconds to start. So one runs with all edits whose tests need no other providers:
+# each of these tests fails by one of the edits only.
+LITELLM_EDITS = {
+    old: new
+    for edits, promise in LITELLM.values()
+    if promise is not impostor
+    for old, new in edits.items()
+}
 
 
 @pytest.mark.parametrize(
@@ -240,7 +243,7 @@ TRAPS = {"litellm": LITELLM, "nginx": NGINX, "haproxy": HAPROXY, "envoy": ENVOY}
         for what, (edits, promise) in traps.items()
     ],
 )
-def test_a_recipe_that_is_changed_falls_into_it(
+def test_a_recipe_without_its_remedy_fails(
     name: str,
     edits: Edits,
     promise: Promise,
@@ -248,6 +251,9 @@ def test_a_recipe_that_is_changed_falls_into_it(
     providers: Providers,
     request: pytest.FixtureRequest,
 ) -> None:
+    if name == "litellm" and promise is not impostor:
+        edits = LITELLM_EDITS
+
     def start_changed(
         name: str, more: Edits | None = None, behind: Providers | None = None
     ) -> Gateway:
@@ -259,7 +265,7 @@ def test_a_recipe_that_is_changed_falls_into_it(
     ]
     if "gateway" in wanted:
         given["gateway"] = gateway = start_changed(name)
-        assert statuses(gateway, new_session_id(), 1) == [200]  # it is still a gateway
+        assert statuses(gateway, new_session_id(), 1) == [200]  # it still works as a gateway
         gateway.audit(1)
         for host in HOSTS:
             providers[host].clear()
@@ -270,4 +276,4 @@ def test_a_recipe_that_is_changed_falls_into_it(
     with pytest.raises((AssertionError, json.JSONDecodeError, requests.RequestException)):
         promise(**values)
     if "httpserver" in values:
-        assert values["httpserver"].log  # the call didn't go astray: it went there
+        assert values["httpserver"].log  # the call went where the marker said

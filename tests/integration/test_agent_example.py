@@ -1,7 +1,8 @@
-"""Does the example agent's every call reach its gateway in the right session, and does it fail in one line?"""
+"""The example agent: what it prints, which session each of its calls is in, and how it fails."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -13,291 +14,291 @@ import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 from pytest_httpserver import HTTPServer
-from werkzeug import Request, Response
+from requests import PreparedRequest, Response
+from requests.adapters import HTTPAdapter
+from werkzeug import Request as ReceivedRequest
+from werkzeug import Response as Answer
 
 from cagent_session.testing import ModelsGateway
 
 AGENT = str(Path(__file__).parents[2] / "examples" / "agent.py")
-AS_MAIN = f"\nimport runpy; runpy.run_path({AGENT!r}, run_name='__main__')"
 CHAT = "/v1/chat/completions"
-ROW = re.compile(
-    r"(?:(main|sub ) (\S+)|- +)  (run loop|sub-session|title|compaction|direct) +(\d+) +(\d+)"
-).fullmatch
-TOTAL = re.compile(r"(main|sub ) (\S+) +(\d+) +(\d+)  (\S+)").fullmatch
+STAND_INS = "Gateway, provider and model are stand-ins on this machine. The model only echoes."
+CALL = re.compile(r"(main|sub) +(\S+)  (run loop|sub-agent|title|compaction) +(\d+)").fullmatch
+BILL = re.compile(r"(main|sub) +(\S+) +(\d+) +(\d+)  (\S+|the user)").fullmatch
+
+
+class Result(NamedTuple):
+    """How the program ended, and what it printed."""
+
+    status: int
+    output: str
+    errors: str
+
+    def rows(self, table: Any) -> list[tuple[str | int, ...]]:
+        """Return the rows of the table of calls or of the bill, with numbers as such."""
+        rows = [row.groups() for row in map(table, self.output.splitlines()) if row]
+        return [tuple(int(cell) if cell.isdigit() else cell for cell in row) for row in rows]
+
+
+class Run(Protocol):
+    """Runs the example with arguments and environment variables."""
+
+    def __call__(self, *arguments: str, **variables: str) -> Result: ...
+
+
+def environment() -> dict[str, str]:
+    """Return the environment without what the example reads."""
+    ours = ("DOCKER_AGENT_MODELS_GATEWAY", "CAGENT_MODELS_GATEWAY", "OPENAI_API_KEY")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ours and "proxy" not in name.lower()
+    }
+
+
+@pytest.fixture(scope="module")
+def agent() -> Any:
+    spec = importlib.util.spec_from_file_location("example_agent", AGENT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "example_agent", module)
+        spec.loader.exec_module(module)
+        yield module
 
 
 @pytest.fixture
-def gateway() -> Iterator[ModelsGateway]:
-    with ModelsGateway() as gateway:
-        yield gateway
+def run(agent: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the example in this process, which is quicker than a program of its own."""
+
+    def run_here(*arguments: str, **variables: str) -> Result:
+        monkeypatch.setattr(os, "environ", {**environment(), **variables})
+        monkeypatch.setattr(sys, "argv", ["agent.py", *arguments])
+        try:
+            status = agent.main()
+        except SystemExit as error:
+            status = error.code
+        return Result(status, *capsys.readouterr())
+
+    return run_here
+
+
+def program(before: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start the example as a program, after the statements of *before*."""
+    code = f"{before}\nimport runpy; runpy.run_path({AGENT!r}, run_name='__main__')"
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code, *arguments],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[ModelsGateway, HTTPServer]]:
+    with ModelsGateway() as gateway, HTTPServer("127.0.0.1") as provider:
+        yield gateway, provider
 
 
 @pytest.fixture
-def provider() -> Iterator[HTTPServer]:
-    with HTTPServer("127.0.0.1") as provider:
-        provider.expect_request("/v1/models").respond_with_json({"data": []})
-        yield provider
+def gateway(servers: tuple[ModelsGateway, HTTPServer]) -> ModelsGateway:
+    servers[0].clear()
+    return servers[0]
 
 
 @pytest.fixture
-def nobody() -> Iterator[str]:
-    """The URL of a port that is taken, but that nobody listens on."""
+def provider(servers: tuple[ModelsGateway, HTTPServer]) -> HTTPServer:
+    servers[1].clear()
+    servers[1].expect_request("/v1/models").respond_with_json({"data": []})
+    return servers[1]
+
+
+@pytest.fixture
+def options(gateway: ModelsGateway, provider: HTTPServer) -> tuple[str, ...]:
+    """Return the options that send the calls to the test's gateway and provider."""
+    return "--models-gateway", gateway.url, "--forward", provider.url_for("/v1")
+
+
+@pytest.fixture
+def unused_url() -> Iterator[str]:
+    """Return a URL on which nobody listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
-def environment_with(variables: dict[str, str]) -> dict[str, str]:
-    ours = ("DOCKER_AGENT_MODELS_GATEWAY", "CAGENT_MODELS_GATEWAY", "OPENAI_API_KEY")
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ours and "proxy" not in name.lower()
-    }
-    return {**kept, "PYTHONIOENCODING": "utf-8", **variables}
+def assert_fails(result: Result, message: str) -> None:
+    """Check that the program ended with one line that has *message*."""
+    assert (result.status, len(result.errors.splitlines())) == (1, 1)
+    assert result.errors.startswith("agent.py: ")
+    assert message in result.errors
 
 
-def run(
-    *arguments: str, before: str | None = None, **variables: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the example as a program, or as the main module after the statements of *before*."""
-    program = [AGENT] if before is None else ["-c", before + AS_MAIN]
-    return subprocess.run(
-        [sys.executable, "-W", "error", *program, *arguments],
-        env=environment_with(variables),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
+def completion(message: dict[str, Any]) -> Answer:
+    choice = {"message": {"role": "assistant", **message}}
+    document = {"choices": [choice], "usage": {"total_tokens": 1}}
+    return Answer(json.dumps(document), mimetype="application/json")
+
+
+def tool_call(name: str, arguments: str) -> Answer:
+    function = {"name": name, "arguments": arguments}
+    call = {"id": "call_1", "type": "function", "function": function}
+    return completion({"content": None, "tool_calls": [call]})
+
+
+def test_without_a_gateway_it_runs_with_stand_ins(run: Run) -> None:
+    """Each call is in its session, and the bill adds up."""
+    result = run(http_proxy="http://127.0.0.1:1")
+    assert (result.status, result.errors) == (0, "")
+    lines = result.output.splitlines()
+    assert lines[0] == STAND_INS
+    assert "<- The tool said: 7 words" in lines
+    calls = result.rows(CALL)
+    main, sub = calls[0][1], calls[1][1]
+    assert len({uuid.UUID(str(main)), uuid.UUID(str(sub))}) == 2
+    assert [call[:3] for call in calls] == [
+        ("main", main, "run loop"),
+        ("sub", sub, "sub-agent"),
+        ("sub", sub, "sub-agent"),
+        ("main", main, "run loop"),
+        ("main", main, "title"),
+        ("main", main, "compaction"),
+    ]
+    tokens = [sum(int(call[3]) for call in calls if call[1] == billed) for billed in (main, sub)]
+    assert result.rows(BILL) == [
+        ("main", main, 4, tokens[0], "the user"),
+        ("sub", sub, 2, tokens[1], main),
+    ]
+    assert "One call went past the gateway, to the provider: GET http://127.0.0.1:" in result.output
+    assert f"It was made in session {main} and carried no X-Cagent-* header." in lines
+    assert lines[-3].startswith("What you have seen: ")
+
+
+def test_with_a_gateway_it_says_where_its_calls_go(
+    run: Run, options: tuple[str, ...], gateway: ModelsGateway, provider: HTTPServer
+) -> None:
+    result = run(*options, "--model", "my-model")
+    assert (result.status, result.errors) == (0, "")
+    assert STAND_INS not in result.output
+    assert result.output.splitlines()[0] == (
+        f"Calls go through the gateway {gateway.url} to my-model at {provider.url_for('/v1')}."
     )
 
 
-def run_through(
-    gateway: ModelsGateway, provider: HTTPServer, *arguments: str, **kwargs: Any
-) -> tuple[str, list[Any]]:
-    """Run the example through a gateway of the test; return what it printed, and the rows of its table."""
-    result = run(
-        "--models-gateway", gateway.url, "--forward", provider.url_for("/v1"), *arguments, **kwargs
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    return result.stdout, rows_of(result.stdout)
-
-
-def rows_of(output: str) -> list[Any]:
-    """The rows as (label, session ID, kind, status, tokens)."""
-    rows = [row.groups() for row in map(ROW, output.splitlines()) if row]
-    return [(*texts, int(status), int(tokens)) for *texts, status, tokens in rows]
-
-
-def assert_fails(result: subprocess.CompletedProcess[str], status: int, *parts: str) -> None:
-    """Check that it ended with *status* and one line that has all the *parts*."""
-    assert result.returncode == status
-    assert result.stderr.startswith("agent.py: ")
-    assert len(result.stderr.splitlines()) == 1
-    assert [part for part in parts if part not in result.stderr] == []
-    assert "Traceback" not in result.stdout + result.stderr
-
-
-def events(*choices: Any) -> Response:
-    chunks = [json.dumps({"choices": [choice]}) for choice in choices]
-    return Response(
-        "".join(f"data: {chunk}\n\n" for chunk in [*chunks, "[DONE]"]), mimetype="text/event-stream"
-    )
-
-
-def tool_call(name: str, arguments: str) -> Response:
-    call = {
-        "index": 0,
-        "id": "call_1",
-        "type": "function",
-        "function": {"name": name, "arguments": arguments},
-    }
-    return events({"delta": {"tool_calls": [call]}, "finish_reason": "tool_calls"})
-
-
-def totals_of(output: str) -> list[Any]:
-    """The totals as (label, session ID, calls, tokens, delegating session)."""
-    totals = [total.groups() for total in map(TOTAL, output.splitlines()) if total]
-    return [
-        (label, session, int(calls), int(tokens), parent)
-        for label, session, calls, tokens, parent in totals
+def test_it_prints_what_the_gateway_received(
+    run: Run, options: tuple[str, ...], gateway: ModelsGateway
+) -> None:
+    result = run(*options)
+    assert [(call[1], call[3]) for call in result.rows(CALL)] == [
+        (call.session_id, call.prompt_tokens + call.completion_tokens) for call in gateway.calls
     ]
-
-
-def test_without_a_gateway_it_brings_its_own() -> None:
-    result = run()
-    assert (result.returncode, result.stderr) == (0, "")
-    rows = rows_of(result.stdout)
-    main, sub = rows[0][1], rows[1][1]
-    assert len({uuid.UUID(main), uuid.UUID(sub)}) == 2
-    assert [row[:4] for row in rows] == [
-        ("main", main, "run loop", 200),
-        ("sub ", sub, "sub-session", 200),
-        ("sub ", sub, "sub-session", 200),
-        ("main", main, "run loop", 200),
-        ("main", main, "title", 200),
-        ("main", main, "compaction", 200),
-        (None, None, "direct", 200),
-    ]
-    assert [row[4] > 0 for row in rows] == [True] * 6 + [False]
-    tokens = {session: sum(row[4] for row in rows if row[1] == session) for session in (main, sub)}
-    assert totals_of(result.stdout) == [
-        ("main", main, 4, tokens[main], "-"),
-        ("sub ", sub, 2, tokens[sub], main),
-    ]
-    assert result.stdout.splitlines()[-1] == (
-        "The direct provider call carried no X-Cagent-* header (as the provider received it)."
-    )
-
-
-def test_its_tools_really_run() -> None:
-    output = run("one two three four").stdout
-    assert '-> transfer_task({"task": "one two three four"})' in output
-    assert "<- The tool said: 4 words" in output
-
-
-def test_it_prints_what_the_gateway_saw(gateway: ModelsGateway, provider: HTTPServer) -> None:
-    output, rows = run_through(gateway, provider)
-    assert [(row[1], row[3], row[4]) for row in rows[:-1]] == [
-        (call.session_id, call.status, call.prompt_tokens + call.completion_tokens)
-        for call in gateway.calls
-    ]
-    assert {session: (calls, tokens) for _, session, calls, tokens, _ in totals_of(output)} == {
+    assert {row[1]: row[2:4] for row in result.rows(BILL)} == {
         session: (usage.calls, usage.total_tokens) for session, usage in gateway.usage().items()
     }
-    assert (
-        output.splitlines()[-1]
-        == "The direct provider call carried no X-Cagent-* header (as it was sent)."
-    )
 
 
-def test_title_and_compaction_say_what_they_are(
-    gateway: ModelsGateway, provider: HTTPServer
+def test_title_and_compaction_say_what_they_are_and_offer_no_tools(
+    run: Run, options: tuple[str, ...], gateway: ModelsGateway
 ) -> None:
-    """Nor do they offer tools: providers refuse an empty list of them."""
-    _, rows = run_through(gateway, provider)
-    assert ["tools" in call.json for call in gateway.calls] == [
-        True,
-        True,
-        True,
-        True,
-        False,
-        False,
-    ]
-    purposes = {"title": ("1", None), "compaction": (None, "1")}
-    assert [
-        (call.headers.get("X-Cagent-GeneratingTitle"), call.headers.get("X-Cagent-Compacting"))
-        for call in gateway.calls
-    ] == [purposes.get(row[2], (None, None)) for row in rows[:-1]]
-
-
-def test_the_provider_gets_nothing_of_ours(gateway: ModelsGateway, provider: HTTPServer) -> None:
-    run_through(gateway, provider)
-    assert {call.forward for call in gateway.calls} == {provider.url_for("/v1")}
-    ((request, _),) = provider.log
-    assert (request.method, request.path) == ("GET", "/v1/models")
-    assert [
-        name for name, _ in request.headers.items() if name.lower().startswith("x-cagent")
-    ] == []
+    run(*options)
+    purposes = ("X-Cagent-GeneratingTitle", "X-Cagent-Compacting")
+    assert [("tools" in call.json, *map(call.headers.get, purposes)) for call in gateway.calls] == [
+        (True, None, None)
+    ] * 4 + [(False, "1", None), (False, None, "1")]
 
 
 def test_session_model_and_prompt_reach_the_gateway(
-    gateway: ModelsGateway, provider: HTTPServer
+    run: Run, options: tuple[str, ...], gateway: ModelsGateway
 ) -> None:
-    run_through(gateway, provider, "--session", "my-session", "--model", "my-model", "my prompt")
-    assert [call.session_id == "my-session" for call in gateway.calls] == [
-        True,
-        False,
-        False,
-        True,
-        True,
-        True,
-    ]
-    assert {(call.json["model"], call.headers["X-Cagent-Model"]) for call in gateway.calls} == {
-        ("my-model",) * 2
-    }
+    run(*options, "--session", "my-session", "--model", "my-model", "my prompt")
+    in_my_session = [call.session_id == "my-session" for call in gateway.calls]
+    assert in_my_session == [True, False, False, True, True, True]
+    models = {(call.json["model"], call.headers["X-Cagent-Model"]) for call in gateway.calls}
+    assert models == {("my-model", "my-model")}
     assert gateway.calls[0].json["messages"] == [{"role": "user", "content": "my prompt"}]
+
+
+def test_the_provider_gets_the_key_and_nothing_of_ours(
+    run: Run, options: tuple[str, ...], gateway: ModelsGateway, provider: HTTPServer
+) -> None:
+    result = run(*options, OPENAI_API_KEY=" sk-secret\n")
+    ((request, _),) = provider.log
+    assert (request.method, request.path) == ("GET", "/v1/models")
+    assert not [name for name, _ in request.headers if name.lower().startswith("x-cagent")]
+    assert {call.forward for call in gateway.calls} == {provider.url_for("/v1")}
+    keys = {call.headers["Authorization"] for call in gateway.calls}
+    assert keys == {request.headers["Authorization"]} == {"Bearer sk-secret"}
+    assert "sk-secret" not in result.output
 
 
 @pytest.mark.parametrize(
     ("option", "docker_agent", "cagent"),
     [
-        ("{}", "{nobody}", "{nobody}"),
-        (None, "{}", "{nobody}"),
-        (None, None, "{}"),
+        ("{}", "{unused}", "{unused}"),
+        ("", "{}", "{unused}"),
+        ("", "", "{}"),
         (" ", " / ", "\t{}/ "),
     ],
 )
 def test_the_gateway_is_found_where_docker_agent_finds_it(
+    run: Run,
+    options: tuple[str, ...],
     gateway: ModelsGateway,
-    provider: HTTPServer,
-    nobody: str,
-    option: str | None,
-    docker_agent: str | None,
-    cagent: str | None,
+    unused_url: str,
+    option: str,
+    docker_agent: str,
+    cagent: str,
 ) -> None:
-    """The option, then the two variables; white space and one slash at the end are trimmed, and nothing is not set."""
+    """The option comes first, then the variables. White space and one slash are trimmed."""
     option, docker_agent, cagent = (
-        url and url.format(gateway.url, nobody=nobody) for url in (option, docker_agent, cagent)
+        url.format(gateway.url, unused=unused_url) for url in (option, docker_agent, cagent)
     )
     variables = {"DOCKER_AGENT_MODELS_GATEWAY": docker_agent, "CAGENT_MODELS_GATEWAY": cagent}
-    result = run(
-        *(() if option is None else ("--models-gateway", option)),
-        *("--forward", provider.url_for("/v1")),
-        **{name: url for name, url in variables.items() if url is not None},
-    )
-    assert (result.returncode, result.stderr) == (0, "")
+    assert run("--models-gateway", option, *options[2:], **variables).status == 0
     assert len(gateway.calls) == 6
 
 
-def test_the_key_goes_to_both_and_is_not_printed(
-    gateway: ModelsGateway, provider: HTTPServer
+@pytest.mark.parametrize("status", [401, 302, None])
+def test_a_provider_that_does_not_answer_as_hoped_does_not_matter(
+    run: Run,
+    options: tuple[str, ...],
+    provider: HTTPServer,
+    unused_url: str,
+    status: int | None,
 ) -> None:
-    output, _ = run_through(gateway, provider, OPENAI_API_KEY=" sk-secret\n")
-    carried = [call.headers["Authorization"] for call in gateway.calls] + [
-        provider.log[0][0].headers["Authorization"]
-    ]
-    assert set(carried) == {"Bearer sk-secret"}
-    assert "sk-secret" not in output
-
-
-def test_a_provider_that_refuses_the_direct_call_does_not_matter(
-    gateway: ModelsGateway, provider: HTTPServer
-) -> None:
+    """The gateway may be the only way out."""
     provider.clear()
-    provider.expect_request("/v1/models").respond_with_data("who are you?", status=401)
-    _, rows = run_through(gateway, provider)
-    assert rows[-1][2:4] == ("direct", 401)
+    refusal = Answer("who are you?", status, {"Location": "/v1/models/all"})
+    provider.expect_request("/v1/models").respond_with_response(refusal)
+    result = run(*options) if status else run(*options[:2], "--forward", unused_url)
+    assert result.status == 0
+    assert f"/models, {f'status {status}' if status else 'no answer'}." in result.output
+    assert "and carried no X-Cagent-* header." in result.output
 
 
-def test_a_models_mistakes_are_told_to_it(gateway: ModelsGateway, provider: HTTPServer) -> None:
+def test_the_model_is_told_of_its_mistakes(
+    run: Run, options: tuple[str, ...], gateway: ModelsGateway
+) -> None:
     for answer in (
         tool_call("no_such_tool", "{}"),
         tool_call("count_words", "not JSON"),
         tool_call("count_words", '{"number": 5}'),
-        events({"delta": {"content": "I give up"}, "finish_reason": "stop"}),
+        completion({"tool_calls": [{}]}),
+        completion({"content": "I give up"}),
     ):
         gateway.expect_oneshot_request(CHAT).respond_with_response(answer)
-    output, _ = run_through(gateway, provider)
-    assert "I give up" in output
-    results = [
-        message["content"]
-        for message in gateway.calls[3].json["messages"]
-        if message["role"] == "tool"
-    ]
-    assert len(results) == 3
+    assert "I give up" in run(*options).output
+    messages = gateway.calls[4].json["messages"]
+    results = [message["content"] for message in messages if message["role"] == "tool"]
+    assert len(results) == 4
     assert all(result.startswith("error: ") for result in results)
-
-
-def test_it_prints_what_the_terminal_can_not_show(
-    gateway: ModelsGateway, provider: HTTPServer
-) -> None:
-    output, _ = run_through(gateway, provider, "na\u00efve \U0001f600", PYTHONIOENCODING="ascii")
-    assert "na?ve ?" in output
 
 
 @pytest.mark.parametrize(
@@ -308,7 +309,7 @@ def test_it_prints_what_the_terminal_can_not_show(
             ("--models-gateway", "http://me:sk-secret@gateway.example"),
             "gateway URL must not contain a user",
         ),
-        (("--no-such-option",), "unrecognized arguments: --no-such-option; see --help"),
+        (("--no-such-option",), "unrecognized arguments: --no-such-option"),
         (("--session",), "expected one argument"),
         (("--session", "two words"), "session ID must be"),
         (("--session", ""), "session ID must be"),
@@ -317,192 +318,173 @@ def test_it_prints_what_the_terminal_can_not_show(
         (("--model", "two\nlines"), "X-Cagent-Model"),
     ],
 )
-def test_bad_arguments(arguments: tuple[str, ...], problem: str) -> None:
+def test_bad_arguments(run: Run, arguments: tuple[str, ...], problem: str) -> None:
     result = run(*arguments)
-    assert_fails(result, 2, problem)
-    assert "sk-secret" not in result.stdout + result.stderr
-
-
-def test_a_key_that_no_header_can_carry() -> None:
-    result = run(OPENAI_API_KEY="sk-secret\u2026")
-    assert_fails(result, 2, "OPENAI_API_KEY")
-    assert "sk-secret" not in result.stdout + result.stderr
-
-
-def test_a_gateway_that_can_not_be_reached(nobody: str) -> None:
-    assert_fails(
-        run("--models-gateway", nobody), 1, "no answer from the models gateway: ConnectionError"
-    )
-
-
-def test_a_provider_that_can_not_be_reached_does_not_matter(
-    gateway: ModelsGateway, nobody: str
-) -> None:
-    """A gateway is often the only way out; what was sent is known all the same."""
-    result = run("--models-gateway", gateway.url, "--forward", nobody)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "direct         none       0" in result.stdout
-    assert result.stdout.endswith(
-        "The direct provider call carried no X-Cagent-* header (as it was sent).\n"
-    )
-    assert len(gateway.calls) == 6
-
-
-def test_without_the_extra_it_says_what_is_missing(
-    gateway: ModelsGateway, provider: HTTPServer
-) -> None:
-    missing = "import sys; sys.modules['pytest_httpserver'] = None;"
-    assert_fails(run(before=missing), 1, 'pip install "cagent-session[testing]"')
-    arguments = ("--models-gateway", gateway.url, "--forward", provider.url_for("/v1"))
-    assert run(*arguments, before=missing).returncode == 0
+    assert (result.status, result.output) == (2, "")
+    assert problem in result.errors.partition("agent.py: error: ")[2]
+    assert "sk-secret" not in result.errors
 
 
 @pytest.mark.parametrize(
-    ("refusal", "parts"),
+    ("name", "value"),
+    [("OPENAI_API_KEY", "sk-secret\u2026"), ("CAGENT_MODELS_GATEWAY", "me:sk-secret@gateway")],
+)
+def test_bad_variables_are_named(run: Run, name: str, value: str) -> None:
+    result = run(**{name: value})
+    assert result.status == 2
+    assert name in result.errors
+    assert "sk-secret" not in result.output + result.errors
+
+
+def test_a_gateway_that_can_not_be_reached(run: Run, unused_url: str) -> None:
+    result = run("--models-gateway", unused_url)
+    assert_fails(result, "no answer from the gateway: ConnectionError")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "shown"),
     [
-        (Response('{"error": {"message": "Slow down."}}', 429), ["run loop", "429 Slow down."]),
-        (
-            Response('{"error": {"message": "No\\n\\u001b[1mmodel\\u2028 sk-secret"}}', 400),
-            ["400 No  [1mmodel  ..."],
-        ),
-        (Response("<html>", 502), ["502 BAD GATEWAY"]),
-        (Response('{"error": "' + "long" * 999 + '"}', 500), ["500 INTERNAL SERVER ERROR"]),
-        (Response('{"error": {"message": "' + "long" * 999 + '"}}', 500), ["500 long"]),
+        (Answer('{"error": {"message": "Slow down."}}', 429), '429 {"error": {"message": "Slow'),
+        (Answer("No\n\u001b[1mmodel\u2028 sk-secret", 400), "400 No  [1mmodel  ...\n"),
+        (Answer("", 502), "502 BAD GATEWAY"),
+        (Answer("long" * 999, 500), "500 long"),
     ],
 )
-def test_a_refused_call(gateway: ModelsGateway, refusal: Response, parts: list[str]) -> None:
+def test_a_refused_call(run: Run, gateway: ModelsGateway, refusal: Answer, shown: str) -> None:
+    """The gateway's answer is shown in one short line, without the key."""
     gateway.expect_request(CHAT).respond_with_response(refusal)
     result = run("--models-gateway", gateway.url, OPENAI_API_KEY="sk-secret")
-    assert_fails(result, 1, "the models gateway refused", *parts)
-    assert "sk-secret" not in result.stderr
-    assert len(result.stderr) < 400
-
-
-@pytest.mark.parametrize("header", ["X-Cagent-GeneratingTitle", "X-Cagent-Compacting"])
-def test_a_refused_call_outside_the_run_loop(gateway: ModelsGateway, header: str) -> None:
-    gateway.expect_request(CHAT, headers={header: "1"}).respond_with_json(
-        {"error": {"message": "No."}}, status=403
-    )
-    assert_fails(run("--models-gateway", gateway.url), 1, "call: 403 No.")
-
-
-def test_a_refused_call_in_the_sub_session(gateway: ModelsGateway) -> None:
-    gateway.expect_ordered_request(CHAT).respond_with_response(
-        tool_call("transfer_task", '{"task": "t"}')
-    )
-    gateway.expect_ordered_request(CHAT).respond_with_json(
-        {"error": {"message": "No."}}, status=403
-    )
-    assert_fails(run("--models-gateway", gateway.url), 1, "refused the sub-session call: 403 No.")
+    assert_fails(result, f"the gateway refused the run loop call: {shown}")
+    assert "sk-secret" not in result.errors
+    assert len(result.errors) < 400
 
 
 @pytest.mark.parametrize(
-    ("document", "mimetype"),
+    ("kind", "header"), [("title", "GeneratingTitle"), ("compaction", "Compacting")]
+)
+def test_a_refused_call_outside_the_run_loop(
+    run: Run, gateway: ModelsGateway, kind: str, header: str
+) -> None:
+    request = gateway.expect_request(CHAT, headers={f"X-Cagent-{header}": "1"})
+    request.respond_with_data("No.", status=403)
+    result = run("--models-gateway", gateway.url)
+    assert_fails(result, f"the gateway refused the {kind} call: 403 No.")
+
+
+def test_a_refused_call_of_the_sub_agent(run: Run, gateway: ModelsGateway) -> None:
+    answers = tool_call("transfer_task", '{"task": "t"}'), Answer("No.", 403)
+    for answer in answers:
+        gateway.expect_ordered_request(CHAT).respond_with_response(answer)
+    result = run("--models-gateway", gateway.url)
+    assert_fails(result, "the gateway refused the sub-agent call: 403 No.")
+
+
+@pytest.mark.parametrize(
+    "document",
     [
-        ("<html>", "text/html"),
-        ('{"choices": []}', "application/json"),
-        ("", "text/event-stream"),
-        ("data: <html>\n\n", "text/event-stream"),
-        ("data: \xff\n\n", "text/event-stream"),
-        ("data: []\n\n", "text/event-stream"),
-        ('data: {"error": {}}\n\n', "text/event-stream"),
-        ('data: {"choices": [{"delta": {"content": 5}}]}\n\n', "text/event-stream"),
-        (
-            'data: {"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"total_tokens": "many"}}\n\n',
-            "text/event-stream",
-        ),
-        ('data: {"choices": [{"delta": {"content": "The stream is"}}]}\n\n', "text/event-stream"),
+        "<html>",
+        "",
+        "[]",
+        "{}",
+        '{"choices": [], "usage": {"total_tokens": 1}}',
+        '{"choices": [{"message": 5}], "usage": {"total_tokens": 1}}',
+        '{"choices": [{"message": {}}], "usage": {"total_tokens": "many"}}',
+        '{"choices": [{"message": {}}], "usage": null}',
+        '{"choices": [{"message": {}}]}',
     ],
 )
-def test_a_malformed_answer(gateway: ModelsGateway, document: str, mimetype: str) -> None:
-    gateway.expect_request(CHAT).respond_with_response(
-        Response(document.encode("latin-1"), mimetype=mimetype)
-    )
-    assert_fails(
-        run("--models-gateway", gateway.url), 1, "malformed answer from the models gateway"
-    )
+def test_a_malformed_answer(run: Run, gateway: ModelsGateway, document: str) -> None:
+    gateway.expect_request(CHAT).respond_with_data(document, mimetype="application/json")
+    result = run("--models-gateway", gateway.url)
+    assert_fails(result, "malformed answer from the gateway")
 
 
-def test_an_answer_whose_connection_breaks(gateway: ModelsGateway) -> None:
+def test_an_answer_that_breaks_off(run: Run, gateway: ModelsGateway) -> None:
     def pieces() -> Iterator[bytes]:
-        yield b'data: {"choices": []}\n\n'
+        yield b'{"choices": ['
         raise ConnectionResetError
 
-    gateway.expect_request(CHAT).respond_with_handler(
-        lambda _: Response(pieces(), mimetype="text/event-stream")
-    )
-    assert_fails(
-        run("--models-gateway", gateway.url),
-        1,
-        "no answer from the models gateway: ChunkedEncodingError",
-    )
+    gateway.expect_request(CHAT).respond_with_handler(lambda _: Answer(pieces()))
+    result = run("--models-gateway", gateway.url)
+    assert_fails(result, "no answer from the gateway: ChunkedEncodingError")
 
 
-def test_a_model_that_never_stops_calling_tools(gateway: ModelsGateway) -> None:
+def test_a_model_that_never_stops_calling_tools(run: Run, gateway: ModelsGateway) -> None:
     gateway.expect_request(CHAT).respond_with_response(tool_call("count_words", '{"text": "t"}'))
-    assert_fails(run("--models-gateway", gateway.url), 1, "after 8 rounds")
+    assert_fails(run("--models-gateway", gateway.url), "after 8 rounds")
     assert len(gateway.calls) == 8
 
 
-LEAK = """
-from requests.adapters import HTTPAdapter
-send = HTTPAdapter.send
-def leak(self, request, **options):
-    request.headers["X-Cagent-Id"] = "1"
-    return send(self, request, **options)
-HTTPAdapter.send = leak
-"""
-
-
-def test_a_header_that_leaks_to_the_provider_is_told(
-    gateway: ModelsGateway, provider: HTTPServer
+@pytest.mark.parametrize("on_a_copy", [False, True])
+def test_a_header_that_reaches_the_provider_is_reported(
+    run: Run, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, on_a_copy: bool
 ) -> None:
-    arguments = ("--models-gateway", gateway.url, "--forward", provider.url_for("/v1"))
-    assert_fails(run(*arguments, before=LEAK), 1, "the direct provider call carried X-Cagent-Id")
-    assert_fails(run(before=LEAK), 1, "the direct provider call carried X-Cagent-Id")
+    """Only the provider sees a header that is added to a copy of the request."""
+    send = HTTPAdapter.send
+
+    def send_with_header(self: Any, request: PreparedRequest, **kwargs: Any) -> Response:
+        changed = request.copy() if on_a_copy else request
+        changed.headers["X-Cagent-Id"] = "1"
+        response = send(self, changed, **kwargs)
+        response.request = request
+        return response
+
+    monkeypatch.setattr(HTTPAdapter, "send", send_with_header)
+    assert_fails(run(), "the call to the provider carried X-Cagent-Id")
+    if not on_a_copy:
+        assert_fails(run(*options), "the call to the provider carried X-Cagent-Id")
 
 
-def test_a_gateway_that_saw_something_else_is_told() -> None:
-    lose = "import cagent_session.testing as t; t.ModelsGateway.calls = property(lambda self: [])"
-    assert_fails(run(before=lose), 1, "what the models gateway saw differs from what was sent")
+def test_a_gateway_that_received_other_calls_is_reported(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModelsGateway, "calls", [])
+    assert_fails(run(), "the gateway received other calls than the agent sent")
+
+
+def test_it_prints_what_the_terminal_can_not_show(options: tuple[str, ...]) -> None:
+    ascii_only = "import sys; sys.stdout.reconfigure(encoding='ascii', errors='strict')"
+    with program(ascii_only, *options, "na\u00efve \U0001f600") as process:
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert "na?ve ?" in output
+
+
+def test_without_the_extra_only_the_stand_ins_are_missing(options: tuple[str, ...]) -> None:
+    missing = "import sys; sys.modules['pytest_httpserver'] = None"
+    with program(missing) as process, program(missing, *options) as with_a_gateway:
+        output, errors = process.communicate(timeout=60)
+        with_a_gateway.communicate(timeout=60)
+    assert_fails(
+        Result(process.returncode, output, errors), 'pip install "cagent-session[testing]"'
+    )
+    assert with_a_gateway.returncode == 0
 
 
 def test_it_ends_quietly_when_nobody_reads_on() -> None:
-    with subprocess.Popen(
-        [sys.executable, AGENT],
-        env=environment_with({}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    with program("") as process:
         assert process.stdout is not None
         process.stdout.close()
         assert process.stderr is not None
-        assert process.stderr.read() == b""
+        assert process.stderr.read() == ""
     assert process.returncode == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child process")
 def test_ctrl_c_ends_it_at_once(gateway: ModelsGateway) -> None:
-    """Even while the thread of a sub-agent waits for the gateway."""
+    """Even while the sub-agent's thread waits for the gateway."""
     reached, released = threading.Event(), threading.Event()
 
-    def wait(_request: Request) -> Response:
+    def wait(_: ReceivedRequest) -> Answer:
         reached.set()
         released.wait(30)
-        return Response()
+        return Answer()
 
-    gateway.expect_ordered_request(CHAT).respond_with_response(
-        tool_call("transfer_task", '{"task": "t"}')
-    )
+    to_sub_agent = tool_call("transfer_task", '{"task": "t"}')
+    gateway.expect_ordered_request(CHAT).respond_with_response(to_sub_agent)
     gateway.expect_ordered_request(CHAT).respond_with_handler(wait)
     allow = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    with subprocess.Popen(
-        [sys.executable, "-c", allow + AS_MAIN, "--models-gateway", gateway.url],
-        env=environment_with({}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    ) as process:
+    with program(allow, "--models-gateway", gateway.url) as process:
         assert reached.wait(30)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=20)

@@ -1,6 +1,7 @@
--- What did a call cost in tokens, and a session? Reads answers as they pass, plain or streamed, and delays nothing.
+-- Counts the tokens of each call and each session. It reads the answers as they pass, streamed or
+-- not, and does not delay them.
 --
--- Each thread has its own sums: HAProxy 2.6 crashes in filters that several threads share.
+-- Each thread has sums of its own, because HAProxy 2.6 crashes in filters that threads share.
 
 local VARIABLES = {
     prompt_tokens = "txn.prompt_tokens", -- OpenAI
@@ -10,9 +11,9 @@ local VARIABLES = {
     promptTokenCount = "txn.prompt_tokens", -- Google
     candidatesTokenCount = "txn.completion_tokens",
 }
-local OVERLAP = 64 -- characters, in which a name and its figure have room
+local OVERLAP = 64 -- characters: enough for a name and its number
 
--- The sums by session, of today and of the day before; older ones are dropped.
+-- The sums of each session, of today and of the day before. Older ones are dropped.
 local sums, older = {}, {}
 
 core.register_task(function()
@@ -26,7 +27,7 @@ local function sum_of(key)
     return sums[key] or older[key] or 0
 end
 
--- A session that its table has forgotten, or an operator cleared there, is forgotten here.
+-- If the table has no entry of a session any more, forget its sum, too.
 core.register_converters("tokens_of", function(key)
     if not core.backends.sessions.stktable:lookup(key) then
         sums[key], older[key] = nil, nil
@@ -50,8 +51,8 @@ function Tokens:http_headers(txn, message)
     return filter.CONTINUE
 end
 
--- The last figure counts: streams repeat them as they grow, and a tool's arguments, which may hold any, come before.
--- In a text the quotes are escaped, so that nothing in it matches.
+-- The last number counts. A stream repeats the numbers as they grow, and the arguments of a tool,
+-- which may have the same names, come before. In a text, quotes are escaped, so nothing matches.
 function Tokens:http_payload(txn, message)
     local text = self.rest .. (message:body() or "")
     self.rest = text:sub(-OVERLAP)

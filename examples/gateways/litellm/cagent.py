@@ -1,8 +1,8 @@
-"""What can't LiteLLM's configuration say? Whose call it is, which provider is meant, and a line for each call.
+"""What LiteLLM's configuration can't say: clients' keys, the marker, session IDs and the audit.
 
-config.yaml names this module, and LiteLLM loads it as it starts. :class:`Gateway` stands in front of LiteLLM's own app,
-which gets only known clients' calls, with nothing in them but what the provider's API has. The limits and the prices
-are LiteLLM's; the numbers are in config.yaml.
+config.yaml names this module, and LiteLLM loads it at its start. :class:`Gateway` stands in front
+of LiteLLM's own app. It passes on only calls of known clients, with only the fields that the
+provider's API has. LiteLLM counts and prices the calls. The limits are in config.yaml.
 """
 
 from __future__ import annotations
@@ -45,25 +45,26 @@ KEYS = {
     for key in os.environ["CAGENT_CLIENT_KEYS"].replace(",", " ").split()
 }
 KEY_RPM = 600  # calls a minute with one client's key, whatever sessions it names
-SESSION_REQUIRED = True  # False: calls in no session share one limit for each address
+SESSION_REQUIRED = True  # False: calls without an ID share one limit for each address
 MAX_BODY = 32 * 1024 * 1024
-MAX_COUNTERS = 100_000  # that LiteLLM keeps: about five for a session
+MAX_COUNTERS = 100_000  # LiteLLM needs about five for each session
 
 FORWARDS = {
     "https://api.openai.com/v1": "openai",
     "https://api.anthropic.com": "anthropic",
     "https://generativelanguage.googleapis.com": "google",
 }
-MODEL = "[A-Za-z0-9._:@-]{1,128}"  # a slash or an asterisk would mean something to LiteLLM
-# LiteLLM takes settings of its own from a body: with custom_llm_provider a call costs nothing, extra_headers go to the
-# provider. So only the provider's fields pass, as packages list them that come with LiteLLM.
-PATHS = {  # that are open
+MODEL = "[A-Za-z0-9._:@-]{1,128}"  # a slash or an asterisk has a meaning for LiteLLM
+# The open paths, and the fields that a body may have. LiteLLM takes settings from bodies: with
+# custom_llm_provider a call costs nothing, and extra_headers reach the provider. So only the fields
+# of the provider's API pass. The packages that come with LiteLLM list them.
+PATHS = {
     "POST openai /v1/chat/completions": {
         *CompletionCreateParamsNonStreaming.__annotations__,
         "stream",
     },
     "POST openai /v1/embeddings": {*EmbeddingCreateParams.__annotations__},
-    # What runs in the background ends before its bill.
+    # A call in the background would end before its cost is known.
     "POST openai /v1/responses": {*ResponseCreateParamsNonStreaming.__annotations__, "stream"}
     - {"background"},
     "POST anthropic /v1/messages": {*AnthropicMessagesRequest.__annotations__, "service_tier"}
@@ -79,20 +80,17 @@ PATHS = {  # that are open
         )
     },
 }
-KEPT_HEADERS = (
-    "accept",
-    "anthropic-beta",
-    "anthropic-version",
-)  # others are LiteLLM's settings, or say who calls
+# Other headers are LiteLLM's settings, or tell who the client is.
+KEPT_HEADERS = ("accept", "anthropic-beta", "anthropic-version")
 
-calls: dict[str, Call] = {}  # those in hand, by the ID with which LiteLLM reports on them
+calls: dict[str, Call] = {}  # the calls under way, by the ID that LiteLLM reports
 audit = logging.getLogger("cagent.audit")
 audit.propagate = False
 audit.setLevel(logging.INFO)
-audit.addHandler(WatchedFileHandler(AUDIT))  # opens the file anew when logrotate has moved it away
+audit.addHandler(WatchedFileHandler(AUDIT))  # opens a new file if logrotate has moved the old one
 
 
-class Refusal(Exception):  # noqa: N818 - reads as what it is
+class Refusal(Exception):  # noqa: N818 - the gateway's answer, not an error of the program
     def __init__(self, status: int, code: str, message: str, **headers: str) -> None:
         kind = "rate_limit_error" if status == 429 else "invalid_request_error"
         self.answer = JSONResponse(
@@ -101,12 +99,12 @@ class Refusal(Exception):  # noqa: N818 - reads as what it is
 
 
 class Call:
-    """Who calls what, in which session, and what becomes of it."""
+    """A call to the gateway, with its line in the audit."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope, self.headers = scope, Headers(scope=scope)
         self.id, self.began, self.priced = str(uuid.uuid4()), time.monotonic(), asyncio.Event()
-        self.refusal: Refusal | None = None  # which takes the place of LiteLLM's answer
+        self.refusal: Refusal | None = None  # replaces LiteLLM's answer
         self.answered = False
         bearer, *others = self.headers.getlist("authorization") or [""]
         api_key = (
@@ -121,22 +119,21 @@ class Call:
         session = "(none)" if sessions in ([], [""]) else "(malformed)"
         if len(sessions) == 1 and re.fullmatch("[A-Za-z0-9_-]{8,64}", sessions[0]):
             session = sessions[0]
-        self.line: dict[
-            str, Any
-        ] = {  # with no key, query or body in it, and no marker that is not known
+        # The line has no key, no query, no body and no unknown marker.
+        self.line: dict[str, Any] = {
             "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "session": session,
             "key": self.key,
             "client": (scope.get("client") or [""])[0],
             "provider": FORWARDS.get(markers[0].removesuffix("/"), "") if len(markers) == 1 else "",
-            "model": self.headers.get("x-cagent-model", "")[:128],  # until the body tells
+            "model": self.headers.get("x-cagent-model", "")[:128],  # until the body is read
             "method": scope.get("method", "WEBSOCKET"),
             "path": scope["path"][:256],
             "status": 500,
         }
 
     async def for_litellm(self, receive: Receive) -> tuple[Scope, bytes]:
-        """Return the request and the body that LiteLLM gets: nothing in them is a client's word on its settings."""
+        """Return the request and the body for LiteLLM. A client can't change settings in them."""
         provider, session = self.line["provider"], self.line["session"]
         if not provider:
             raise Refusal(
@@ -168,7 +165,8 @@ class Call:
             document = json.loads(body)
             unknown = document.keys() - fields
             model = match[1] if match.groups() else document["model"]
-            self.line["model"] = re.fullmatch(MODEL, model)[0]  # type: ignore[index] # None is a TypeError
+            # No match is a TypeError.
+            self.line["model"] = re.fullmatch(MODEL, model)[0]  # type: ignore[index]
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
             raise Refusal(
                 400, "invalid_body", "the body must be JSON with the name of a model"
@@ -181,8 +179,8 @@ class Call:
             )
         if not isinstance(document.get("stream", False), bool):
             raise Refusal(400, "invalid_body", "stream must be true or false")
-        document.pop("metadata", None)  # LiteLLM would find a session in it
-        # An ID is no credential: with another key it is another session. All malformed ones are one.
+        document.pop("metadata", None)  # LiteLLM would look for a session in it
+        # An ID is no credential. With another key it is another session.
         whose = {"(none)": self.line["client"], "(malformed)": "all"}
         counted = f"{whose.get(session, self.key)}.{session}"
         kept = {name: value for name, value in self.headers.items() if name in KEPT_HEADERS}
@@ -195,7 +193,7 @@ class Call:
         ).encode()
 
     async def close(self) -> None:
-        """Write the audit line, once. LiteLLM tells the bill of an answer beside it, in a moment."""
+        """Write the audit's line, once. LiteLLM may report the cost a moment after the answer."""
         with suppress(asyncio.TimeoutError):
             if self.id in calls and self.line["status"] == 200:
                 await asyncio.wait_for(self.priced.wait(), 5)
@@ -222,26 +220,27 @@ class Gateway:
 
         async def passed_on(message: Message) -> None:
             if call.refusal:
-                return  # LiteLLM's answer; ours follows
+                return  # drop LiteLLM's answer; ours follows
             if message["type"] == "http.response.start":
                 call.answered, call.line["status"] = True, message["status"]
             elif not message.get("more_body"):
-                await call.close()  # the end waits for the bill: the next call is held against it
+                await call.close()  # wait for the cost, so that the next call is checked with it
             await send(message)
 
         try:
-            if scope["type"] == "websocket":  # LiteLLM has some, too
+            if scope["type"] == "websocket":  # LiteLLM has WebSockets
                 call.line["status"] = 403
                 return await send({"type": "websocket.close", "code": 1008})
             for_litellm, body = await call.for_litellm(receive)
-            # The body, and then nothing: who hangs up pays, too, as the provider's answer is read to its end.
+            # LiteLLM does not learn that a client hangs up. It reads the whole answer and charges
+            # it.
             requests: asyncio.Queue[Message] = asyncio.Queue()
             requests.put_nowait({"type": "http.request", "body": body})
             await self.app(for_litellm, requests.get, passed_on)
             if call.refusal:
                 raise call.refusal
         except ClientDisconnect:
-            call.line["status"] = 499  # as nginx has it
+            call.line["status"] = 499  # as in nginx
         except Refusal as refusal:
             call.line["status"] = refusal.answer.status_code
             await call.close()
@@ -250,11 +249,11 @@ class Gateway:
             await call.close()
 
 
-class Books(CustomLogger):  # type: ignore[misc] # where mypy runs there is no LiteLLM
-    """Tells LiteLLM the provider, and hears from it what a call cost or which limit it has met."""
+class Books(CustomLogger):  # type: ignore[misc] # mypy runs without LiteLLM
+    """Tells LiteLLM the provider. Learns from LiteLLM what a call cost, or which limit it met."""
 
     async def async_pre_call_hook(self, *, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        # Here, and not in the body, so that answers name the model as the client did.
+        # Not in the body, so that answers have the model's name as the client wrote it.
         line = calls[data["litellm_call_id"]].line
         return {**data, "model": f"{line['provider']}/{line['model']}"}
 
@@ -273,16 +272,15 @@ class Books(CustomLogger):  # type: ignore[misc] # where mypy runs there is no L
         self, *, request_data: dict[str, Any], original_exception: Exception, **_: Any
     ) -> None:
         if call := calls.get(request_data.get("litellm_call_id", "")):
-            call.line["error"] = type(
-                original_exception
-            ).__name__  # no more: its text may quote a prompt
+            # Only the type: the text may have a prompt in it.
+            call.line["error"] = type(original_exception).__name__
             match original_exception:
                 case _ if call.answered:
-                    pass  # a stream has broken off, and LiteLLM says so in it
+                    pass  # a stream has broken off, and LiteLLM has said so in it
                 case ProxyRateLimitError(
                     rate_limit_type=RateLimitType.BUDGET | RateLimitType.MAX_ITERATIONS
                 ):
-                    # LiteLLM answers 429 here, too, and SDKs would try again and again.
+                    # LiteLLM would answer 429, and SDKs would repeat the call.
                     call.refusal = Refusal(
                         403, "session_budget_exceeded", "this session has spent its budget"
                     )
@@ -307,8 +305,8 @@ def causes_of(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-async def authenticate(request: Request, api_key: str) -> UserAPIKeyAuth:  # noqa: ARG001 - Gateway has checked it
-    """Tell LiteLLM whose call this is, and which limits it has."""
+async def authenticate(request: Request, api_key: str) -> UserAPIKeyAuth:  # noqa: ARG001
+    """Return the call's client and its limits for LiteLLM. Gateway has checked the key."""
     key, agent = request.scope["cagent"].key, global_agent_registry.get_agent_by_name("cagent")
     if agent is None:
         raise HTTPException(503, "agents: in config.yaml has no limits for cagent")
@@ -316,15 +314,17 @@ async def authenticate(request: Request, api_key: str) -> UserAPIKeyAuth:  # noq
 
 
 litellm.callbacks.append(Books())
-# LiteLLM keeps 200 counts at most, and forgets what a session has spent when there are more.
-proxy_server.proxy_logging_obj.internal_usage_cache.dual_cache.in_memory_cache.max_size_in_memory = MAX_COUNTERS
-# num_retries does not reach embeddings, which LiteLLM would send again twice.
+# By default, LiteLLM keeps 200 counters, and forgets what a session has spent if there are more.
+counters = proxy_server.proxy_logging_obj.internal_usage_cache.dual_cache.in_memory_cache
+counters.max_size_in_memory = MAX_COUNTERS
+# num_retries is not for embeddings. LiteLLM would repeat them twice.
 litellm.DEFAULT_MAX_RETRIES = 0
-# No log but the audit has what came with a call: queries hold Google's keys, and providers' errors quote prompts.
+# Only the audit tells of calls. Queries may have Google's keys, and providers' errors repeat
+# prompts.
 logging.getLogger("uvicorn.access").disabled = True
 logging.getLogger("uvicorn.error").addFilter(lambda record: "WebSocket" not in record.msg)
 for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
-# LiteLLM loads its configuration when its app has started: add_middleware() needs the app to be built once more.
+# LiteLLM loads this module after its app has started. So its middleware must be built again.
 proxy_server.app.middleware_stack = None
 proxy_server.app.add_middleware(Gateway)
