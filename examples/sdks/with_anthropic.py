@@ -1,29 +1,33 @@
-"""How is anthropic's client, on httpx2, told whose call it makes?"""
+"""Ask a question in each of two sessions with anthropic, which is on httpx2."""
 
-from __future__ import annotations
+from anthropic import Anthropic, AsyncAnthropic, DefaultAsyncHttpxClient, DefaultHttpxClient
+from example_program import run
 
-from anthropic import Anthropic, DefaultHttpxClient
-from common import run
-
-from cagent_session import new_session_id, session_id_hook, session_scope
+from cagent_session import session_id_hook
 
 
-def main(gateway: str, headers: dict[str, str], model: str) -> None:
+def make_client(gateway: str, headers: dict[str, str]) -> Anthropic:
     hooks = {"request": [session_id_hook(gateway)]}
-    client = Anthropic(
-        base_url=gateway, default_headers=headers, http_client=DefaultHttpxClient(event_hooks=hooks)
-    )
+    http_client = DefaultHttpxClient(event_hooks=hooks)
+    return Anthropic(base_url=gateway, default_headers=headers, http_client=http_client)
 
-    for question in ("How are you?", "And you?"):
-        with session_scope(new_session_id()) as session_id:
-            messages = [{"role": "user", "content": question}]
-            answer = client.messages.create(model=model, max_tokens=1000, messages=messages)
-            print(session_id, answer.content[0].text)
+
+def make_async_client(gateway: str, headers: dict[str, str]) -> AsyncAnthropic:
+    hooks = {"request": [session_id_hook(gateway)]}
+    http_client = DefaultAsyncHttpxClient(event_hooks=hooks)
+    return AsyncAnthropic(base_url=gateway, default_headers=headers, http_client=http_client)
+
+
+def ask(client: Anthropic, model: str, question: str) -> object:
+    messages = [{"role": "user", "content": question}]
+    answer = client.messages.create(model=model, max_tokens=1000, messages=messages)
+    return answer.content[0].text
 
 
 if __name__ == "__main__":
     run(
-        main,
+        make_client,
+        ask,
         forward="https://api.anthropic.com",
         model="claude-sonnet-5-5",
         key="ANTHROPIC_API_KEY",

@@ -1,6 +1,4 @@
-"""How is azure-ai-inference, on requests by azure-core, told whose call it makes?"""
-
-from __future__ import annotations
+"""Ask a question in each of two sessions with azure-ai-inference, which is on requests."""
 
 import os
 
@@ -8,25 +6,26 @@ import requests
 from azure.ai.inference import ChatCompletionsClient
 from azure.core.credentials import AzureKeyCredential
 from azure.core.pipeline.transport import RequestsTransport
-from common import run
+from example_program import run
 
-from cagent_session import mount, new_session_id, session_scope
+from cagent_session import mount
 
 
-def main(gateway: str, headers: dict[str, str], model: str) -> None:
+def make_client(gateway: str, headers: dict[str, str]) -> ChatCompletionsClient:
     key = AzureKeyCredential(os.environ["AZURE_AI_API_KEY"])
     transport = RequestsTransport(session=mount(requests.Session(), gateway))
-    client = ChatCompletionsClient(gateway, key, headers=headers, transport=transport)
+    return ChatCompletionsClient(gateway, key, headers=headers, transport=transport)
 
-    for question in ("How are you?", "And you?"):
-        with session_scope(new_session_id()) as session_id:
-            answer = client.complete(messages=[{"role": "user", "content": question}], model=model)
-            print(session_id, answer.choices[0].message.content)
+
+def ask(client: ChatCompletionsClient, model: str, question: str) -> object:
+    answer = client.complete(messages=[{"role": "user", "content": question}], model=model)
+    return answer.choices[0].message.content
 
 
 if __name__ == "__main__":
     run(
-        main,
+        make_client,
+        ask,
         forward="https://models.inference.ai.azure.com",
         model="gpt-4o-mini",
         key="AZURE_AI_API_KEY",

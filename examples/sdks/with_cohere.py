@@ -1,26 +1,38 @@
-"""How is cohere's client, on httpx, told whose call it makes?"""
-
-from __future__ import annotations
+"""Ask a question in each of two sessions with cohere, which is on httpx."""
 
 import httpx
-from cohere import ClientV2
-from common import run
+from cohere import AsyncClientV2, ClientV2
+from example_program import run
 
-from cagent_session import new_session_id, session_id_hook, session_scope
+from cagent_session import session_id_hook
 
 
-def main(gateway: str, headers: dict[str, str], model: str) -> None:
+def make_client(gateway: str, headers: dict[str, str]) -> ClientV2:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = httpx.Client(
         event_hooks=hooks, headers=headers, follow_redirects=True, timeout=300
     )
-    client = ClientV2(base_url=gateway, httpx_client=http_client)
+    return ClientV2(base_url=gateway, httpx_client=http_client)
 
-    for question in ("How are you?", "And you?"):
-        with session_scope(new_session_id()) as session_id:
-            answer = client.chat(model=model, messages=[{"role": "user", "content": question}])
-            print(session_id, answer.message.content[0].text)
+
+def make_async_client(gateway: str, headers: dict[str, str]) -> AsyncClientV2:
+    hooks = {"request": [session_id_hook(gateway)]}
+    http_client = httpx.AsyncClient(
+        event_hooks=hooks, headers=headers, follow_redirects=True, timeout=300
+    )
+    return AsyncClientV2(base_url=gateway, httpx_client=http_client)
+
+
+def ask(client: ClientV2, model: str, question: str) -> object:
+    answer = client.chat(model=model, messages=[{"role": "user", "content": question}])
+    return answer.message.content[0].text
 
 
 if __name__ == "__main__":
-    run(main, forward="https://api.cohere.com", model="command-a-03-2025", key="CO_API_KEY")
+    run(
+        make_client,
+        ask,
+        forward="https://api.cohere.com",
+        model="command-a-03-2025",
+        key="CO_API_KEY",
+    )

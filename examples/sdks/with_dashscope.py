@@ -1,33 +1,32 @@
-"""How is dashscope, on requests, told whose call it makes?"""
-
-from __future__ import annotations
+"""Ask a question in each of two sessions with dashscope, which is on requests."""
 
 import os
 
 import dashscope
-from common import run
+import requests
 from dashscope import Generation
+from example_program import run
 
-from cagent_session import new_session_id, session_factory, session_scope
+from cagent_session import session_factory
 
 
-def main(gateway: str, headers: dict[str, str], model: str) -> None:
+def make_client(gateway: str, headers: dict[str, str]) -> requests.Session:
+    session = session_factory(gateway=gateway, headers=headers)()
     dashscope.base_http_api_url = f"{gateway}/api/v1"
     dashscope.api_key = os.environ["DASHSCOPE_API_KEY"]
-    session = session_factory(gateway=gateway, headers=headers)()
+    return session
 
-    for question in ("How are you?", "And you?"):
-        with session_scope(new_session_id()) as session_id:
-            messages = [{"role": "user", "content": question}]
-            answer = Generation.call(
-                model, messages=messages, result_format="message", session=session
-            )
-            print(session_id, answer.output.choices[0].message.content)
+
+def ask(session: requests.Session, model: str, question: str) -> object:
+    messages = [{"role": "user", "content": question}]
+    answer = Generation.call(model, messages=messages, result_format="message", session=session)
+    return answer.output.choices[0].message.content
 
 
 if __name__ == "__main__":
     run(
-        main,
+        make_client,
+        ask,
         forward="https://dashscope.aliyuncs.com/api/v1",
         model="qwen-plus",
         key="DASHSCOPE_API_KEY",

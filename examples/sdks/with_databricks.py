@@ -1,33 +1,33 @@
-"""How is databricks-sdk, on requests, told whose call it makes?"""
-
-from __future__ import annotations
+"""Ask a question in each of two sessions with databricks-sdk, which is on requests."""
 
 import logging
 
-from common import run
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.serving import ChatMessage, ChatMessageRole
+from example_program import run
 
-from cagent_session import mount, new_session_id, session_scope
+from cagent_session import mount
 
 
-def main(gateway: str, headers: dict[str, str], model: str) -> None:
-    logging.getLogger("databricks.sdk").setLevel(
-        logging.ERROR
-    )  # it warns that a gateway has no workspace's metadata
+def make_client(gateway: str, headers: dict[str, str]) -> WorkspaceClient:
     client = WorkspaceClient(host=gateway, custom_headers=headers)
-    mount(client.api_client._api_client._session, gateway)  # private: the SDK has no public way in
+    # The SDK has no public name for the session.
+    mount(client.api_client._api_client._session, gateway)
+    return client
 
-    for question in ("How are you?", "And you?"):
-        with session_scope(new_session_id()) as session_id:
-            messages = [ChatMessage(content=question, role=ChatMessageRole.USER)]
-            answer = client.serving_endpoints.query(model, messages=messages)
-            print(session_id, answer.choices[0].message.content)
+
+def ask(client: WorkspaceClient, model: str, question: str) -> object:
+    messages = [ChatMessage(content=question, role=ChatMessageRole.USER)]
+    answer = client.serving_endpoints.query(model, messages=messages)
+    return answer.choices[0].message.content
 
 
 if __name__ == "__main__":
+    # It warns that the gateway has no metadata of a workspace.
+    logging.getLogger("databricks.sdk").setLevel(logging.ERROR)
     run(
-        main,
+        make_client,
+        ask,
         forward="https://example.databricks.com",
         model="databricks-gpt-oss-20b",
         key="DATABRICKS_TOKEN",

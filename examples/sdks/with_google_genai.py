@@ -1,27 +1,34 @@
-"""How is google-genai's client, on httpx2, told whose call it makes?"""
+"""Ask a question in each of two sessions with google-genai, which is on httpx2."""
 
-from __future__ import annotations
-
-from common import run
+import httpx2
+from example_program import run
 from google import genai
 
-from cagent_session import new_session_id, session_id_hook, session_scope
+from cagent_session import session_id_hook
 
 
-def main(gateway: str, headers: dict[str, str], model: str) -> None:
+def make_client(gateway: str, headers: dict[str, str]) -> genai.Client:
     hooks = {"request": [session_id_hook(gateway)]}
     options = {"base_url": gateway, "headers": headers, "client_args": {"event_hooks": hooks}}
-    client = genai.Client(http_options=options)
+    return genai.Client(http_options=options)
 
-    for question in ("How are you?", "And you?"):
-        with session_scope(new_session_id()) as session_id:
-            answer = client.models.generate_content(model=model, contents=question)
-            print(session_id, answer.text)
+
+def make_async_client(gateway: str, headers: dict[str, str]) -> genai.client.AsyncClient:
+    hooks = {"request": [session_id_hook(gateway)]}
+    # Without a client of httpx2, the SDK would use aiohttp if that is installed.
+    http_client = httpx2.AsyncClient(event_hooks=hooks, follow_redirects=True, timeout=None)
+    options = {"base_url": gateway, "headers": headers, "httpx_async_client": http_client}
+    return genai.Client(http_options=options).aio
+
+
+def ask(client: genai.Client, model: str, question: str) -> object:
+    return client.models.generate_content(model=model, contents=question).text
 
 
 if __name__ == "__main__":
     run(
-        main,
+        make_client,
+        ask,
         forward="https://generativelanguage.googleapis.com",
         model="gemini-2.5-flash",
         key="GEMINI_API_KEY",

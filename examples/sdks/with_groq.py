@@ -1,25 +1,34 @@
-"""How is groq's client, on httpx, told whose call it makes?"""
+"""Ask a question in each of two sessions with groq, which is on httpx."""
 
-from __future__ import annotations
+from example_program import run
+from groq import AsyncGroq, DefaultAsyncHttpxClient, DefaultHttpxClient, Groq
 
-from common import run
-from groq import DefaultHttpxClient, Groq
-
-from cagent_session import new_session_id, session_id_hook, session_scope
+from cagent_session import session_id_hook
 
 
-def main(gateway: str, headers: dict[str, str], model: str) -> None:
+def make_client(gateway: str, headers: dict[str, str]) -> Groq:
     hooks = {"request": [session_id_hook(gateway)]}
-    client = Groq(
-        base_url=gateway, default_headers=headers, http_client=DefaultHttpxClient(event_hooks=hooks)
-    )
+    http_client = DefaultHttpxClient(event_hooks=hooks)
+    return Groq(base_url=gateway, default_headers=headers, http_client=http_client)
 
-    for question in ("How are you?", "And you?"):
-        with session_scope(new_session_id()) as session_id:
-            messages = [{"role": "user", "content": question}]
-            answer = client.chat.completions.create(model=model, messages=messages)
-            print(session_id, answer.choices[0].message.content)
+
+def make_async_client(gateway: str, headers: dict[str, str]) -> AsyncGroq:
+    hooks = {"request": [session_id_hook(gateway)]}
+    http_client = DefaultAsyncHttpxClient(event_hooks=hooks)
+    return AsyncGroq(base_url=gateway, default_headers=headers, http_client=http_client)
+
+
+def ask(client: Groq, model: str, question: str) -> object:
+    messages = [{"role": "user", "content": question}]
+    answer = client.chat.completions.create(model=model, messages=messages)
+    return answer.choices[0].message.content
 
 
 if __name__ == "__main__":
-    run(main, forward="https://api.groq.com", model="llama-3.1-8b-instant", key="GROQ_API_KEY")
+    run(
+        make_client,
+        ask,
+        forward="https://api.groq.com",
+        model="llama-3.1-8b-instant",
+        key="GROQ_API_KEY",
+    )

@@ -1,25 +1,29 @@
-"""How is langchain-openai, on openai's SDK and httpx2, told whose call it makes?"""
+"""Ask a question in each of two sessions with langchain-openai, which is on openai and httpx2."""
 
-from __future__ import annotations
-
-from common import run
+from example_program import run
 from langchain_openai import ChatOpenAI
-from openai import DefaultHttpxClient
+from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 
-from cagent_session import new_session_id, session_id_hook, session_scope
+from cagent_session import session_id_hook
 
 
-def main(gateway: str, headers: dict[str, str], model: str) -> None:
+def make_client(gateway: str, headers: dict[str, str]) -> ChatOpenAI:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = DefaultHttpxClient(event_hooks=hooks)
-    chat = ChatOpenAI(
-        model=model, base_url=f"{gateway}/v1", default_headers=headers, http_client=http_client
+    return ChatOpenAI(base_url=f"{gateway}/v1", default_headers=headers, http_client=http_client)
+
+
+def make_async_client(gateway: str, headers: dict[str, str]) -> ChatOpenAI:
+    hooks = {"request": [session_id_hook(gateway)]}
+    http_client = DefaultAsyncHttpxClient(event_hooks=hooks)
+    return ChatOpenAI(
+        base_url=f"{gateway}/v1", default_headers=headers, http_async_client=http_client
     )
 
-    for question in ("How are you?", "And you?"):
-        with session_scope(new_session_id()) as session_id:
-            print(session_id, chat.invoke(question).text)
+
+def ask(client: ChatOpenAI, model: str, question: str) -> object:
+    return client.invoke(question, model=model).text
 
 
 if __name__ == "__main__":
-    run(main, forward="https://api.openai.com/v1", model="gpt-4o", key="OPENAI_API_KEY")
+    run(make_client, ask, forward="https://api.openai.com/v1", model="gpt-4o", key="OPENAI_API_KEY")

@@ -1,31 +1,41 @@
-"""How is litellm, on httpx, told whose call it makes?"""
-
-from __future__ import annotations
+"""Ask a question in each of two sessions with litellm, which is on httpx."""
 
 import httpx
 import litellm
-from common import run
-from litellm.llms.custom_httpx.http_handler import HTTPHandler
+from example_program import run
+from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler, HTTPHandler
 
-from cagent_session import new_session_id, session_id_hook, session_scope
+from cagent_session import session_id_hook
 
 
-def main(gateway: str, headers: dict[str, str], model: str) -> None:
+def make_client(gateway: str, headers: dict[str, str]) -> tuple[str, HTTPHandler]:
     hooks = {"request": [session_id_hook(gateway)]}
-    # Calls to OpenAI and Azure take this client by themselves, calls to other providers take it from a handler.
     litellm.client_session = httpx.Client(event_hooks=hooks, headers=headers, follow_redirects=True)
     handler = HTTPHandler(client=litellm.client_session)
+    return gateway, handler
 
-    for question in ("How are you?", "And you?"):
-        with session_scope(new_session_id()) as session_id:
-            messages = [{"role": "user", "content": question}]
-            answer = litellm.completion(model, messages, api_base=gateway, client=handler)
-            print(session_id, answer.choices[0].message.content)
+
+def make_async_client(gateway: str, headers: dict[str, str]) -> tuple[str, AsyncHTTPHandler]:
+    hooks = {"request": [session_id_hook(gateway)]}
+    litellm.aclient_session = httpx.AsyncClient(
+        event_hooks=hooks, headers=headers, follow_redirects=True
+    )
+    handler = AsyncHTTPHandler()
+    handler.client = litellm.aclient_session
+    return gateway, handler
+
+
+def ask(client: tuple[str, HTTPHandler], model: str, question: str) -> object:
+    gateway, handler = client
+    messages = [{"role": "user", "content": question}]
+    answer = litellm.completion(model, messages, api_base=gateway, client=handler)
+    return answer.choices[0].message.content
 
 
 if __name__ == "__main__":
     run(
-        main,
+        make_client,
+        ask,
         forward="https://api.anthropic.com",
         model="anthropic/claude-sonnet-5-5",
         key="ANTHROPIC_API_KEY",

@@ -1,26 +1,34 @@
-"""How is mistralai's client, on httpx2, told whose call it makes?"""
-
-from __future__ import annotations
+"""Ask a question in each of two sessions with mistralai, which is on httpx2."""
 
 import httpx2
-from common import run
+from example_program import run
 from mistralai.client import Mistral
 
-from cagent_session import new_session_id, session_id_hook, session_scope
+from cagent_session import session_id_hook
 
 
-def main(gateway: str, headers: dict[str, str], model: str) -> None:
+def make_client(gateway: str, headers: dict[str, str]) -> Mistral:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = httpx2.Client(event_hooks=hooks, headers=headers, follow_redirects=True)
-    client = Mistral(server_url=gateway, client=http_client)
+    return Mistral(server_url=gateway, client=http_client)
 
-    for question in ("How are you?", "And you?"):
-        with session_scope(new_session_id()) as session_id:
-            answer = client.chat.complete(
-                model=model, messages=[{"role": "user", "content": question}]
-            )
-            print(session_id, answer.choices[0].message.content)
+
+def make_async_client(gateway: str, headers: dict[str, str]) -> Mistral:
+    hooks = {"request": [session_id_hook(gateway)]}
+    http_client = httpx2.AsyncClient(event_hooks=hooks, headers=headers, follow_redirects=True)
+    return Mistral(server_url=gateway, async_client=http_client)
+
+
+def ask(client: Mistral, model: str, question: str) -> object:
+    answer = client.chat.complete(model=model, messages=[{"role": "user", "content": question}])
+    return answer.choices[0].message.content
 
 
 if __name__ == "__main__":
-    run(main, forward="https://api.mistral.ai", model="mistral-small-latest", key="MISTRAL_API_KEY")
+    run(
+        make_client,
+        ask,
+        forward="https://api.mistral.ai",
+        model="mistral-small-latest",
+        key="MISTRAL_API_KEY",
+    )

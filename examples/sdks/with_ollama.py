@@ -1,22 +1,24 @@
-"""How is ollama's client, on httpx, told whose call it makes?"""
+"""Ask a question in each of two sessions with ollama, which is on httpx."""
 
-from __future__ import annotations
+from example_program import run
+from ollama import AsyncClient, Client
 
-from common import run
-from ollama import Client
-
-from cagent_session import new_session_id, session_id_hook, session_scope
+from cagent_session import session_id_hook
 
 
-def main(gateway: str, headers: dict[str, str], model: str) -> None:
+def make_client(gateway: str, headers: dict[str, str]) -> Client:
     hooks = {"request": [session_id_hook(gateway)]}
-    client = Client(gateway, headers=headers, event_hooks=hooks)
+    return Client(gateway, headers=headers, event_hooks=hooks)
 
-    for question in ("How are you?", "And you?"):
-        with session_scope(new_session_id()) as session_id:
-            answer = client.chat(model, [{"role": "user", "content": question}])
-            print(session_id, answer.message.content)
+
+def make_async_client(gateway: str, headers: dict[str, str]) -> AsyncClient:
+    hooks = {"request": [session_id_hook(gateway)]}
+    return AsyncClient(gateway, headers=headers, event_hooks=hooks)
+
+
+def ask(client: Client, model: str, question: str) -> object:
+    return client.chat(model, [{"role": "user", "content": question}]).message.content
 
 
 if __name__ == "__main__":
-    run(main, forward="https://ollama.com", model="llama3.2")
+    run(make_client, ask, forward="https://ollama.com", model="llama3.2")

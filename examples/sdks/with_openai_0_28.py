@@ -1,26 +1,32 @@
-"""How is openai 0.28, on requests, told whose call it makes?"""
-
-from __future__ import annotations
+"""Ask a question in each of two sessions with openai 0.28, which is on requests."""
 
 import os
+from typing import Any
 
 import openai
-from common import run
+from example_program import run
 
-from cagent_session import new_session_id, session_factory, session_scope
+from cagent_session import session_factory
 
 
-def main(gateway: str, headers: dict[str, str], model: str) -> None:
+def make_client(gateway: str, headers: dict[str, str]) -> Any:
     openai.requestssession = session_factory(gateway=gateway, headers=headers, max_retries=2)
     openai.api_base = f"{gateway}/v1"
     openai.api_key = os.environ["OPENAI_API_KEY"]
+    return openai
 
-    for question in ("How are you?", "And you?"):
-        with session_scope(new_session_id()) as session_id:
-            messages = [{"role": "user", "content": question}]
-            answer = openai.ChatCompletion.create(model=model, messages=messages)
-            print(session_id, answer.choices[0].message.content)
+
+def ask(client: Any, model: str, question: str) -> object:
+    messages = [{"role": "user", "content": question}]
+    answer = client.ChatCompletion.create(model=model, messages=messages)
+    return answer.choices[0].message.content
 
 
 if __name__ == "__main__":
-    run(main, forward="https://api.openai.com/v1", model="gpt-4o-mini", key="OPENAI_API_KEY")
+    run(
+        make_client,
+        ask,
+        forward="https://api.openai.com/v1",
+        model="gpt-4o-mini",
+        key="OPENAI_API_KEY",
+    )

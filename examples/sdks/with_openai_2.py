@@ -1,24 +1,28 @@
-"""How is openai's client, on httpx, told whose call it makes? Here it chats."""
+"""Ask a question in each of two sessions with openai 2, which is on httpx."""
 
-from __future__ import annotations
+from example_program import run
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient, DefaultHttpxClient, OpenAI
 
-from common import run
-from openai import DefaultHttpxClient, OpenAI
-
-from cagent_session import new_session_id, session_id_hook, session_scope
+from cagent_session import session_id_hook
 
 
-def main(gateway: str, headers: dict[str, str], model: str) -> None:
+def make_client(gateway: str, headers: dict[str, str]) -> OpenAI:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = DefaultHttpxClient(event_hooks=hooks)
-    client = OpenAI(base_url=f"{gateway}/v1", default_headers=headers, http_client=http_client)
+    return OpenAI(base_url=f"{gateway}/v1", default_headers=headers, http_client=http_client)
 
-    for question in ("How are you?", "And you?"):
-        with session_scope(new_session_id()) as session_id:
-            messages = [{"role": "user", "content": question}]
-            answer = client.chat.completions.create(model=model, messages=messages)
-            print(session_id, answer.choices[0].message.content)
+
+def make_async_client(gateway: str, headers: dict[str, str]) -> AsyncOpenAI:
+    hooks = {"request": [session_id_hook(gateway)]}
+    http_client = DefaultAsyncHttpxClient(event_hooks=hooks)
+    return AsyncOpenAI(base_url=f"{gateway}/v1", default_headers=headers, http_client=http_client)
+
+
+def ask(client: OpenAI, model: str, question: str) -> object:
+    messages = [{"role": "user", "content": question}]
+    answer = client.chat.completions.create(model=model, messages=messages)
+    return answer.choices[0].message.content
 
 
 if __name__ == "__main__":
-    run(main, forward="https://api.openai.com/v1", model="gpt-4o", key="OPENAI_API_KEY")
+    run(make_client, ask, forward="https://api.openai.com/v1", model="gpt-4o", key="OPENAI_API_KEY")

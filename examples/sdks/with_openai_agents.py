@@ -1,25 +1,22 @@
-"""How is openai-agents, on openai's SDK and httpx2, told whose call it makes?"""
-
-from __future__ import annotations
+"""Ask a question in each of two sessions with openai-agents, which is on openai and httpx2."""
 
 from agents import Agent, Runner, set_default_openai_client, set_tracing_disabled
-from common import run
+from example_program import run
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-from cagent_session import new_session_id, session_id_hook, session_scope
+from cagent_session import session_id_hook
 
 
-def main(gateway: str, headers: dict[str, str], model: str) -> None:
+def make_client(gateway: str, headers: dict[str, str]) -> None:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = DefaultAsyncHttpxClient(event_hooks=hooks, headers=headers)
     set_default_openai_client(AsyncOpenAI(base_url=f"{gateway}/v1", http_client=http_client))
-    set_tracing_disabled(disabled=True)  # traces would go to OpenAI, past the gateway
-    agent = Agent("assistant", model=model)
+    set_tracing_disabled(disabled=True)
 
-    for question in ("How are you?", "And you?"):
-        with session_scope(new_session_id()) as session_id:
-            print(session_id, Runner.run_sync(agent, question).final_output)
+
+def ask(_: None, model: str, question: str) -> object:
+    return Runner.run_sync(Agent("assistant", model=model), question).final_output
 
 
 if __name__ == "__main__":
-    run(main, forward="https://api.openai.com/v1", model="gpt-4o", key="OPENAI_API_KEY")
+    run(make_client, ask, forward="https://api.openai.com/v1", model="gpt-4o", key="OPENAI_API_KEY")

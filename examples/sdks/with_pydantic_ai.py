@@ -1,26 +1,24 @@
-"""How is pydantic-ai, on openai's SDK and httpx2, told whose call it makes?"""
+"""Ask a question in each of two sessions with pydantic-ai, which is on openai and httpx2."""
 
-from __future__ import annotations
-
-from common import run
+from example_program import run
 from openai import DefaultAsyncHttpxClient
 from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-from cagent_session import new_session_id, session_id_hook, session_scope
+from cagent_session import session_id_hook
 
 
-def main(gateway: str, headers: dict[str, str], model: str) -> None:
+def make_client(gateway: str, headers: dict[str, str]) -> OpenAIProvider:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = DefaultAsyncHttpxClient(event_hooks=hooks, headers=headers)
-    provider = OpenAIProvider(base_url=f"{gateway}/v1", http_client=http_client)
-    agent = Agent(OpenAIChatModel(model, provider=provider))
+    return OpenAIProvider(base_url=f"{gateway}/v1", http_client=http_client)
 
-    for question in ("How are you?", "And you?"):
-        with session_scope(new_session_id()) as session_id:
-            print(session_id, agent.run_sync(question).output)
+
+def ask(provider: OpenAIProvider, model: str, question: str) -> object:
+    agent = Agent(OpenAIChatModel(model, provider=provider))
+    return agent.run_sync(question).output
 
 
 if __name__ == "__main__":
-    run(main, forward="https://api.openai.com/v1", model="gpt-4o", key="OPENAI_API_KEY")
+    run(make_client, ask, forward="https://api.openai.com/v1", model="gpt-4o", key="OPENAI_API_KEY")

@@ -1,25 +1,34 @@
-"""How is together's client, on httpx, told whose call it makes?"""
+"""Ask a question in each of two sessions with together 3, which is on httpx."""
 
-from __future__ import annotations
+from example_program import run
+from together import AsyncTogether, DefaultAsyncHttpxClient, DefaultHttpxClient, Together
 
-from common import run
-from together import DefaultHttpxClient, Together
-
-from cagent_session import new_session_id, session_id_hook, session_scope
+from cagent_session import session_id_hook
 
 
-def main(gateway: str, headers: dict[str, str], model: str) -> None:
+def make_client(gateway: str, headers: dict[str, str]) -> Together:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = DefaultHttpxClient(event_hooks=hooks)
-    client = Together(base_url=gateway, default_headers=headers, http_client=http_client)
+    return Together(base_url=gateway, default_headers=headers, http_client=http_client)
 
-    for question in ("How are you?", "And you?"):
-        with session_scope(new_session_id()) as session_id:
-            messages = [{"role": "user", "content": question}]
-            answer = client.chat.completions.create(model=model, messages=messages)
-            print(session_id, answer.choices[0].message.content)
+
+def make_async_client(gateway: str, headers: dict[str, str]) -> AsyncTogether:
+    hooks = {"request": [session_id_hook(gateway)]}
+    http_client = DefaultAsyncHttpxClient(event_hooks=hooks)
+    return AsyncTogether(base_url=gateway, default_headers=headers, http_client=http_client)
+
+
+def ask(client: Together, model: str, question: str) -> object:
+    messages = [{"role": "user", "content": question}]
+    answer = client.chat.completions.create(model=model, messages=messages)
+    return answer.choices[0].message.content
 
 
 if __name__ == "__main__":
-    model = "meta-llama/Llama-3.3-70B-Instruct-Turbo"
-    run(main, forward="https://api.together.ai", model=model, key="TOGETHER_API_KEY")
+    run(
+        make_client,
+        ask,
+        forward="https://api.together.ai",
+        model="meta-llama/Llama-3.3-70B-Instruct-Turbo",
+        key="TOGETHER_API_KEY",
+    )

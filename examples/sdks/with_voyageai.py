@@ -1,22 +1,26 @@
-"""How is voyageai, on requests, told whose call it makes?"""
-
-from __future__ import annotations
+"""Ask a question in each of two sessions with voyageai, which is on requests."""
 
 import voyageai
-from common import run
+from example_program import run
 
-from cagent_session import new_session_id, session_factory, session_scope
+from cagent_session import session_factory
 
 
-def main(gateway: str, headers: dict[str, str], model: str) -> None:
+def make_client(gateway: str, headers: dict[str, str]) -> voyageai.Client:
     voyageai.requestssession = session_factory(gateway=gateway, headers=headers, max_retries=2)
-    client = voyageai.Client(base_url=f"{gateway}/v1")
+    return voyageai.Client(base_url=f"{gateway}/v1")
 
-    for question in ("How are you?", "And you?"):
-        with session_scope(new_session_id()) as session_id:
-            vector = client.embed([question], model=model).embeddings[0]
-            print(session_id, f"embedding of {len(vector)} numbers")
+
+def ask(client: voyageai.Client, model: str, question: str) -> object:
+    vector = client.embed([question], model=model).embeddings[0]
+    return f"an embedding of {len(vector)} numbers"
 
 
 if __name__ == "__main__":
-    run(main, forward="https://api.voyageai.com/v1", model="voyage-3.5", key="VOYAGE_API_KEY")
+    run(
+        make_client,
+        ask,
+        forward="https://api.voyageai.com/v1",
+        model="voyage-3.5",
+        key="VOYAGE_API_KEY",
+    )

@@ -1,10 +1,14 @@
-"""The README's table of provider SDKs shows the lines that their tests and examples run."""
+"""The tables of ``examples/sdks/README.rst`` state what the SDKs' examples and tests show.
+
+The SDKs are not installed here. So this module reads the source of their examples and tests.
+"""
 
 from __future__ import annotations
 
 import ast
 import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import docutils.core
@@ -12,99 +16,170 @@ import pytest
 from docutils import nodes
 
 ROOT = Path(__file__).parents[2]
-MODULES = sorted((ROOT / "tests" / "sdks").glob("on_*/test_*.py"))
+GUIDE = ROOT / "examples" / "sdks" / "README.rst"
+TESTS = ROOT / "tests" / "sdks"
+MODULES = sorted(TESTS.glob("on_*/test_*.py"))
+PRIVATE = "``_session`` is private. The SDK has no public name for it."
+
+Rows = dict[str, list[nodes.entry]]
+
+each_module = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.stem)
 
 
 @functools.cache
-def rows() -> dict[str, list[nodes.entry]]:
-    """Return the cells of the table, by ``name==version``."""
-    document = docutils.core.publish_doctree((ROOT / "README.rst").read_text(encoding="utf-8"))
+def tables() -> tuple[Rows, Rows]:
+    """Return the rows of the guide's two tables of SDKs, by ``name==version``."""
+    document = docutils.core.publish_doctree(
+        GUIDE.read_text(encoding="utf-8"), settings_overrides={"syntax_highlight": "none"}
+    )
+    found: list[Rows] = []
     for table in document.findall(nodes.table):
-        cells = [list(row.findall(nodes.entry)) for row in table.findall(nodes.row)]
-        if cells[0][0].astext() == "SDK":
-            return {f"{row[0].astext()}=={row[1].astext()}": row for row in cells[1:]}
-    raise AssertionError("there is no such table")
+        head, *rows = [list(row.findall(nodes.entry)) for row in table.findall(nodes.row)]
+        if head[0].astext() == "SDK":
+            found.append({f"{row[0].astext()}=={row[1].astext()}": row[2:] for row in rows})
+    lines, facts = found
+    return lines, facts
 
 
-def pin_of(module: Path) -> str:
-    (pin,) = re.findall(r'(?m)^SDK = "(.+)"$', module.read_text(encoding="utf-8"))
-    return str(pin)
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def example_of(module: Path) -> Path:
-    return ROOT / "examples" / "sdks" / module.name.replace("test_", "with_")
+    return GUIDE.with_name(module.name.replace("test_", "with_"))
 
 
-def nodes_in(path: Path) -> set[str]:
-    return {ast.dump(node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))}
+def sdk_of(module: Path) -> str:
+    (sdk,) = re.findall(r'(?m)^SDK = "(.+)"$', module.read_text(encoding="utf-8"))
+    return str(sdk)
 
 
-def test_each_sdk_has_one_row_and_one_module() -> None:
-    assert sorted(rows()) == sorted(map(pin_of, MODULES))
+def functions_in(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.stem)
-def test_the_transport_is_that_of_the_modules_folder(module: Path) -> None:
-    assert rows()[pin_of(module)][2].astext() == module.parent.name.removeprefix("on_")
+def with_bases(module: Path) -> list[Path]:
+    """Return *module*, and the modules of tests/sdks that its tests are inherited from."""
+    found = [module]
+    for path in found:
+        names = [n.module for n in ast.walk(tree_of(path)) if isinstance(n, ast.ImportFrom)]
+        bases = [TESTS / f"{name}.py" for name in names]
+        found += [base for base in bases if base.exists() and base not in found]
+    return found
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.stem)
-def test_the_lines_are_what_the_tests_and_the_example_run(module: Path) -> None:
-    shown = lines_of(module)
-    assert shown
-    assert shown <= nodes_in(module)
-    assert shown <= nodes_in(example_of(module))
+def constants_of(module: Path) -> dict[str, object]:
+    """Return what the module's class of tests sets to a constant."""
+    (tests,) = (node for node in tree_of(module).body if isinstance(node, ast.ClassDef))
+    found: dict[str, object] = {}
+    for node in tests.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            try:
+                found[node.targets[0].id] = ast.literal_eval(node.value)
+            except ValueError:
+                continue  # another expression
+    return found
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.stem)
-def test_the_lines_are_all_that_it_takes(module: Path) -> None:
-    """The tests' client is made of these lines, and of the hooks that the README's text shows."""
-    tree = ast.parse(module.read_text(encoding="utf-8"))
-    (client,) = (
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and node.name == "client"
+def bare(node: ast.stmt) -> str:
+    """Return the text of a statement, or of the expression that it is or returns."""
+    if isinstance(node, (ast.Expr, ast.Return)) and node.value is not None:
+        return ast.unparse(node.value)
+    return ast.unparse(node)
+
+
+def lines_in(entry: nodes.entry) -> list[str]:
+    lines = [literal.astext() for literal in entry.findall(nodes.literal)]
+    return [bare(node) for line in lines for node in ast.parse(line).body]
+
+
+def lines_of_the_client(module: Path) -> list[str]:
+    """Return the lines of ``make_client`` that the table shows.
+
+    These are all but the line with the hooks, which the guide explains, those that set a key, and
+    a return of what the lines have made.
+    """
+    (make_client,) = (f for f in functions_in(example_of(module)) if f.name == "make_client")
+    returns_a_name = isinstance(make_client.body[-1], ast.Return) and isinstance(
+        make_client.body[-1].value, (ast.Name, ast.Tuple)
     )
-    hooks = [
-        node
-        for node in client.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "hooks"
-    ]
-    returned = [
-        node
-        for node in client.body
-        if isinstance(node, ast.Return) and isinstance(node.value, ast.Name)
-    ]
-    lines = [node for node in client.body if node not in [*hooks, *returned]]
-    assert {ast.dump(bare(node)) for node in lines} <= lines_of(module)
+    lines = map(bare, make_client.body[:-1] if returns_a_name else make_client.body)
+    return [line for line in lines if not re.match("hooks = |.*os.environ", line)]
 
 
-def lines_of(module: Path) -> set[str]:
-    lines = [literal.astext() for literal in rows()[pin_of(module)][3].findall(nodes.literal)]
-    return {ast.dump(bare(node)) for line in lines for node in ast.parse(line).body}
+def test_each_sdk_has_a_row_in_each_table_an_example_and_tests() -> None:
+    lines, facts = tables()
+    assert list(lines) == list(facts)
+    assert sorted(lines) == sorted(map(sdk_of, MODULES))
+    assert {example_of(module) for module in MODULES} == {*GUIDE.parent.glob("with_*.py")}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.stem)
-def test_the_hooks_of_the_example_are_those_that_the_readme_shows(module: Path) -> None:
-    text = " ".join((ROOT / "README.rst").read_text(encoding="utf-8").split())
+def test_the_command_that_installs_an_sdk_names_a_row() -> None:
+    installed = re.findall(r'pip install .*"(.+==.+)"', GUIDE.read_text(encoding="utf-8"))
+    assert installed
+    assert {*installed} <= tables()[0].keys()
+
+
+@each_module
+def test_the_table_names_the_library_that_the_sdk_is_on(module: Path) -> None:
+    assert tables()[0][sdk_of(module)][0].astext() == module.parent.name.removeprefix("on_")
+
+
+@each_module
+def test_the_lines_are_those_that_the_tests_and_the_example_run(module: Path) -> None:
+    """The table may show lines of ``ask`` as well."""
+    shown, client = lines_in(tables()[0][sdk_of(module)][1]), lines_of_the_client(module)
+    assert shown[: len(client)] == client
+    nodes_of_example = {ast.unparse(n) for n in ast.walk(tree_of(example_of(module)))}
+    assert {*shown} <= nodes_of_example
+    assert f"example = {example_of(module).stem}" in module.read_text(encoding="utf-8")
+
+
+@each_module
+def test_the_example_has_the_hooks_that_the_guide_explains(module: Path) -> None:
+    text = " ".join(GUIDE.read_text(encoding="utf-8").split())
     (shown,) = re.findall(r"``hooks`` is ``(.+?)``", text)
-    tree = ast.parse(example_of(module).read_text(encoding="utf-8"))
-    hooks = [
+    hooks = {
         ast.unparse(node.value)
-        for node in ast.walk(tree)
+        for node in ast.walk(tree_of(example_of(module)))
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "hooks"
-    ]
-    expected = [] if module.parent.name == "on_requests" else [shown]
-    assert hooks == [ast.unparse(ast.parse(hook)) for hook in expected]
-
-
-def bare(node: ast.stmt) -> ast.AST:
-    """Return the expression of a statement that is one, or that returns one."""
-    return node.value if isinstance(node, (ast.Expr, ast.Return)) and node.value else node
-
-
-def test_each_example_of_an_sdk_belongs_to_a_module() -> None:
-    examples = {
-        path.stem.removeprefix("with_") for path in (ROOT / "examples" / "sdks").glob("with_*.py")
     }
-    assert examples == {module.stem.removeprefix("test_") for module in MODULES}
+    expected = set() if module.parent.name == "on_requests" else {shown.replace('"', "'")}
+    assert hooks == expected
+
+
+@each_module
+def test_the_notes_are_the_docstrings_of_tests(module: Path) -> None:
+    _, lines, notes = tables()[0][sdk_of(module)]
+    tests = [f for path in with_bases(module) for f in functions_in(path)]
+    expected = [ast.get_docstring(f) for f in tests if f.name.startswith("test_")]
+    if re.search(r"\._\w", lines.astext()):
+        expected.append(PRIVATE)
+    shown = [paragraph.rawsource for paragraph in notes.findall(nodes.paragraph)]
+    assert sorted(shown) == sorted(filter(None, expected))
+
+
+@each_module
+def test_the_facts_are_the_constants_of_the_tests(module: Path) -> None:
+    """The tests of the contract in tests/sdks check these constants."""
+    constants = constants_of(module)
+    asynchronous = []
+    if any(f.name == "make_async_client" for f in functions_in(example_of(module))):
+        asynchronous.append("own lines")
+    elif any(re.match("ask_.*async", f.name) for f in functions_in(module)):
+        asynchronous.append("the same lines")
+    if "async_calls_arrive" in constants:
+        prefix = "else " if asynchronous else ""
+        asynchronous.append(f"{prefix}{constants['async_calls_arrive']}")
+    tries = constants["missing_tries"]
+    assert isinstance(tries, tuple)
+    expected = [
+        ", ".join(asynchronous) or "none",
+        str(constants.get("streams_belong", "none")),
+        str(constants["missing_raises"]),
+        " or ".join(map(str, tries)),
+    ]
+    assert [entry.astext() for entry in tables()[1][sdk_of(module)]] == expected

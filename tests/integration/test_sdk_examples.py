@@ -1,11 +1,10 @@
-"""How do the examples of the provider SDKs start, and how do they end? No SDK is needed to tell."""
+"""The program that every example of a provider's SDK runs. No SDK is needed here."""
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,91 +14,105 @@ import requests
 from cagent_session import mount, session_scope
 from cagent_session.testing import ModelsGateway
 
-COMMON = Path(__file__).parents[2] / "examples" / "sdks" / "common.py"
-FORWARD = "https://api.openai.com/v1"
+PROGRAM = Path(__file__).parents[2] / "examples" / "sdks" / "example_program.py"
 SECRET = "sk-secret"
+
+Start = Callable[..., None]
 
 
 @pytest.fixture
-def common() -> Any:
-    spec: Any = importlib.util.spec_from_file_location("common", COMMON)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(autouse=True)
-def surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No gateway, a key, and what the examples set put back."""
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Return a function that runs the program with arguments: no gateway is set, but a key is."""
     for name in ("DOCKER_AGENT_MODELS_GATEWAY", "CAGENT_MODELS_GATEWAY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("PROVIDER_API_KEY", SECRET)
+    spec: Any = importlib.util.spec_from_file_location("example_program", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def start(*arguments: str, ask: Any = None) -> None:
+        monkeypatch.setattr("sys.argv", ["with_sdk.py", *arguments])
+        forward = "https://api.openai.com/v1"
+        module.run(
+            Client, ask or Client.ask, forward=forward, model="gpt-4o", key="PROVIDER_API_KEY"
+        )
+
     werkzeug = logging.getLogger("werkzeug")
     level = werkzeug.level
-    yield
+    yield start
     werkzeug.setLevel(level)
 
 
-def call(
-    gateway: str, headers: dict[str, str], model: str, session_id: str | None = "sess-1"
+class Client:
+    """What an SDK's client does, with requests."""
+
+    def __init__(self, gateway: str, headers: dict[str, str]) -> None:
+        self.url = f"{gateway}/v1/chat/completions"
+        self.headers = headers
+        self.gateway = gateway
+
+    def ask(self, model: str, question: str) -> object:
+        body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": question}]}
+        with mount(requests.Session(), self.gateway) as session:
+            answer = session.post(self.url, json=body, headers=self.headers, timeout=10)
+            return answer.json()["choices"][0]["message"]["content"]
+
+
+def ask_in_no_session(client: Client, model: str, question: str) -> object:
+    with session_scope(None):
+        return client.ask(model, question)
+
+
+def ask_nothing(client: Client, model: str, question: str) -> object:
+    return None
+
+
+def test_the_stand_in_shows_what_each_session_is_billed(
+    start: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with mount(requests.Session(), gateway) as http, session_scope(session_id):
-        messages = [{"role": "user", "content": f"to {model}"}]
-        http.post(
-            f"{gateway}/v1/chat/completions",
-            json={"messages": messages},
-            headers=headers,
-            timeout=10,
-        )
-
-
-def start(common: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str, main: Any = call) -> None:
-    monkeypatch.setattr("sys.argv", ["with_sdk.py", *arguments])
-    common.run(main, forward=FORWARD, model="gpt-4o", key="PROVIDER_API_KEY")
-
-
-def test_the_embedded_gateway_shows_what_each_session_is_billed(
-    common: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    start(common, monkeypatch)
-    assert capsys.readouterr().out.split() == ["session", "calls", "tokens", "sess-1", "1", "6"]
+    start()
+    first, *answers, _, _, _, first_bill, second_bill = capsys.readouterr().out.splitlines()
+    assert "stand-ins on this machine" in first
+    sessions = [line.partition(" ")[0] for line in answers]
+    assert len({*sessions}) == 2
+    assert [line.partition(" ")[2] for line in answers] == [
+        "You said: How are you?",
+        "You said: And you?",
+    ]
+    assert first_bill.split() == [sessions[0], "1", "8"]
+    assert second_bill.split() == [sessions[1], "1", "6"]
 
 
 @pytest.mark.parametrize(
-    "main",
-    [functools.partial(call, session_id=None), lambda *given: None],
-    ids=["in no session", "no call"],
+    ("ask", "message"),
+    [
+        (ask_in_no_session, "A call was in no session."),
+        (ask_nothing, "No call reached the gateway."),
+    ],
 )
-def test_the_embedded_gateway_misses_an_attributed_call(
-    common: Any, monkeypatch: pytest.MonkeyPatch, main: Any
-) -> None:
-    with pytest.raises(SystemExit, match="in no session"):
-        start(common, monkeypatch, main=main)
+def test_the_stand_in_misses_an_attributed_call(start: Start, ask: Any, message: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        start(ask=ask)
+    assert ended.value.code == message
 
 
 @pytest.mark.parametrize("way", ["option", "variable"])
 def test_your_gateway_gets_the_calls(
-    common: Any, monkeypatch: pytest.MonkeyPatch, way: str
+    start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], way: str
 ) -> None:
     with ModelsGateway() as gateway:
         url = f" {gateway.url}/ "
         if way == "variable":
             monkeypatch.setenv("CAGENT_MODELS_GATEWAY", url)
         options = ["--models-gateway", url] if way == "option" else []
-        start(
-            common,
-            monkeypatch,
-            *options,
-            "--model",
-            "llama",
-            "--forward",
-            "https://provider.example/v1",
-        )
-        (seen,) = gateway.calls
-    assert (seen.session_id, seen.forward) == ("sess-1", "https://provider.example/v1")
-    assert seen.headers["X-Cagent-Model"] == "llama"
-    assert seen.json["messages"][0]["content"] == "to llama"
+        start(*options, "--model", "llama", "--forward", "https://provider.example/v1")
+        calls = gateway.calls
+    printed = [line.partition(" ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert [call.session_id for call in calls] == printed
+    for call in calls:
+        assert call.forward == "https://provider.example/v1"
+        assert call.headers["X-Cagent-Model"] == call.json["model"] == "llama"
 
 
 @pytest.mark.parametrize(
@@ -113,36 +126,30 @@ def test_your_gateway_gets_the_calls(
         (["--forward", "provider"], "forward must be an absolute http or https URL"),
     ],
 )
-def test_bad_arguments_are_refused_in_a_line(
-    common: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    problem: str,
+def test_bad_arguments_are_usage_errors(
+    start: Start, capsys: pytest.CaptureFixture[str], arguments: list[str], problem: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        start(common, monkeypatch, *arguments, main=None)
+        start(*arguments)
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert problem in error
     assert SECRET not in error
 
 
-def test_a_missing_key_is_told_before_the_sdk_misses_it(
-    common: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_missing_key_is_a_usage_error(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("PROVIDER_API_KEY")
     with pytest.raises(SystemExit):
-        start(common, monkeypatch, "--models-gateway", "https://gateway.example", main=None)
+        start("--models-gateway", "https://gateway.example")
     assert "set PROVIDER_API_KEY" in capsys.readouterr().err
 
 
-def test_an_sdks_error_ends_in_a_line_without_its_message(
-    common: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_sdks_error_ends_the_program_without_its_message(start: Start) -> None:
     def fail(*given: Any) -> None:
         raise ConnectionError(f"no answer with {SECRET}")
 
     with pytest.raises(SystemExit) as ended:
-        start(common, monkeypatch, "--models-gateway", "https://gateway.example", main=fail)
-    assert ended.value.code == "with_sdk.py: no answer from the models gateway: ConnectionError"
+        start("--models-gateway", "https://gateway.example", ask=fail)
+    assert ended.value.code == "with_sdk.py: the call failed: ConnectionError"

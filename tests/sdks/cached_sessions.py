@@ -1,30 +1,43 @@
-"""What more must hold for SDKs that descend from openai 0.28? Each keeps a session per thread, made by a factory."""
+"""More tests for the SDKs that descend from openai 0.28. They keep a session for each thread."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
-from contract import Attributed
+from contract import HEADERS, AsyncNeedsMore
+
+from cagent_session import session_scope
+from cagent_session.testing import ModelsGateway
 
 
-class CachesSessions(Attributed):
-    """Its package is ``sdk``; ``api_requestor`` is the module of it that makes and keeps the sessions."""
+class CachesSessions(AsyncNeedsMore):
+    """The SDK gets a function that makes sessions. It calls it once for each thread."""
 
-    sdk: Any
-    api_requestor: Any
+    sdk: Any  # the package
+    api_requestor: Any  # its module that makes and keeps the sessions
     arguments_of_make_session: tuple[Any, ...] = ()
 
     @pytest.fixture(autouse=True)
     def no_cached_session(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Begin without a factory, and without a session that an earlier test's has made."""
         monkeypatch.setattr(self.sdk, "requestssession", None)
         vars(self.api_requestor._thread_context).clear()
 
     def test_the_sdks_own_connection_retries_are_kept(self) -> None:
-        theirs = self.retries_of_a_new_session()
+        own_retries = self.retries_of_a_new_session()
         self.client("https://gateway.example", {})
-        assert self.retries_of_a_new_session() == theirs == 2
+        assert self.retries_of_a_new_session() == own_retries == 2
+
+    def test_lines_after_the_first_call_have_no_effect(self, gateway: ModelsGateway) -> None:
+        """Set it before the first call."""
+        client = self.client(gateway.url, HEADERS)
+        factory = self.sdk.requestssession
+        for self.sdk.requestssession in (None, factory):
+            # The gateway refuses a call that is unmarked.
+            with session_scope("sess-1"), contextlib.suppress(Exception):
+                self.example.ask(client, "model", "Hello")
+        assert {(call.forward, call.session_id) for call in gateway.calls} == {(None, None)}
 
     def retries_of_a_new_session(self) -> Any:
         session = self.api_requestor._make_session(*self.arguments_of_make_session)

@@ -1,29 +1,28 @@
-"""What must hold for every provider SDK? The tests that each module here inherits."""
+"""The tests that every provider SDK must pass, and what its module must state for them."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
+import logging
 import os
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 from werkzeug import Request, Response
 
-from cagent_session import gateway_headers, session_scope
+from cagent_session import MissingSessionId, gateway_headers, session_scope
 from cagent_session.testing import Call, ModelsGateway
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "sdks"
 THREADS = 8
 HEADERS = gateway_headers("https://provider.example/v1", provider="provider", model="model")
-
 
 Jobs = list[Callable[[], None]]
 Runner = Callable[[Jobs], None]
@@ -35,7 +34,7 @@ def run_in_turn(jobs: Jobs) -> None:
 
 
 class Provider(ModelsGateway):
-    """A provider: what speaks the gateway's wire formats, and asks for no marker. It records what reached it."""
+    """A provider: it answers as the gateway does, but needs no marker. It records the headers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,28 +46,39 @@ class Provider(ModelsGateway):
         return super().dispatch(request)
 
 
-class Attributed:
-    """Every call of an SDK's client belongs to its session.
+class AttributesCalls:
+    """Every call of an SDK belongs to the session in which it is made.
 
-    A subclass is an SDK. It has a ``client``, an ``async_client`` if the SDK has one, and functions whose names begin
-    with ``ask_``: each is a way to call, gets the client and a prompt, and returns the answer's text, or ``True`` where
-    the answer has none. An asynchronous one gets the asynchronous client. ``retries`` tells whether the SDK, with us or
-    without, sends a call again that was answered 503, and ``paths`` where its calls go, as the provider documents them.
+    A subclass tests one SDK, with the clients of the SDK's example. Its methods whose names begin
+    with ``ask_`` are ways to call: they get a client and a prompt, and return the answer's text, or
+    ``True`` if the answer has no text. Methods whose names begin with ``stream_`` return an
+    iterator of the text's pieces instead. Coroutine functions get the asynchronous client.
+
+    examples/sdks/README.rst has two tables of the SDKs. The docstrings of tests are the notes of
+    the first table. The constants ``missing_raises``, ``missing_tries``, ``streams_belong`` and
+    ``async_calls_arrive`` are the second table.
     """
 
-    retries: bool
-    paths: tuple[str, ...]
+    example: Any  # the module in examples/sdks
+    paths: tuple[str, ...]  # where the calls go, as the provider documents it
+    retries: bool  # whether the SDK repeats a call that was answered 503
+
+    # With missing="raise", a call in no session fails with this error. The SDK tries it so often.
+    missing_raises: str
+    missing_tries: tuple[int, ...]
 
     def client(self, gateway: str, headers: dict[str, str]) -> Any:
-        """Return a client: the lines that a user writes."""
-        raise NotImplementedError
+        return self.example.make_client(gateway, headers)
 
     def async_client(self, gateway: str, headers: dict[str, str]) -> Any:
-        """Return an asynchronous client."""
-        raise NotImplementedError
+        make = getattr(self.example, "make_async_client", self.example.make_client)
+        return make(gateway, headers)
+
+    def ask_like_the_example(self, client: Any, prompt: str) -> Any:
+        return self.example.ask(client, "model", prompt)
 
     def retries_when(self, way: str) -> bool:
-        """Tell it for one way to call, where not all are alike."""
+        """Return whether the SDK repeats a call of this kind that was answered 503."""
         return self.retries
 
     def ask(
@@ -79,20 +89,22 @@ class Attributed:
         session_ids: Sequence[str | None],
         run: Runner = run_in_turn,
     ) -> None:
-        """Make one client, and one call in each of the sessions: synchronous ones by *run*, asynchronous ones at once.
+        """Make one client, and one call in each of the sessions.
 
-        The prompt names the session, so that a call can be told from another.
+        *run* makes the synchronous calls. The asynchronous ones are made at once. The prompt names
+        the session.
         """
         ask: Any = getattr(self, way)
         answers: list[tuple[str | None, Any]] = []
 
         def call(client: Any, session_id: str | None) -> None:
             with session_scope(session_id):
-                answers.append((session_id, ask(client, f"I am {session_id}")))
+                answers.append((session_id, text_of(ask(client, f"I am {session_id}"))))
 
         async def call_async(client: Any, session_id: str | None) -> None:
             with session_scope(session_id):
-                answers.append((session_id, await ask(client, f"I am {session_id}")))
+                answer = await ask(client, f"I am {session_id}")
+                answers.append((session_id, await async_text_of(answer)))
 
         async def call_all_async() -> None:
             client = self.async_client(url, headers)
@@ -113,23 +125,19 @@ class Attributed:
         ), answers
 
     def calls(self, gateway: ModelsGateway) -> list[Call]:
-        """Return the calls of a model that reached *gateway*: some SDKs look around first."""
+        """Return the calls of a model. Some SDKs also send other requests."""
         return [call for call in gateway.calls if call.method == "POST"]
 
-    def test_a_call_arrives_marked_and_with_its_session(
+    def test_a_call_arrives_with_its_marker_and_session(
         self, way: str, gateway: ModelsGateway
     ) -> None:
         self.ask(way, gateway.url, HEADERS, ["sess-1"])
         (call,) = self.calls(gateway)
-        assert (call.session_id, call.forward, call.status) == (
-            "sess-1",
-            HEADERS["X-Cagent-Forward"],
-            200,
-        )
+        assert (call.session_id, call.status) == ("sess-1", 200)
         assert {name: call.headers.get(name) for name in HEADERS} == HEADERS
         assert call.path in self.paths
         assert call.prompt_tokens == 3  # "I am sess-1"
-        assert call.completion_tokens == (0 if "embedding" in way else 5)  # "You said: I am sess-1"
+        assert call.completion_tokens == (0 if "embed" in call.path.lower() else 5)
 
     def test_one_client_serves_two_sessions_and_none(
         self, way: str, gateway: ModelsGateway
@@ -139,103 +147,226 @@ class Attributed:
         assert sorted(str(call.session_id) for call in calls) == ["None", "sess-1", "sess-2"]
         assert all(f"I am {call.session_id}".encode() in call.body for call in calls)
 
-    def test_a_call_to_the_provider_itself_carries_nothing_of_ours(
+    def test_a_call_to_the_provider_has_none_of_our_headers(
         self, way: str, provider: Provider
     ) -> None:
         self.ask(way, provider.url, {}, ["sess-1"])
         assert self.calls(provider)
-        assert not ours_among(provider.headers)
+        assert not our_headers_in(provider.headers)
 
-    def test_a_redirect_elsewhere_takes_nothing_of_ours_along(
+    def test_a_redirect_to_another_host_has_none_of_our_headers(
         self, way: str, gateway: ModelsGateway, provider: Provider
     ) -> None:
-        """Some SDKs follow it, others raise."""
+        # Some SDKs follow the redirect, others raise an error.
         elsewhere = {"Location": provider.url_for("/elsewhere")}
         gateway.expect_request(re.compile("")).respond_with_data("", 307, elsewhere)
         with pytest.raises(Exception) as caught:
             self.ask(way, gateway.url, HEADERS, ["sess-1"])
         assert not isinstance(caught.value, AssertionError)
         assert {call.session_id for call in self.calls(gateway)} == {"sess-1"}
-        assert ours_among(provider.headers) == set()
+        assert not our_headers_in(provider.headers)
 
-    def test_retries_are_the_sdks_own_and_keep_the_session(
+    def test_the_sdk_retries_as_before_and_in_the_same_session(
         self, way: str, gateway: ModelsGateway
     ) -> None:
+        retries = self.retries_when(way)
         refuse_once(gateway)
-        if self.retries_when(way):
+        with contextlib.nullcontext() if retries else pytest.raises(Exception) as caught:
             self.ask(way, gateway.url, HEADERS, ["sess-1"])
-        else:
-            with pytest.raises(Exception) as caught:
-                self.ask(way, gateway.url, HEADERS, ["sess-1"])
-            assert not isinstance(caught.value, AssertionError)
+        assert caught is None or not isinstance(caught.value, AssertionError)
         calls = self.calls(gateway)
-        assert [call.status for call in calls] == ([503, 200] if self.retries_when(way) else [503])
+        assert [call.status for call in calls] == ([503, 200] if retries else [503])
         assert {call.session_id for call in calls} == {"sess-1"}
 
-    def test_threads_share_one_client_and_mix_nothing_up(
+    def test_threads_share_a_client_and_keep_their_sessions(
         self, way: str, gateway: ModelsGateway
     ) -> None:
-        """For an asynchronous client, tasks."""
+        # For an asynchronous client these are tasks.
         session_ids = [f"sess-{number}" for number in range(THREADS)]
         self.ask(way, gateway.url, HEADERS, session_ids, run=run_in_threads)
         calls = self.calls(gateway)
         assert sorted(call.session_id or "" for call in calls) == session_ids
         assert all(f"I am {call.session_id}".encode() in call.body for call in calls)
 
-    def test_its_example_runs_through_a_gateway_of_its_own(self) -> None:
-        """Without a key; it fails where a call is in no session."""
-        output = self.run_example(
-            {name: value for name, value in os.environ.items() if value != "key"}
-        )
-        assert len(re.findall(r"(?m)^\S{36} .*(You said: |embedding of )", output)) == 2
-        assert len(re.findall(r"(?m)^\S{36} +\d+ +[1-9]\d*$", output)) == 2
+    def test_a_missing_session_raises_the_error_that_the_table_names(
+        self,
+        way: str,
+        gateway: ModelsGateway,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        for name in ("mount", "session_factory", "session_id_hook"):
+            if function := getattr(self.example, name, None):
+                raising = functools.partial(function, missing="raise")
+                monkeypatch.setattr(self.example, name, raising)
+        do_not_wait_between_tries(monkeypatch)
+        with (
+            caplog.at_level(logging.DEBUG, "cagent_session"),
+            pytest.raises(Exception) as caught,
+        ):
+            self.ask(way, gateway.url, HEADERS, [None])
+        tries = [r for r in caplog.messages if r.startswith("no session: POST")]
+        assert any(isinstance(error, MissingSessionId) for error in causes_of(caught.value))
+        assert not self.calls(gateway)
+        assert type(caught.value).__name__ == self.missing_raises
+        assert len(tries) in self.missing_tries
 
-    def test_its_example_runs_through_yours(self, gateway: ModelsGateway) -> None:
-        session_ids = re.findall(
-            r"(?m)^(\S{36}) ", self.run_example(None, "--models-gateway", f"{gateway.url}/")
-        )
-        assert len(session_ids) == 2
-        assert [call.session_id for call in self.calls(gateway)] == session_ids
-
-    def run_example(self, environment: dict[str, str] | None, *arguments: str) -> str:
-        """Run ``with_groq.py``, the example of ``test_groq.py``."""
-        name = Path(inspect.getfile(type(self))).name.replace("test_", "with_")
-        command = [sys.executable, "-W", "ignore", str(EXAMPLES / name), *arguments]
+    def test_its_example_runs(self) -> None:
+        # The example needs no key. It would fail if a call was in no session.
+        without_keys = {name: value for name, value in os.environ.items() if value != "key"}
+        command = [sys.executable, "-W", "ignore", self.example.__file__]
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=120, check=False
+            command, env=without_keys, capture_output=True, text=True, timeout=240, check=False
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert len(re.findall(r"(?m)^\S{36} (You said: |an embedding of )", done.stdout)) == 2
+        assert len(re.findall(r"(?m)^\S{36} +1 +[1-9]\d*$", done.stdout)) == 2
 
 
-class TellsUsage(Attributed):
-    """An SDK that tells the tokens: functions whose names begin with ``figures_`` return those of prompt and answer."""
+class Streams(AttributesCalls):
+    """The SDK has streams: methods whose names begin with ``stream_``."""
 
-    def test_the_sdk_is_told_what_the_session_is_billed(
-        self, figures: str, gateway: ModelsGateway
+    # A stream belongs to the session in which it is "created" or "first read".
+    streams_belong: str
+
+    def test_a_streams_belong_to_the_session_that_the_table_states(
+        self, stream: str, gateway: ModelsGateway
+    ) -> None:
+        self.read_after_the_scope(stream, gateway.url)
+        (call,) = self.calls(gateway)
+        assert call.session_id == {"created": "sess-1", "first read": None}[self.streams_belong]
+
+    def read_after_the_scope(self, name: str, url: str) -> None:
+        stream: Any = getattr(self, name)
+
+        async def read_async() -> None:
+            client = self.async_client(url, HEADERS)
+            with session_scope("sess-1"):
+                pieces = await stream(client, "I am sess-1")
+            assert await async_text_of(pieces) == "You said: I am sess-1"
+            await close(client)
+
+        if inspect.iscoroutinefunction(stream):
+            asyncio.run(read_async())
+            return
+        client = self.client(url, HEADERS)
+        with session_scope("sess-1"):
+            pieces = stream(client, "I am sess-1")
+        assert text_of(pieces) == "You said: I am sess-1"
+
+
+class AsyncNeedsMore(AttributesCalls):
+    """The lines of ``make_client`` do not attribute the SDK's asynchronous calls."""
+
+    # Such calls arrive "unmarked", or marked but "in no session".
+    async_calls_arrive: str
+
+    async def call_async(self, client: Any, gateway: str, headers: dict[str, str]) -> Any:
+        """Make an asynchronous call after ``make_client`` has returned *client*."""
+        raise NotImplementedError
+
+    def test_asynchronous_calls_arrive_as_the_table_states(self, gateway: ModelsGateway) -> None:
+        client = self.client(gateway.url, HEADERS)
+
+        async def call() -> None:
+            # The gateway refuses a call that is unmarked.
+            with session_scope("sess-1"), contextlib.suppress(Exception):
+                await self.call_async(client, gateway.url, HEADERS)
+
+        asyncio.run(call())
+        arrived = {(call.forward is not None, call.session_id) for call in self.calls(gateway)}
+        assert arrived == {(self.async_calls_arrive == "in no session", None)}
+
+
+class KeepsTimeouts(AttributesCalls):
+    """The example's client has the same time-outs as the client that the SDK itself makes."""
+
+    def default_client(self, url: str) -> Any:
+        """Return a client that is made without our lines."""
+        raise NotImplementedError
+
+    def test_time_outs_are_the_sdks_own(
+        self, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        timeouts: list[Any] = []
+        for library in ("httpx", "httpx2"):
+            record_timeouts(library, timeouts, monkeypatch)
+        for client in (self.default_client(provider.url), self.client(provider.url, {})):
+            self.ask_like_the_example(client, "Hello")
+        default, ours = timeouts
+        assert ours == default
+
+
+class StatesUsage(AttributesCalls):
+    """The SDK states an answer's tokens: methods whose names begin with ``usage_`` return them."""
+
+    def test_the_sdk_states_what_the_session_is_billed(
+        self, usage: str, gateway: ModelsGateway
     ) -> None:
         client = self.client(gateway.url, HEADERS)
         with session_scope("sess-1"):
-            told = tuple(getattr(self, figures)(client, "I am sess-1"))
+            stated = tuple(getattr(self, usage)(client, "I am sess-1"))
         billed = gateway.usage()["sess-1"]
-        assert told == (billed.prompt_tokens, billed.completion_tokens) == (3, 5)
+        assert stated == (billed.prompt_tokens, billed.completion_tokens) == (3, 5)
 
 
-def ours_among(requests: list[dict[str, str]]) -> set[str]:
-    """Return the names, in lower case, of the headers that only a gateway should get."""
+def text_of(answer: Any) -> Any:
+    return answer if isinstance(answer, (str, bool)) else "".join(answer)
+
+
+async def async_text_of(answer: Any) -> Any:
+    return answer if isinstance(answer, (str, bool)) else "".join([piece async for piece in answer])
+
+
+def our_headers_in(requests: list[dict[str, str]]) -> set[str]:
+    """Return the names, in lower case, of the headers that are meant for the gateway only."""
     names = {name.lower() for headers in requests for name in headers}
     return {name for name in names if name.startswith("x-cagent-")}
 
 
+def causes_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield *error*, its cause, the cause's cause and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def record_timeouts(library: str, timeouts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Append the time-outs of each request that *library* sends, if it is loaded."""
+    if library not in sys.modules:
+        return
+    for kind, method in (
+        ("HTTPTransport", "handle_request"),
+        ("AsyncHTTPTransport", "handle_async_request"),
+    ):
+        transport: Any = getattr(sys.modules[library], kind)
+        send: Any = getattr(transport, method)
+
+        def record(self: Any, request: Any, send: Any = send) -> Any:
+            timeouts.append(request.extensions["timeout"])
+            return send(self, request)
+
+        monkeypatch.setattr(transport, method, record)
+
+
+def do_not_wait_between_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_sleep(_: float) -> None:
+        pass
+
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    if "anyio" in sys.modules:
+        monkeypatch.setattr("anyio.sleep", no_sleep)
+
+
 def run_in_threads(jobs: Jobs) -> None:
     """Run all at the same time, each in a thread of its own."""
-    together, errors = threading.Barrier(len(jobs)), []
+    barrier, errors = threading.Barrier(len(jobs)), []
 
     def run(job: Callable[[], None]) -> None:
-        together.wait(30)
+        barrier.wait(30)
         try:
             job()
-        except BaseException as error:  # noqa: BLE001 - raised where the test sees it
+        except BaseException as error:  # noqa: BLE001 - raised in the test's own thread
             errors.append(error)
 
     threads = [threading.Thread(target=run, args=[job]) for job in jobs]
@@ -248,7 +379,7 @@ def run_in_threads(jobs: Jobs) -> None:
 
 
 def refuse_once(gateway: ModelsGateway) -> None:
-    """Answer the next POST with 503, in words that all SDKs read, and ask to try again at once."""
+    """Answer the next POST with 503 in a form that all SDKs read, and ask to retry at once."""
     busy = {
         "error": {"message": "busy"},
         "message": "busy",
@@ -261,7 +392,7 @@ def refuse_once(gateway: ModelsGateway) -> None:
 
 
 async def close(client: Any) -> None:
-    """Close a client, by whichever name its SDK has for that."""
+    """Close a client. SDKs have different names for that."""
     for name in ("aclose", "close"):
         method: Any = getattr(client, name, None)
         if method is not None:

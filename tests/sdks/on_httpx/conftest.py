@@ -1,4 +1,4 @@
-"""What must be set before an SDK on httpx is imported, so that it calls nobody but the gateway?"""
+"""The environment in which the SDKs on httpx are imported: they call nobody but the gateway."""
 
 from __future__ import annotations
 

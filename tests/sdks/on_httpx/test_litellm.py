@@ -1,24 +1,28 @@
-"""Is every call of litellm, on httpx, attributed to its session? It calls OpenAI by openai's SDK, others by itself."""
+"""The calls of litellm, which is on httpx. It calls OpenAI through openai's SDK."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import litellm
 import pytest
-from contract import Attributed
-from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler, HTTPHandler
+import with_litellm
+from contract import HEADERS, AsyncNeedsMore, KeepsTimeouts, Streams
 
-from cagent_session import async_session_id_hook, session_id_hook
+from cagent_session import session_scope
+from cagent_session.testing import ModelsGateway
 
 SDK = "litellm==1.106.2"
 
 
+Client = tuple[str, Any]
+
+
 @pytest.fixture(autouse=True)
 def fresh_clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Begin with no client in litellm's cache, and end with none of ours."""
+    """Let litellm keep no client from one test to the next."""
     monkeypatch.setattr(litellm, "client_session", None)
     monkeypatch.setattr(litellm, "aclient_session", None)
     litellm.in_memory_llm_clients_cache.flush_cache()
@@ -26,78 +30,107 @@ def fresh_clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     litellm.in_memory_llm_clients_cache.flush_cache()
 
 
-class TestLiteLLM(Attributed):
-    """Its client is its module; the ways to call get the gateway's URL."""
+class TestLiteLLM(Streams, AsyncNeedsMore, KeepsTimeouts):
+    """The client is the gateway's URL and litellm's handler."""
 
+    example = with_litellm
     paths = ("/v1/chat/completions", "/v1/embeddings", "/v1/messages")
+    streams_belong = "created"
+    missing_raises = "InternalServerError"
+    missing_tries = (1, 3)  # three through openai's SDK
+    async_calls_arrive = "unmarked"
 
-    def client(self, gateway: str, headers: dict[str, str]) -> Any:
-        hooks = {"request": [session_id_hook(gateway)]}
-        litellm.client_session = httpx.Client(
-            event_hooks=hooks, headers=headers, follow_redirects=True
-        )
-        return gateway
-
-    def async_client(self, gateway: str, headers: dict[str, str]) -> Any:
-        hooks = {"request": [async_session_id_hook(gateway)]}
-        litellm.aclient_session = httpx.AsyncClient(
-            event_hooks=hooks, headers=headers, follow_redirects=True
-        )
-        return gateway
+    def default_client(self, url: str) -> Client:
+        return url, None
 
     def retries_when(self, way: str) -> bool:
-        return "by_itself" not in way  # openai's SDK does
+        return "openai" in way  # openai's SDK does it
 
-    def ask_plain(self, gateway: str, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
-        answer = litellm.completion("openai/gpt-4o", messages, api_base=f"{gateway}/v1")
+    def ask_like_the_example(self, client: Client, prompt: str) -> Any:
+        return self.example.ask(client, "anthropic/claude", prompt)
+
+    def stream_anthropic(self, client: Client, prompt: str) -> Any:
+        gateway, handler = client
+        stream = litellm.completion(
+            "anthropic/claude", messages_of(prompt), api_base=gateway, client=handler, stream=True
+        )
+        return (chunk.choices[0].delta.content or "" for chunk in stream)
+
+    async def ask_anthropic_async(self, client: Client, prompt: str) -> Any:
+        gateway, handler = client
+        answer = await litellm.acompletion(
+            "anthropic/claude", messages_of(prompt), api_base=gateway, client=handler
+        )
         return answer.choices[0].message.content
 
-    def ask_streamed(self, gateway: str, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
-        stream = litellm.completion(
-            "openai/gpt-4o", messages, api_base=f"{gateway}/v1", stream=True
+    def ask_openai(self, client: Client, prompt: str) -> Any:
+        """Calls to OpenAI need no handler, but ``/v1``."""
+        answer = litellm.completion(
+            "openai/gpt-4o", messages_of(prompt), api_base=f"{client[0]}/v1"
         )
-        return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+        return answer.choices[0].message.content
 
-    def ask_embeddings(self, gateway: str, prompt: str) -> Any:
+    def stream_openai(self, client: Client, prompt: str) -> Any:
+        stream = litellm.completion(
+            "openai/gpt-4o", messages_of(prompt), api_base=f"{client[0]}/v1", stream=True
+        )
+        return (chunk.choices[0].delta.content or "" for chunk in stream)
+
+    def ask_openai_embeddings(self, client: Client, prompt: str) -> Any:
         answer = litellm.embedding(
-            "openai/text-embedding-3-small", [prompt], api_base=f"{gateway}/v1"
+            "openai/text-embedding-3-small", [prompt], api_base=f"{client[0]}/v1"
         )
         return len(answer.data[0]["embedding"]) > 0
 
-    def ask_plain_by_itself(self, gateway: str, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
-        model = "anthropic/claude"
-        handler = HTTPHandler(client=litellm.client_session)
-        answer = litellm.completion(model, messages, api_base=gateway, client=handler)
-        return answer.choices[0].message.content
-
-    def ask_streamed_by_itself(self, gateway: str, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
-        handler = HTTPHandler(client=litellm.client_session)
-        stream = litellm.completion(
-            "anthropic/claude", messages, api_base=gateway, client=handler, stream=True
-        )
-        return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
-
-    async def ask_async(self, gateway: str, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
-        answer = await litellm.acompletion("openai/gpt-4o", messages, api_base=f"{gateway}/v1")
-        return answer.choices[0].message.content
-
-    async def ask_async_streamed(self, gateway: str, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
-        stream = await litellm.acompletion(
-            "openai/gpt-4o", messages, api_base=f"{gateway}/v1", stream=True
-        )
-        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
-
-    async def ask_async_by_itself(self, gateway: str, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
-        handler = AsyncHTTPHandler()
-        handler.client = litellm.aclient_session
+    async def ask_openai_async(self, client: Client, prompt: str) -> Any:
         answer = await litellm.acompletion(
-            "anthropic/claude", messages, api_base=gateway, client=handler
+            "openai/gpt-4o", messages_of(prompt), api_base=f"{client[0]}/v1"
         )
         return answer.choices[0].message.content
+
+    async def stream_openai_async(self, client: Client, prompt: str) -> Any:
+        stream = await litellm.acompletion(
+            "openai/gpt-4o", messages_of(prompt), api_base=f"{client[0]}/v1", stream=True
+        )
+        return (chunk.choices[0].delta.content or "" async for chunk in stream)
+
+    def test_lines_after_the_first_call_have_no_effect(self, gateway: ModelsGateway) -> None:
+        """Set it before the first call."""
+        for make_client in (lambda *_: None, self.client):
+            make_client(gateway.url, HEADERS)
+            # The gateway refuses a call that is unmarked.
+            with session_scope("sess-1"), contextlib.suppress(litellm.BadRequestError):
+                self.ask_openai((gateway.url, None), "Hello")
+        assert {(call.forward, call.session_id) for call in gateway.calls} == {(None, None)}
+
+    def test_openai_takes_no_handler(self, gateway: ModelsGateway) -> None:
+        """Calls to OpenAI take no ``client``, and ``api_base=f"{gateway}/v1"``."""
+        client = self.client(gateway.url, HEADERS)
+        with session_scope("sess-1"):
+            self.ask_openai(client, "Hello")
+            with pytest.raises(litellm.InternalServerError, match="HTTPHandler"):
+                self.example.ask(client, "openai/gpt-4o", "Hello")
+        (call,) = gateway.calls
+        assert (call.path, call.session_id) == ("/v1/chat/completions", "sess-1")
+
+    def test_cohere_and_moderation_are_out_of_reach(
+        self, gateway: ModelsGateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Calls to Cohere, and ``moderation``, go out unmarked."""
+        _, handler = self.client(gateway.url, HEADERS)
+        with session_scope("sess-1"):
+            with pytest.raises(litellm.BadRequestError):
+                litellm.completion(
+                    "cohere/command-a", messages_of("Hello"), api_base=gateway.url, client=handler
+                )
+            with pytest.raises(Exception, match=r"has no .*X-Cagent-Forward"):
+                litellm.moderation("Hello", "omni-moderation-latest", api_base=f"{gateway.url}/v1")
+        arrived = [(call.path, call.forward, call.session_id) for call in gateway.calls]
+        assert arrived == [("/", None, None), ("/v1/moderations", None, None)]
+
+    async def call_async(self, client: Client, gateway: str, headers: dict[str, str]) -> Any:
+        return await self.ask_openai_async(client, "Hello")
+
+
+def messages_of(prompt: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}]

@@ -1,50 +1,49 @@
-"""Is every call of ollama, on httpx, attributed to its session?"""
+"""The calls of ollama, which is on httpx."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from contract import TellsUsage
+import with_ollama
+from contract import KeepsTimeouts, StatesUsage, Streams
 from ollama import AsyncClient, Client
-
-from cagent_session import async_session_id_hook, session_id_hook
 
 SDK = "ollama==0.6.3"
 
 
-class TestOllama(TellsUsage):
-    retries = False
+class TestOllama(StatesUsage, Streams, KeepsTimeouts):
+    example = with_ollama
     paths = ("/api/chat", "/api/generate")
+    retries = False
+    streams_belong = "first read"
+    missing_raises = "MissingSessionId"
+    missing_tries = (1,)
 
-    def client(self, gateway: str, headers: dict[str, str]) -> Any:
-        hooks = {"request": [session_id_hook(gateway)]}
-        return Client(gateway, headers=headers, event_hooks=hooks)
+    def default_client(self, url: str) -> Client:
+        return Client(url)
 
-    def async_client(self, gateway: str, headers: dict[str, str]) -> Any:
-        hooks = {"request": [async_session_id_hook(gateway)]}
-        return AsyncClient(gateway, headers=headers, event_hooks=hooks)
-
-    def ask_plain(self, client: Client, prompt: str) -> Any:
-        return client.chat("llama", [{"role": "user", "content": prompt}]).message.content
-
-    def ask_streamed(self, client: Client, prompt: str) -> Any:
-        stream = client.chat("llama", [{"role": "user", "content": prompt}], stream=True)
-        return "".join(part.message.content or "" for part in stream)
+    def stream_chat(self, client: Client, prompt: str) -> Any:
+        stream = client.chat("llama", messages_of(prompt), stream=True)
+        return (part.message.content or "" for part in stream)
 
     def ask_generate(self, client: Client, prompt: str) -> Any:
         return client.generate("llama", prompt).response
 
-    def figures_plain(self, client: Client, prompt: str) -> Any:
-        answer = client.chat("llama", [{"role": "user", "content": prompt}])
+    def usage_chat(self, client: Client, prompt: str) -> Any:
+        answer = client.chat("llama", messages_of(prompt))
         return answer.prompt_eval_count, answer.eval_count
 
-    def figures_streamed(self, client: Client, prompt: str) -> Any:
-        *_, end = client.chat("llama", [{"role": "user", "content": prompt}], stream=True)
+    def usage_stream(self, client: Client, prompt: str) -> Any:
+        *_, end = client.chat("llama", messages_of(prompt), stream=True)
         return end.prompt_eval_count, end.eval_count
 
     async def ask_async(self, client: AsyncClient, prompt: str) -> Any:
-        return (await client.chat("llama", [{"role": "user", "content": prompt}])).message.content
+        return (await client.chat("llama", messages_of(prompt))).message.content
 
-    async def ask_async_streamed(self, client: AsyncClient, prompt: str) -> Any:
-        stream = await client.chat("llama", [{"role": "user", "content": prompt}], stream=True)
-        return "".join([part.message.content or "" async for part in stream])
+    async def stream_async(self, client: AsyncClient, prompt: str) -> Any:
+        stream = await client.chat("llama", messages_of(prompt), stream=True)
+        return (part.message.content or "" async for part in stream)
+
+
+def messages_of(prompt: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}]

@@ -1,27 +1,22 @@
-"""Is every call of together 3, on httpx, attributed to its session?"""
+"""The calls of together 3, which is on httpx."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from openai_shaped import Chats, ChatsAsync, Embeds
-from together import AsyncTogether, DefaultAsyncHttpxClient, DefaultHttpxClient, Together
-
-from cagent_session import async_session_id_hook, session_id_hook
+import with_together_3
+from contract import KeepsTimeouts
+from openai_format import Chats, ChatsAsync, Embeds
+from together import Together
 
 SDK = "together==3.1.1"
 
 
-class TestTogether(Chats, ChatsAsync, Embeds):
-    retries = True
+class TestTogether(Chats, ChatsAsync, Embeds, KeepsTimeouts):
+    example = with_together_3
     paths = ("/v1/chat/completions", "/v1/embeddings")
+    retries = True
+    streams_belong = "created"
+    missing_raises = "APIConnectionError"
+    missing_tries = (3,)
 
-    def client(self, gateway: str, headers: dict[str, str]) -> Any:
-        hooks = {"request": [session_id_hook(gateway)]}
-        http_client = DefaultHttpxClient(event_hooks=hooks)
-        return Together(base_url=gateway, default_headers=headers, http_client=http_client)
-
-    def async_client(self, gateway: str, headers: dict[str, str]) -> Any:
-        hooks = {"request": [async_session_id_hook(gateway)]}
-        http_client = DefaultAsyncHttpxClient(event_hooks=hooks)
-        return AsyncTogether(base_url=gateway, default_headers=headers, http_client=http_client)
+    def default_client(self, url: str) -> Together:
+        return Together(base_url=url)

@@ -1,4 +1,4 @@
-"""What do the tests of the SDKs on httpx2 share? They call nobody but the gateway, and leave no event loop behind."""
+"""The environment of the SDKs on httpx2: they call only the gateway, and leave no loop open."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # else huggingface_hub fetches a list of age
 
 @pytest.fixture(scope="module", autouse=True)
 def no_event_loop_left() -> Iterator[None]:
-    """Collect those that a framework's run_sync() leaves open, where its module ignores the warning."""
+    """Collect the event loops that a framework's ``run_sync`` leaves open.
+
+    The framework's own module ignores the warning.
+    """
     yield
     asyncio.set_event_loop(None)
     gc.collect()

@@ -1,63 +1,59 @@
-"""Is every call of anthropic, on httpx2, attributed to its session?"""
+"""The calls of anthropic, which is on httpx2."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from anthropic import Anthropic, AsyncAnthropic, DefaultAsyncHttpxClient, DefaultHttpxClient
-from contract import TellsUsage
-
-from cagent_session import async_session_id_hook, session_id_hook
+import httpx
+import pytest
+import with_anthropic
+from anthropic import Anthropic, AsyncAnthropic
+from contract import KeepsTimeouts, StatesUsage, Streams
 
 SDK = "anthropic==2.12.0"
 
 
-class TestAnthropic(TellsUsage):
-    retries = True
+class TestAnthropic(StatesUsage, Streams, KeepsTimeouts):
+    example = with_anthropic
     paths = ("/v1/messages",)
+    retries = True
+    streams_belong = "created"
+    missing_raises = "APIConnectionError"
+    missing_tries = (3,)
 
-    def client(self, gateway: str, headers: dict[str, str]) -> Any:
-        hooks = {"request": [session_id_hook(gateway)]}
-        return Anthropic(
-            base_url=gateway,
-            default_headers=headers,
-            http_client=DefaultHttpxClient(event_hooks=hooks),
-        )
+    def default_client(self, url: str) -> Anthropic:
+        return Anthropic(base_url=url)
 
-    def async_client(self, gateway: str, headers: dict[str, str]) -> Any:
-        hooks = {"request": [async_session_id_hook(gateway)]}
-        http_client = DefaultAsyncHttpxClient(event_hooks=hooks)
-        return AsyncAnthropic(base_url=gateway, default_headers=headers, http_client=http_client)
+    def test_a_client_of_httpx_is_refused(self) -> None:
+        """It refuses a client of ``httpx``."""
+        with pytest.raises(TypeError), httpx.Client() as http_client:
+            Anthropic(http_client=http_client)
 
-    def ask_plain(self, client: Anthropic, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
-        answer = client.messages.create(model="claude", max_tokens=99, messages=messages)
-        return answer.content[0].text
+    def stream_messages(self, client: Anthropic, prompt: str) -> Any:
+        stream = client.messages.create(**request_of(prompt), stream=True)
+        return (event.delta.text for event in stream if event.type == "content_block_delta")
 
-    def ask_streamed(self, client: Anthropic, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
-        with client.messages.stream(model="claude", max_tokens=99, messages=messages) as stream:
+    def ask_stream_helper(self, client: Anthropic, prompt: str) -> Any:
+        with client.messages.stream(**request_of(prompt)) as stream:
             return "".join(stream.text_stream)
 
-    def figures_plain(self, client: Anthropic, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
-        usage = client.messages.create(model="claude", max_tokens=99, messages=messages).usage
+    def usage_messages(self, client: Anthropic, prompt: str) -> Any:
+        usage = client.messages.create(**request_of(prompt)).usage
         return usage.input_tokens, usage.output_tokens
 
-    def figures_streamed(self, client: Anthropic, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
-        with client.messages.stream(model="claude", max_tokens=99, messages=messages) as stream:
+    def usage_stream(self, client: Anthropic, prompt: str) -> Any:
+        with client.messages.stream(**request_of(prompt)) as stream:
             usage = stream.get_final_message().usage
         return usage.input_tokens, usage.output_tokens
 
     async def ask_async(self, client: AsyncAnthropic, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
-        answer = await client.messages.create(model="claude", max_tokens=99, messages=messages)
-        return answer.content[0].text
+        return (await client.messages.create(**request_of(prompt))).content[0].text
 
-    async def ask_async_streamed(self, client: AsyncAnthropic, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
-        async with client.messages.stream(
-            model="claude", max_tokens=99, messages=messages
-        ) as stream:
+    async def ask_stream_helper_async(self, client: AsyncAnthropic, prompt: str) -> Any:
+        async with client.messages.stream(**request_of(prompt)) as stream:
             return "".join([text async for text in stream.text_stream])
+
+
+def request_of(prompt: str) -> dict[str, Any]:
+    messages = [{"role": "user", "content": prompt}]
+    return {"model": "claude", "max_tokens": 99, "messages": messages}

@@ -1,47 +1,16 @@
-"""Is every call of huggingface_hub 2, on httpx2, attributed to its session?"""
+"""The calls of huggingface_hub 2, which is on httpx2."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
-import httpx2
-import pytest
-from huggingface_hub import (
-    AsyncInferenceClient,
-    InferenceClient,
-    close_session,
-    set_async_client_factory,
-    set_client_factory,
-)
-from openai_shaped import Chats, ChatsAsync
-
-from cagent_session import async_session_id_hook, session_id_hook
+import with_huggingface_hub_2
+from huggingface_client import HuggingFaceHub
 
 SDK = "huggingface_hub==2.4.0"
 
 
-@pytest.fixture(autouse=True)
-def fresh_client() -> Iterator[None]:
-    """End with the SDK's one client closed, which would stay open until the process ends."""
-    yield
-    close_session()
-
-
-class TestHuggingFaceHub(Chats, ChatsAsync):
-    retries = False
-    paths = ("/v1/chat/completions",)
-
-    def client(self, gateway: str, headers: dict[str, str]) -> Any:
-        hooks = {"request": [session_id_hook(gateway)]}
-        set_client_factory(
-            lambda: httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=None)
-        )
-        return InferenceClient(base_url=f"{gateway}/v1", headers=headers)
-
-    def async_client(self, gateway: str, headers: dict[str, str]) -> Any:
-        hooks = {"request": [async_session_id_hook(gateway)]}
-        set_async_client_factory(
-            lambda: httpx2.AsyncClient(event_hooks=hooks, follow_redirects=True, timeout=None)
-        )
-        return AsyncInferenceClient(base_url=f"{gateway}/v1", headers=headers)
+class TestHuggingFaceHub(HuggingFaceHub):
+    example = with_huggingface_hub_2
+    streams_belong = "created"
+    missing_raises = "MissingSessionId"
+    missing_tries = (1,)
+    async_calls_arrive = "in no session"

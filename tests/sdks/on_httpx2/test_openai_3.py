@@ -1,29 +1,22 @@
-"""Is every call of openai 3, on httpx2, attributed to its session?"""
+"""The calls of openai 3, which is on httpx2."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient, DefaultHttpxClient, OpenAI
-from openai_shaped import IsOpenAIs
-
-from cagent_session import async_session_id_hook, session_id_hook
+import with_openai_3
+from contract import KeepsTimeouts
+from openai import OpenAI
+from openai_format import IsOpenAI
 
 SDK = "openai==3.54.0"
 
 
-class TestOpenAI(IsOpenAIs):
-    retries = True
+class TestOpenAI(IsOpenAI, KeepsTimeouts):
+    example = with_openai_3
     paths = ("/v1/chat/completions", "/v1/responses", "/v1/embeddings")
+    retries = True
+    streams_belong = "created"
+    missing_raises = "MissingSessionId"
+    missing_tries = (1,)
 
-    def client(self, gateway: str, headers: dict[str, str]) -> Any:
-        hooks = {"request": [session_id_hook(gateway)]}
-        http_client = DefaultHttpxClient(event_hooks=hooks)
-        return OpenAI(base_url=f"{gateway}/v1", default_headers=headers, http_client=http_client)
-
-    def async_client(self, gateway: str, headers: dict[str, str]) -> Any:
-        hooks = {"request": [async_session_id_hook(gateway)]}
-        http_client = DefaultAsyncHttpxClient(event_hooks=hooks)
-        return AsyncOpenAI(
-            base_url=f"{gateway}/v1", default_headers=headers, http_client=http_client
-        )
+    def default_client(self, url: str) -> OpenAI:
+        return OpenAI(base_url=f"{url}/v1")

@@ -1,46 +1,66 @@
-"""Is every call of openai-agents, on openai 3 and httpx2, attributed to its session?"""
+"""The calls of openai-agents, which is on openai 3 and httpx2."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+import with_openai_agents
 from agents import Agent, Runner, set_default_openai_client, set_tracing_disabled
-from contract import Attributed
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+from agents.tracing import processors
+from contract import HEADERS, KeepsTimeouts, Provider, Streams, our_headers_in
+from openai import AsyncOpenAI
 
-from cagent_session import async_session_id_hook
+from cagent_session import session_scope
+from cagent_session.testing import ModelsGateway
 
 SDK = "openai-agents==0.24.0"
+
 
 AGENT = Agent("assistant")
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:unclosed event loop:ResourceWarning",  # run_sync leaves its own open
-    "ignore:asynchronous generator:ResourceWarning",  # and what is streamed is not read to its end
+    "ignore:asynchronous generator:ResourceWarning",  # a stream is not read to its end
 )
 
 
-class TestOpenAIAgents(Attributed):
-    retries = True
+class TestOpenAIAgents(Streams, KeepsTimeouts):
+    example = with_openai_agents
     paths = ("/v1/responses",)
+    retries = True
+    streams_belong = "created"
+    missing_raises = "MissingSessionId"
+    missing_tries = (1,)
 
-    def client(self, gateway: str, headers: dict[str, str]) -> None:
-        hooks = {"request": [async_session_id_hook(gateway)]}
-        http_client = DefaultAsyncHttpxClient(event_hooks=hooks, headers=headers)
-        set_default_openai_client(AsyncOpenAI(base_url=f"{gateway}/v1", http_client=http_client))
-        set_tracing_disabled(disabled=True)
+    def default_client(self, url: str) -> None:
+        set_default_openai_client(AsyncOpenAI(base_url=f"{url}/v1"))
 
-    async_client = client
-
-    def ask_plain(self, client: None, prompt: str) -> Any:
-        return Runner.run_sync(AGENT, prompt).final_output
+    def test_traces_go_past_the_gateway(
+        self, gateway: ModelsGateway, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its traces would go to OpenAI itself. The last line turns them off."""
+        exporter = processors.default_exporter()
+        assert exporter.endpoint.startswith("https://api.openai.com/")
+        monkeypatch.setattr(exporter, "endpoint", provider.url_for("/traces"))
+        client = self.client(gateway.url, HEADERS)
+        for disabled in (True, False):
+            set_tracing_disabled(disabled=disabled)
+            with session_scope("sess-1"):
+                self.ask_like_the_example(client, "Hello")
+            processors.default_processor().force_flush()
+            assert [call.path for call in provider.calls] == ([] if disabled else ["/traces"])
+        assert not our_headers_in(provider.headers)
 
     async def ask_async(self, client: None, prompt: str) -> Any:
         return (await Runner.run(AGENT, prompt)).final_output
 
-    async def ask_async_streamed(self, client: None, prompt: str) -> Any:
+    async def stream_async(self, client: None, prompt: str) -> Any:
         result = Runner.run_streamed(AGENT, prompt)
-        async for _ in result.stream_events():
-            pass
-        return result.final_output
+
+        async def text() -> Any:
+            async for _ in result.stream_events():
+                pass
+            yield result.final_output
+
+        return text()

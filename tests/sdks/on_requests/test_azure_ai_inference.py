@@ -1,34 +1,31 @@
-"""Is every call of azure-ai-inference, on requests by azure-core, attributed to its session?"""
+"""The calls of azure-ai-inference, which is on azure-core and requests."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import requests
-from azure.ai.inference import ChatCompletionsClient
+import with_azure_ai_inference
+from azure.ai.inference import ChatCompletionsClient, aio
 from azure.core.credentials import AzureKeyCredential
-from azure.core.pipeline.transport import RequestsTransport
-from contract import Attributed
-
-from cagent_session import mount
+from contract import AsyncNeedsMore, Streams
 
 SDK = "azure-ai-inference==1.0.0b9"
 
-key = AzureKeyCredential("key")
 
-
-class TestAzureAIInference(Attributed):
-    retries = True
+class TestAzureAIInference(Streams, AsyncNeedsMore):
+    example = with_azure_ai_inference
     paths = ("/chat/completions",)
+    retries = True
+    streams_belong = "created"
+    missing_raises = "MissingSessionId"
+    missing_tries = (1,)
+    async_calls_arrive = "in no session"
 
-    def client(self, gateway: str, headers: dict[str, str]) -> Any:
-        transport = RequestsTransport(session=mount(requests.Session(), gateway))
-        return ChatCompletionsClient(gateway, key, headers=headers, transport=transport)
-
-    def ask_plain(self, client: ChatCompletionsClient, prompt: str) -> Any:
-        answer = client.complete(messages=[{"role": "user", "content": prompt}])
-        return answer.choices[0].message.content
-
-    def ask_streamed(self, client: ChatCompletionsClient, prompt: str) -> Any:
+    def stream_chat(self, client: ChatCompletionsClient, prompt: str) -> Any:
         stream = client.complete(messages=[{"role": "user", "content": prompt}], stream=True)
-        return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+        return (chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+
+    async def call_async(self, client: Any, gateway: str, headers: dict[str, str]) -> Any:
+        key, messages = AzureKeyCredential("key"), [{"role": "user", "content": "Hello"}]
+        async with aio.ChatCompletionsClient(gateway, key, headers=headers) as async_client:
+            return await async_client.complete(messages=messages)

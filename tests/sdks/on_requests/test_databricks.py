@@ -1,30 +1,26 @@
-"""Is every call of databricks-sdk, on requests, attributed to its session?"""
+"""The calls of databricks-sdk, which is on requests."""
 
 from __future__ import annotations
 
-from typing import Any
+import with_databricks
+from contract import HEADERS, AttributesCalls
 
-from contract import Attributed
-from databricks.sdk import WorkspaceClient
-from databricks.sdk.service.serving import ChatMessage, ChatMessageRole
-
-from cagent_session import mount
+from cagent_session import session_scope
+from cagent_session.testing import ModelsGateway
 
 SDK = "databricks-sdk==0.156.0"
 
 
-class TestDatabricks(Attributed):
+class TestDatabricks(AttributesCalls):
+    example = with_databricks
+    paths = ("/serving-endpoints/model/invocations",)
     retries = True
-    paths = ("/serving-endpoints/llama/invocations",)
+    missing_raises = "MissingSessionId"
+    missing_tries = (1,)
 
-    def client(self, gateway: str, headers: dict[str, str]) -> Any:
-        client = WorkspaceClient(host=gateway, custom_headers=headers)
-        mount(
-            client.api_client._api_client._session, gateway
-        )  # private: the SDK has no public way in
-        return client
-
-    def ask_plain(self, client: WorkspaceClient, prompt: str) -> Any:
-        messages = [ChatMessage(content=prompt, role=ChatMessageRole.USER)]
-        answer = client.serving_endpoints.query("llama", messages=messages)
-        return answer.choices[0].message.content
+    def test_the_workspaces_metadata_are_fetched_unmarked(self, gateway: ModelsGateway) -> None:
+        """The client first asks the gateway for the workspace's metadata, unmarked."""
+        with session_scope("sess-1"):
+            self.client(gateway.url, HEADERS)
+        (call,) = gateway.calls
+        assert (call.path, call.forward) == ("/.well-known/databricks-config", None)

@@ -1,37 +1,47 @@
-"""Is every call of google-generativeai, on requests by its REST transport, attributed to its session?"""
+"""The calls of google-generativeai, which is on requests if its transport is "rest"."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import google.generativeai as genai
-from contract import Attributed
-from google.generativeai.client import get_default_generative_client
+import pytest
+import with_google_generativeai
+from contract import HEADERS, AsyncNeedsMore, Streams
+from google.api_core.exceptions import GoogleAPIError
 
-from cagent_session import mount
+from cagent_session import session_scope
+from cagent_session.testing import ModelsGateway
 
 SDK = "google-generativeai==0.8.6"
 
 
-class TestGoogleGenerativeAI(Attributed):
-    retries = True
+class TestGoogleGenerativeAI(Streams, AsyncNeedsMore):
+    example = with_google_generativeai
     paths = ("/v1beta/models/gemini:generateContent", "/v1beta/models/gemini:streamGenerateContent")
+    retries = True
+    streams_belong = "created"
+    missing_raises = "MissingSessionId"
+    missing_tries = (1,)
+    async_calls_arrive = "in no session"
 
-    def client(self, gateway: str, headers: dict[str, str]) -> Any:
-        options = {"api_endpoint": gateway}
-        genai.configure(
-            transport="rest", client_options=options, default_metadata=list(headers.items())
-        )
-        mount(
-            get_default_generative_client().transport._session, gateway
-        )  # private: the SDK has no public way in
-        return genai
+    def ask_like_the_example(self, client: None, prompt: str) -> Any:
+        return self.example.ask(client, "gemini", prompt)
 
-    def ask_plain(self, client: Any, prompt: str) -> Any:
-        return genai.GenerativeModel("gemini").generate_content(prompt).text
+    def stream_content(self, client: None, prompt: str) -> Any:
+        stream = genai.GenerativeModel("gemini").generate_content(prompt, stream=True)
+        return (chunk.text for chunk in stream)
 
-    def ask_streamed(self, client: Any, prompt: str) -> Any:
-        return "".join(
-            chunk.text
-            for chunk in genai.GenerativeModel("gemini").generate_content(prompt, stream=True)
-        )
+    async def call_async(self, client: None, gateway: str, headers: dict[str, str]) -> Any:
+        return await genai.GenerativeModel("gemini").generate_content_async("Hello")
+
+    @pytest.mark.parametrize("look_up", [genai.list_models, genai.list_files])
+    def test_look_ups_are_in_no_session(self, look_up: Any, gateway: ModelsGateway) -> None:
+        """Look-ups of models and files arrive marked, but in no session."""
+        self.client(gateway.url, HEADERS)
+        # The gateway answers them 404.
+        with session_scope("sess-1"), contextlib.suppress(GoogleAPIError):
+            list(look_up())
+        (call,) = gateway.calls
+        assert (call.forward, call.session_id) == (HEADERS["X-Cagent-Forward"], None)

@@ -1,4 +1,4 @@
-"""Is every call of huggingface_hub 0, on requests, attributed to its session?"""
+"""The calls of huggingface_hub 0, which is on requests."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from contract import Attributed
-from huggingface_hub import InferenceClient, configure_http_backend
-
-from cagent_session import session_factory
+import with_huggingface_hub_0
+from contract import AsyncNeedsMore
+from huggingface_hub import AsyncInferenceClient, configure_http_backend
+from openai_format import Chats
 
 SDK = "huggingface_hub==0.36.2"
 NEWEST = "huggingface_hub<1"
@@ -17,23 +17,20 @@ NEWEST = "huggingface_hub<1"
 
 @pytest.fixture(autouse=True)
 def default_backend() -> Iterator[None]:
-    """The backend is the process's: put the SDK's own back."""
+    """Put the SDK's own backend back. The process has only one."""
     yield
     configure_http_backend()
 
 
-class TestHuggingFaceHub(Attributed):
-    retries = False
+class TestHuggingFaceHub(Chats, AsyncNeedsMore):
+    example = with_huggingface_hub_0
     paths = ("/v1/chat/completions",)
+    retries = False
+    streams_belong = "created"
+    missing_raises = "MissingSessionId"
+    missing_tries = (1,)
+    async_calls_arrive = "in no session"
 
-    def client(self, gateway: str, headers: dict[str, str]) -> Any:
-        configure_http_backend(session_factory(gateway=gateway))
-        return InferenceClient(base_url=f"{gateway}/v1", headers=headers)
-
-    def ask_plain(self, client: InferenceClient, prompt: str) -> Any:
-        answer = client.chat_completion([{"role": "user", "content": prompt}])
-        return answer.choices[0].message.content
-
-    def ask_streamed(self, client: InferenceClient, prompt: str) -> Any:
-        stream = client.chat_completion([{"role": "user", "content": prompt}], stream=True)
-        return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    async def call_async(self, client: Any, gateway: str, headers: dict[str, str]) -> Any:
+        async_client = AsyncInferenceClient(base_url=f"{gateway}/v1", headers=headers)
+        return await async_client.chat_completion([{"role": "user", "content": "Hello"}])

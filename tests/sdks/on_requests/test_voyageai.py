@@ -1,26 +1,28 @@
-"""Is every call of voyageai, on requests, attributed to its session?"""
+"""The calls of voyageai, which is on requests."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import voyageai
+import with_voyageai
 from cached_sessions import CachesSessions
 from voyageai.api_resources import api_requestor
-
-from cagent_session import session_factory
 
 SDK = "voyageai==0.5.0"
 
 
 class TestVoyageAI(CachesSessions):
+    example = with_voyageai
     sdk, api_requestor = voyageai, api_requestor
-    retries = False
     paths = ("/v1/embeddings",)
+    retries = False
+    missing_raises = "MissingSessionId"
+    missing_tries = (1,)
+    async_calls_arrive = "unmarked"
 
-    def client(self, gateway: str, headers: dict[str, str]) -> Any:
-        voyageai.requestssession = session_factory(gateway=gateway, headers=headers, max_retries=2)
-        return voyageai.Client(base_url=f"{gateway}/v1")
+    def ask_like_the_example(self, client: voyageai.Client, prompt: str) -> Any:
+        return super().ask_like_the_example(client, prompt).startswith("an embedding")
 
-    def ask_embedding(self, client: Any, prompt: str) -> Any:
-        return bool(client.embed([prompt], model="voyage-3").embeddings[0])
+    async def call_async(self, client: Any, gateway: str, headers: dict[str, str]) -> Any:
+        return await voyageai.AsyncClient(base_url=f"{gateway}/v1").embed(["Hello"], "voyage-3")

@@ -1,0 +1,92 @@
+"""The program that each example in this folder runs: it asks a question in each of two sessions."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from cagent_session import gateway_headers, new_session_id, session_id_hook, session_scope
+from cagent_session.testing import ModelsGateway
+
+VARIABLES = ("DOCKER_AGENT_MODELS_GATEWAY", "CAGENT_MODELS_GATEWAY")
+
+MakeClient = Callable[[str, dict[str, str]], Any]
+Ask = Callable[[Any, str, str], object]
+
+
+def run(
+    make_client: MakeClient, ask: Ask, *, forward: str, model: str, key: str | None = None
+) -> None:
+    """Read the command line, make one client, and ask.
+
+    :param make_client: gets the gateway's URL, and the headers that mark calls for it.
+    :param ask: gets the client, the model's name and the question, and returns the answer.
+    :param forward: the provider's URL, to which the gateway forwards the calls.
+    :param key: the environment variable from which the SDK takes its API key.
+    """
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    parser.add_argument(
+        "--models-gateway",
+        metavar="URL",
+        help=f"default: ${', else $'.join(VARIABLES)}, else a stand-in on this machine",
+    )
+    parser.add_argument(
+        "--forward", metavar="URL", default=forward, help="the provider's URL; default: %(default)s"
+    )
+    parser.add_argument("--model", metavar="NAME", default=model, help="default: %(default)s")
+    options = parser.parse_args()
+    url = gateway_url(options.models_gateway)
+    try:
+        headers = gateway_headers(options.forward, model=options.model)
+        session_id_hook(url)  # raises an error if the gateway's URL is invalid
+    except ValueError as error:
+        parser.error(str(error))
+
+    def ask_in_two_sessions(url: str) -> None:
+        client = make_client(url, headers)
+        for question in ("How are you?", "And you?"):
+            with session_scope(new_session_id()) as session_id:
+                print(session_id, ask(client, options.model, question))
+
+    if url is None:
+        run_with_stand_in(ask_in_two_sessions, key)
+        return
+    if key is not None and not os.environ.get(key):
+        parser.error(f"set {key}; if your gateway needs no key, any value will do")
+    try:
+        ask_in_two_sessions(url)
+    except Exception as error:  # noqa: BLE001 - each SDK has its own errors
+        # The message might contain a key.
+        sys.exit(f"{parser.prog}: the call failed: {type(error).__name__}")
+
+
+def gateway_url(option: str | None) -> str | None:
+    """Return the gateway's URL from the command line or the environment, or ``None``."""
+    urls = [option or "", *(os.environ.get(name, "") for name in VARIABLES)]
+    return next(filter(None, (url.strip().removesuffix("/") for url in urls)), None)
+
+
+def run_with_stand_in(ask_in_two_sessions: Callable[[str], None], key: str | None) -> None:
+    """Start a gateway that answers by itself, and print what it saw.
+
+    The program fails if a call was in no session.
+    """
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it would log each request
+    os.environ["NO_PROXY"] = "127.0.0.1"
+    if key is not None:
+        os.environ.setdefault(key, "the stand-in needs no key")
+    print(
+        "Gateway, provider and model are stand-ins on this machine. The model repeats the question."
+    )
+    with ModelsGateway() as gateway:
+        ask_in_two_sessions(gateway.url)
+        bill = gateway.usage()
+    print(f"\nWhat the gateway saw:\n{'session':36}  calls  tokens")
+    for session_id, usage in bill.items():
+        print(f"{session_id or 'none':36}  {usage.calls:5}  {usage.total_tokens:6}")
+    if None in bill:
+        sys.exit("A call was in no session.")
+    if not bill:
+        sys.exit("No call reached the gateway.")

@@ -1,0 +1,79 @@
+"""Ways to call that several SDKs share because their clients have the methods of openai's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from contract import AttributesCalls, StatesUsage, Streams
+
+
+class Chats(StatesUsage, Streams):
+    """It has chat completions."""
+
+    def stream_chat(self, client: Any, prompt: str) -> Any:
+        messages = [{"role": "user", "content": prompt}]
+        stream = client.chat.completions.create(model="a-model", messages=messages, stream=True)
+        return (chunk.choices[0].delta.content or "" for chunk in stream)
+
+    def usage_chat(self, client: Any, prompt: str) -> Any:
+        messages = [{"role": "user", "content": prompt}]
+        usage = client.chat.completions.create(model="a-model", messages=messages).usage
+        return usage.prompt_tokens, usage.completion_tokens
+
+
+class ChatsAsync(Streams):
+    """Its asynchronous client has chat completions."""
+
+    async def ask_async(self, client: Any, prompt: str) -> Any:
+        messages = [{"role": "user", "content": prompt}]
+        answer = await client.chat.completions.create(model="a-model", messages=messages)
+        return answer.choices[0].message.content
+
+    async def stream_async(self, client: Any, prompt: str) -> Any:
+        messages = [{"role": "user", "content": prompt}]
+        stream = await client.chat.completions.create(
+            model="a-model", messages=messages, stream=True
+        )
+        return (chunk.choices[0].delta.content or "" async for chunk in stream)
+
+
+class Embeds(AttributesCalls):
+    """It has embeddings."""
+
+    def ask_embeddings(self, client: Any, prompt: str) -> Any:
+        return len(client.embeddings.create(model="a-model", input=prompt).data[0].embedding) > 0
+
+
+class IsOpenAI(Chats, ChatsAsync, Embeds):
+    """It is openai's own SDK: it has responses, and states the tokens of a stream if asked to."""
+
+    def ask_chat(self, client: Any, prompt: str) -> Any:
+        messages = [{"role": "user", "content": prompt}]
+        answer = client.chat.completions.create(model="a-model", messages=messages)
+        return answer.choices[0].message.content
+
+    def ask_responses(self, client: Any, prompt: str) -> Any:
+        return client.responses.create(model="a-model", input=prompt).output_text
+
+    async def ask_responses_async(self, client: Any, prompt: str) -> Any:
+        return (await client.responses.create(model="a-model", input=prompt)).output_text
+
+    def ask_responses_stream_helper(self, client: Any, prompt: str) -> Any:
+        with client.responses.stream(model="a-model", input=prompt) as stream:
+            return stream.get_final_response().output_text
+
+    def stream_responses(self, client: Any, prompt: str) -> Any:
+        stream = client.responses.create(model="a-model", input=prompt, stream=True)
+        return (event.delta for event in stream if event.type == "response.output_text.delta")
+
+    def usage_responses(self, client: Any, prompt: str) -> Any:
+        usage = client.responses.create(model="a-model", input=prompt).usage
+        return usage.input_tokens, usage.output_tokens
+
+    def usage_stream(self, client: Any, prompt: str) -> Any:
+        messages, options = [{"role": "user", "content": prompt}], {"include_usage": True}
+        stream = client.chat.completions.create(
+            model="a-model", messages=messages, stream=True, stream_options=options
+        )
+        (usage,) = (chunk.usage for chunk in stream if chunk.usage)
+        return usage.prompt_tokens, usage.completion_tokens
