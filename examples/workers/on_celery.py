@@ -1,9 +1,12 @@
-"""How does the batch job run on Celery? With a broker and a worker in this process, or with a worker process on yours.
+"""The batch job on Celery.
+
+It starts a worker: in this process, with a broker in memory, or as a process for your broker.
 
 python examples/workers/on_celery.py
 CELERY_BROKER_URL=redis://127.0.0.1:6379/0 python examples/workers/on_celery.py
 
-For Redis, pip install "celery[redis]". Results go where $CELERY_RESULT_BACKEND says, or to the broker.
+Redis needs pip install "celery[redis]". Results go to $CELERY_RESULT_BACKEND, or else to the
+broker.
 """
 
 from __future__ import annotations
@@ -28,16 +31,8 @@ from cagent_session import session_scope
 @contextmanager
 def worker_process() -> Iterator[None]:
     os.environ.setdefault("CELERY_RESULT_BACKEND", os.environ["CELERY_BROKER_URL"])
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "--app=tasks",
-        "--quiet",
-        "worker",
-        "--pool=threads",
-        "--loglevel=ERROR",
-    ]
+    options = ["--app=tasks", "--quiet", "worker", "--pool=threads", "--loglevel=ERROR"]
+    command = [sys.executable, "-m", "celery", *options]
     with subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.DEVNULL) as process:
         try:
             yield

@@ -1,4 +1,4 @@
-"""How does the batch job run on Dask? On a cluster of worker processes of its own.
+"""The batch job on Dask. It starts a cluster of worker processes.
 
 python examples/workers/on_dask.py
 """

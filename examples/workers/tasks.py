@@ -1,4 +1,4 @@
-"""What does the batch job look like on Celery? This is what its workers import: celery --app=tasks worker."""
+"""The Celery tasks of the batch job. Workers import this module: celery --app=tasks worker."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from celery import Celery
 from cagent_session.integrations.celery import instrument
 
 app = instrument(Celery("tasks"))
-app.conf.task_default_queue = (
-    "cagent-session-batch"  # a broker may be shared: nobody else's tasks are taken
-)
+# A queue of its own: if others use the broker, the worker must not take their tasks.
+app.conf.task_default_queue = "cagent-session-batch"
 
 
 @app.task

@@ -155,7 +155,7 @@ def serve() -> Iterator[Callable[..., Server]]:
                     return
                 server.answers.get(self.path.partition("?")[0], answer_ok)(self, request)
 
-            def log_message(self, *_: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's
                 pass
 
         listener = Listener((host, 0), Handler)

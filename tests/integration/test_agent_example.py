@@ -81,10 +81,11 @@ def run(agent: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
         monkeypatch.setattr(os, "environ", {**environment(), **variables})
         monkeypatch.setattr(sys, "argv", ["agent.py", *arguments])
         try:
-            status = agent.main()
+            status: Any = agent.main()
         except SystemExit as error:
             status = error.code
-        return Result(status, *capsys.readouterr())
+        output, errors = capsys.readouterr()
+        return Result(status, output, errors)
 
     return run_here
 

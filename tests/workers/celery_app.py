@@ -1,4 +1,4 @@
-"""What do the tests' Celery workers run? Tasks that call the gateway, or tell in which session they run."""
+"""The app of the tests' Celery workers. Its tasks call the gateway, or return their session."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ from kombu.transport import filesystem
 from cagent_session import current_session_id, session_scope
 from cagent_session.integrations.celery import instrument
 
-CONFIG = (
-    "CELERY_APP_CONFIG"  # the environment variable that holds the configuration of a worker's app
-)
+CONFIG = "CELERY_APP_CONFIG"  # the environment variable with the configuration of a worker's app
 
 
 def make_app(**config: Any) -> Celery:
-    """Make an app that has all tasks of this module, and one of its own."""
+    """Return an app that has all tasks of this module, and one of its own."""
     app = instrument(Celery("workers", set_as_current=False))
     app.conf.update(config)
     app.task(jobs.ask, name="own")
@@ -40,7 +38,7 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 class Hooked(Task):  # type: ignore[misc]
-    """What Celery calls around a task calls the gateway, too."""
+    """The methods that Celery calls around a task call the gateway, too."""
 
     def before_start(self, task_id: str, args: list[str], kwargs: dict[str, Any]) -> None:
         jobs.ask(args[0], "before_start")
@@ -57,17 +55,20 @@ class Hooked(Task):  # type: ignore[misc]
 
 
 def start_in_a_session(**_: Any) -> None:
-    """Leave a scope open, for as long as the process lives, which is to be no task's."""
+    """Leave a scope open as long as the process lives. No task may run in it."""
     session_scope("starter").__enter__()
 
 
-if CONFIG in os.environ:  # not in the tests' own process, where other workers may be embedded
+if CONFIG in os.environ:  # in a worker, not in the process of the tests
     worker_init.connect(start_in_a_session)
     worker_process_init.connect(start_in_a_session)
 
 
 def put_whole(channel: filesystem.Channel, queue: str, payload: dict[str, Any], **_: Any) -> None:
-    """Put a message in its folder; kombu's own way, a worker may take it when it is still empty, and fail."""
+    """Put a message in its folder in one step.
+
+    kombu creates an empty file first. A worker that takes it too early fails.
+    """
     path = Path(channel.data_folder_out, f"{time.monotonic_ns():020}_{uuid.uuid4()}.{queue}.msg")
     part = path.with_suffix(".part")
     part.write_text(json.dumps(payload), encoding="utf-8")
@@ -77,7 +78,7 @@ def put_whole(channel: filesystem.Channel, queue: str, payload: dict[str, Any], 
 filesystem.Channel._put = put_whole  # type: ignore[method-assign, assignment]
 
 ask = task()(jobs.ask)
-ask_unheard = task(name="ask_unheard", ignore_result=True)(jobs.ask)
+ask_without_result = task(name="ask_without_result", ignore_result=True)(jobs.ask)
 ask_hooked = task(name="ask_hooked", base=Hooked)(jobs.ask)
 fail = task()(jobs.fail)
 
@@ -89,7 +90,7 @@ def whose() -> str | None:
 
 @task(bind=True)
 def envelope(self: Any) -> tuple[str | None, dict[str, Any]]:
-    """Tell the session, and the headers that came with the message."""
+    """Return the session, and the headers of the message."""
     return current_session_id(), self.request.headers or {}
 
 
@@ -105,7 +106,7 @@ def replaced(self: Any, canvas: dict[str, Any]) -> None:
 
 @task(bind=True)
 def retried(self: Any, gateway: str) -> str | None:
-    """Call the gateway three times; ask for the retries in another session than the task's."""
+    """Call the gateway three times. Request the retries in another session than the task's."""
     session_id = jobs.ask(gateway, "retried")
     if self.request.retries < 2:
         with session_scope("elsewhere"):
@@ -123,13 +124,13 @@ def retried_on_errors(self: Any, gateway: str) -> str | None:
 
 @task()
 def old_errback(task_id: str, *, gateway: str) -> None:
-    """Celery publishes it, as it takes nothing but an ID."""
+    """Celery publishes it, because it takes only a task's ID."""
     jobs.ask(gateway, "old errback")
 
 
 @task()
 def new_errback(request: Any, error: Exception, traceback: Any, gateway: str) -> None:
-    """Celery calls it where the task has failed."""
+    """Celery calls it in the process in which the task failed."""
     jobs.ask(gateway, "new errback")
 
 
@@ -152,7 +153,7 @@ def run_out_of_time(gateway: str) -> str | None:
 
 @task(acks_late=True, reject_on_worker_lost=True)
 def die_once(gateway: str, mark: str) -> str | None:
-    """Call the gateway and kill the process, which *mark* tells from then on; with that, call and return."""
+    """Call the gateway. If there is no file *mark*, create it and kill the process."""
     session_id = jobs.ask(gateway, "Am I still there?")
     if not Path(mark).exists():
         Path(mark).touch()

@@ -1,4 +1,4 @@
-"""What do the tests of the engines share? A gateway, and a broker."""
+"""What the tests of the engines share: a gateway, Redis, a Dask cluster and Ray."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
+from cagent_session import session_scope
 from cagent_session.testing import ModelsGateway
 
-# Here, not in a fixture: Ray looks at them when it is imported.
+# Not in a fixture, because Ray reads them when it is imported.
 os.environ.update(
     NO_PROXY="127.0.0.1",
     RAY_AUTH_MODE="disabled",  # no token in the home folder
-    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # as there: listens on loopback, not on every interface
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # as on those systems: listen on loopback only
     RAY_USAGE_STATS_ENABLED="0",
 )
 
@@ -31,26 +34,20 @@ def gateway() -> Iterator[ModelsGateway]:
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis of our own on loopback, which keeps nothing on disk. Without one CI fails, and others skip."""
+    """A Redis on loopback that stores nothing on disk.
+
+    If there is no redis-server, the tests skip. In CI they fail.
+    """
     server = shutil.which("redis-server")
     if server is None:
         reason = "there is no redis-server: apt-get install redis-server"
         raise RuntimeError(reason) if "CI" in os.environ else pytest.skip.Exception(reason)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [
-        server,
-        "--bind",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-    ]
-    folder: Path = tmp_path_factory.mktemp("redis")
-    with subprocess.Popen([*command, "--dir", str(folder)], stdout=subprocess.DEVNULL) as process:
+    options = f"--bind 127.0.0.1 --port {port} --appendonly no".split()
+    folder = tmp_path_factory.mktemp("redis")
+    command = [server, *options, "--save", "", "--dir", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             wait_until_it_listens(process, port)
             yield f"redis://127.0.0.1:{port}/0"
@@ -59,7 +56,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
-    """Connect until the connection is no longer refused: the only sign that Redis has started."""
+    """Connect until the connection is accepted. Redis gives no other sign that it has started."""
     deadline = time.monotonic() + 30
     while is_refused(port):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -70,3 +67,37 @@ def wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
 def is_refused(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.fixture(scope="session")
+def dask_client() -> Iterator[Any]:
+    """A client of a cluster of processes, which was started in a session."""
+    from distributed import Client, LocalCluster  # noqa: PLC0415 - slow, and most tests need none
+
+    with session_scope("starter"):
+        cluster = LocalCluster(
+            n_workers=2, threads_per_worker=2, processes=True, dashboard_address="127.0.0.1:0"
+        )
+        client = Client(cluster)
+    with cluster, client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def started_ray() -> Iterator[None]:
+    """Ray on this machine, started in a session."""
+    import ray  # noqa: PLC0415 - slow, and most tests need none
+
+    options: dict[str, Any] = {
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "logging_level": "error",
+    }
+    # In /tmp, because the paths of Ray's sockets must be short.
+    with TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        with pytest.MonkeyPatch.context() as patch, session_scope("starter"):
+            # So the workers find jobs.py.
+            patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+            ray.init(num_cpus=4, _temp_dir=folder, **options)
+        yield
+        ray.shutdown()

@@ -1,4 +1,4 @@
-"""What must hold wherever a function is sent? The tests that each engine here inherits."""
+"""The tests that each engine inherits: a carried job calls the gateway in its session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cagent_session.testing import ModelsGateway, Usage
 
 Job = Callable[..., Any]
 Calls = Sequence[tuple[str | None, tuple[Any, ...]]]
-"""Calls of one job: of each its session, and its arguments."""
+"""Calls of one job: the session and the arguments of each."""
 T = TypeVar("T")
 
 
@@ -30,9 +30,9 @@ def start_each(calls: Calls, start: Callable[..., T]) -> list[T]:
 
 
 def map_each(calls: Calls, start: Callable[..., Iterable[T]]) -> list[T]:
-    """Call *start*, which is like ``map``, once in each session, with the arguments of all its calls in columns.
+    """Call *start*, which takes arguments as ``map`` does, once in each session.
 
-    No result is read before all are started.
+    No result is read before the calls of all sessions are started.
     """
     rows: dict[str | None, list[tuple[Any, ...]]] = {}
     for session_id, arguments in calls:
@@ -44,32 +44,32 @@ def map_each(calls: Calls, start: Callable[..., Iterable[T]]) -> list[T]:
 
 
 def results_of(futures: Iterable[Future[T]]) -> list[T]:
-    return [future.result(60) for future in futures]
+    return [future.result(180) for future in futures]
 
 
 def start_workers(executor: Executor) -> None:
-    """Start them in a session, which they must not keep."""
+    """Start the workers of *executor* in a session, which they must not keep."""
     with session_scope("starter"):
         results_of([executor.submit(current_session_id) for _ in range(8)])
 
 
 class Carries:
-    """An engine runs each call in the session of whoever sent it.
+    """An engine runs each job in the session in which it was sent.
 
-    A subclass is an engine. Its fixture ``engine`` starts the workers, in a session of their own. Functions whose names
-    begin with ``by_`` are ways to send a job there: each gets the engine, a job and calls of it, and returns the
-    results. A loop is one, too: ``start_each(calls, job)``. The one named ``main_way`` is taken for a thousand calls,
-    the others for a hundred.
+    Each subclass is an engine. Its fixture ``engine`` starts the workers, if it can in a session
+    of their own. Each method whose name begins with ``by_`` is a way to send jobs: it takes the
+    engine, a job and calls of it, and returns their results. The tests make a thousand calls by
+    the way that ``main_way`` names, and a hundred by each of the others.
     """
 
     main_way: str
 
     def uncarried(self, engine: Any, job: Job, calls: Calls, /) -> list[Any]:
-        """Send a job as a program does that knows nothing of sessions."""
+        """Send a job as a program that does not use this library would."""
         raise NotImplementedError
 
     def raised_in_job(self, error: BaseException) -> BaseException:
-        """Return the job's error, where the caller gets a wrapped one."""
+        """Return the job's own error, if the caller gets a wrapped one."""
         return error
 
     def send(self, way: str, engine: Any, job: Job, calls: Calls) -> list[Any]:
@@ -99,24 +99,28 @@ class Carries:
         assert Counter(asked) == Counter(zip(session_ids, questions, strict=True))
         assert Counter(results) == Counter(session_ids)
 
-    def test_the_bill_is_that_of_a_loop(
+    def test_it_makes_the_calls_of_a_loop(
         self, way: str, engine: Any, gateway: ModelsGateway
     ) -> None:
-        """Also where a question is asked again: in its session, in another, and in none."""
+        """Also if a question is asked again: in the same session, in another one, and in none."""
         asked = ["sess-1", "sess-1", "sess-2", None, "sess-1", None]
         calls = [(session_id, (gateway.url, "Plan my day")) for session_id in asked]
         calls.append(("sess-2", (gateway.url, "And the day after")))
         start_each(calls, ask)
-        bill = gateway.usage()
-        assert bill == {"sess-1": Usage(3, 9, 15), "sess-2": Usage(2, 7, 11), None: Usage(2, 6, 10)}
+        usage = gateway.usage()
+        assert usage == {
+            "sess-1": Usage(3, 9, 15),
+            "sess-2": Usage(2, 7, 11),
+            None: Usage(2, 6, 10),
+        }
         gateway.clear()
         self.send(way, engine, ask, calls)
-        assert gateway.usage() == bill
+        assert gateway.usage() == usage
 
     def test_a_job_that_is_not_carried_is_in_no_session(
         self, way: str, engine: Any, gateway: ModelsGateway
     ) -> None:
-        """Neither in that of the job before, nor in that in which the workers were started."""
+        """It is not in the session of an earlier job, nor in that which started the workers."""
         calls = [(f"sess-{number}", (gateway.url, "Whose am I?")) for number in range(20)]
         for _ in range(2):
             assert None not in self.send(way, engine, ask, calls)

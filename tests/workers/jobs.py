@@ -1,4 +1,4 @@
-"""What do threads, processes, queues and clusters do? Call the gateway, in functions that they can import."""
+"""The jobs of the tests. They are functions that other processes can import."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ HEADERS = gateway_headers("https://api.openai.com/v1", provider="openai", model=
 
 
 def ask(gateway: str, question: str) -> str | None:
-    """Ask the model *question* through *gateway*; return the ID of the session in which that was done."""
+    """Ask the model *question* through *gateway*; return the current session's ID."""
     body: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": question}]}
     with mount(requests.Session(), gateway) as http:
-        http.trust_env = False  # neither proxies nor a .netrc, which cost more than the call
+        http.trust_env = False  # no proxies and no .netrc: reading them costs more than the call
         http.post(
             f"{gateway}/v1/chat/completions", json=body, headers=HEADERS, timeout=60
         ).raise_for_status()

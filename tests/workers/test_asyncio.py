@@ -1,4 +1,4 @@
-"""Does asyncio bill each call to its session, from tasks, threads and asynchronous generators?"""
+"""Tasks, threads and asynchronous generators of asyncio call the gateway in their session."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class TestAsyncio(Carries):
     def by_decorated_generators(self, _: Executor, job: Job, calls: Calls) -> list[Any]:
         @in_session("session_id")
         async def work(session_id: str | None, args: tuple[Any, ...]) -> AsyncGenerator[Any, None]:
-            await asyncio.sleep(0)  # lets all others begin
+            await asyncio.sleep(0)  # so all others begin
             yield None
             yield await asyncio.to_thread(job, *args)
 
@@ -145,7 +145,7 @@ async def cancelled_with_its_consumer(start: Start) -> None:
         cancelled_with_its_consumer,
     ],
 )
-def test_what_a_generator_asks_at_its_end_is_billed_to_its_session(
+def test_what_a_generator_asks_at_its_end_is_in_its_session(
     end: Callable[[Start], Awaitable[None]], gateway: ModelsGateway
 ) -> None:
     @in_session("session_id")

@@ -1,4 +1,4 @@
-"""Does a Celery task run in its publisher's session? On real workers, each with its broker, and eagerly."""
+"""Celery tasks run in the session in which they were published, on real workers and eagerly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from celery_app import (
     CONFIG,
     ask,
     ask_hooked,
-    ask_unheard,
+    ask_without_result,
     die_once,
     envelope,
     fail,
@@ -45,7 +45,7 @@ from cagent_session import SESSION_ID_HEADER, current_session_id, session_scope
 from cagent_session.integrations.celery import instrument, uninstrument
 from cagent_session.testing import ModelsGateway
 
-SECONDS = 60  # before a test gives up
+SECONDS = 180  # before a test gives up
 PREFORK = ["redis-prefork", "filesystem-prefork"]
 WORKERS = [*PREFORK, "redis-threads", "redis-gevent", "redis-solo"]
 QUICK = {
@@ -56,7 +56,7 @@ QUICK = {
 
 
 class Engine(NamedTuple):
-    """An app and, unless its tasks are eager, what its worker is started with and logs to."""
+    """An app, the configuration of its worker and the worker's log. An eager app has no worker."""
 
     app: Celery
     config: dict[str, Any]
@@ -71,24 +71,34 @@ on_prefork, on_workers, everywhere = on(*PREFORK), on(*WORKERS), on(*WORKERS, "e
 
 
 @pytest.fixture(scope="module")
+def ends_of_workers() -> Iterator[ExitStack]:
+    """Waits at the end of the module: a worker may take seconds to end, while the next one runs."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
 def engine(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    ends_of_workers: ExitStack,
 ) -> Iterator[Engine]:
     broker, _, pool = request.param.partition("-")
     folder = tmp_path_factory.mktemp(request.param)
     if broker == "redis":  # each worker has a database of its own
-        url = f"{request.getfixturevalue('redis_url').rpartition('/')[0]}/{WORKERS.index(request.param)}"
+        redis = request.getfixturevalue("redis_url").removesuffix("0")
+        url = f"{redis}{WORKERS.index(request.param)}"
         where: dict[str, Any] = {"broker_url": url, "result_backend": url}
     elif broker == "filesystem":
         (folder / "processed").mkdir()
-        options: dict[str, Any] = dict.fromkeys(
-            ["data_folder_in", "data_folder_out", "control_folder"], str(folder)
-        )
-        options.update(
-            store_processed=True, processed_folder=str(folder / "processed"), polling_interval=0.01
-        )
+        folders = ("data_folder_in", "data_folder_out", "control_folder")
         where = {"broker_url": "filesystem://", "result_backend": folder.as_uri()}
-        where["broker_transport_options"] = options
+        where["broker_transport_options"] = {
+            **dict.fromkeys(folders, str(folder)),
+            "store_processed": True,
+            "processed_folder": str(folder / "processed"),
+            "polling_interval": 0.01,
+        }
     else:
         where = {"broker_url": "memory://", "task_always_eager": True}
     config = QUICK | where
@@ -98,26 +108,24 @@ def engine(
         if not pool:
             yield engine
             return
-        alone = ("--without-gossip", "--without-heartbeat", "--without-mingle")
-        with running(
-            "worker",
-            f"--pool={pool}",
-            "--concurrency=2",
-            "--loglevel=WARNING",
-            *alone,
-            engine=engine,
-        ):
+        options = ["--concurrency=2", "--without-gossip", "--without-heartbeat", "--without-mingle"]
+        process = start("worker", f"--pool={pool}", "--loglevel=WARNING", *options, engine=engine)
+        try:
             result_of(whose.delay())
             yield engine
-    kombu.pools.reset()  # type: ignore[no-untyped-call]  # the connections to the broker, which all apps share
+        finally:
+            process.terminate()
+            ends_of_workers.callback(wait_for_end, process, engine.log)
+    # The connections to the broker, which all apps share.
+    kombu.pools.reset()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def closing(app: Celery) -> Iterator[Celery]:
-    """Close *app* with the connections of its backend, which it leaves to whom collects the garbage."""
+    """Close *app*, and the connections of its backend, which Celery does not close."""
     with app:
         yield app
-    gc.collect()  # results tell the backend when they go
+    gc.collect()  # results use the backend when they are collected
     if isinstance(app.backend, RedisBackend):
         app.backend.result_consumer.stop()
         app.backend.client.connection_pool.disconnect()
@@ -125,30 +133,38 @@ def closing(app: Celery) -> Iterator[Celery]:
 
 @contextmanager
 def running(*command: str, engine: Engine) -> Iterator[None]:
-    """Run Celery's *command*; it must end when it is told to."""
-    told = {"PYTHONPATH": str(Path(__file__).parent), CONFIG: json.dumps(engine.config)}
+    """Run Celery's *command* until the end of the ``with`` statement."""
+    process = start(*command, engine=engine)
+    try:
+        yield
+    finally:
+        process.terminate()
+        wait_for_end(process, engine.log)
+
+
+def start(*command: str, engine: Engine) -> subprocess.Popen[bytes]:
+    variables = {"PYTHONPATH": str(Path(__file__).parent), CONFIG: json.dumps(engine.config)}
     celery = [sys.executable, "-m", "celery", "--app=celery_app", *command]
-    with (
-        engine.log.open("ab") as log,
-        subprocess.Popen(celery, env={**os.environ, **told}, stdout=log, stderr=log) as process,
-    ):
-        try:
-            yield
-        finally:
-            process.terminate()
-            try:
-                process.wait(SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-    assert process.returncode == 0, engine.log.read_text()
+    with engine.log.open("ab") as log:
+        return subprocess.Popen(celery, env={**os.environ, **variables}, stdout=log, stderr=log)
+
+
+def wait_for_end(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait for a terminated *process*. It must end without an error."""
+    try:
+        process.wait(SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, log.read_text()
 
 
 def result_of(published: Any) -> Any:
     return published.get(timeout=SECONDS, interval=0.01)
 
 
-def whose_calls(gateway: ModelsGateway, count: int) -> Counter[str | None]:
-    """Wait until *count* calls are answered; return whose there are."""
+def calls_by_session(gateway: ModelsGateway, count: int) -> Counter[str | None]:
+    """Wait until *count* calls are answered; return the number of calls of each session."""
     deadline = time.monotonic() + SECONDS
     while sum(call.status == 200 for call in gateway.calls) < count and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -163,12 +179,14 @@ def asks(url: str, count: int = 3) -> list[Any]:
     return [ask.si(url, str(number)) for number in range(count)]
 
 
-CANVASES: dict[str, tuple[int, Callable[[str], Any]]] = {  # and the calls that each makes
+CANVASES: dict[str, tuple[int, Callable[[str], Any]]] = {  # with the number of calls of each
     "a task": (1, lambda url: ask.si(url, "?")),
     "a task of the app's own": (1, lambda url: signature("own", (url, "?"))),
     "ignored results": (
         2,
-        lambda url: group(ask_unheard.si(url, "?"), ask.si(url, "?").set(ignore_result=True)),
+        lambda url: group(
+            ask_without_result.si(url, "?"), ask.si(url, "?").set(ignore_result=True)
+        ),
     ),
     "a task with hooks": (4, lambda url: ask_hooked.si(url, "?")),
     "a countdown": (1, lambda url: ask.si(url, "?").set(countdown=0.1)),
@@ -219,19 +237,19 @@ def test_what_a_canvas_calls_is_in_the_session_in_which_it_was_published(
             made = canvas(gateway.url)
         with session_scope(session_id):
             made.apply_async()
-    assert whose_calls(gateway, 3 * calls) == {"sess-1": calls, None: calls, "sess-2": calls}
+    assert calls_by_session(gateway, 3 * calls) == {"sess-1": calls, None: calls, "sess-2": calls}
 
 
 @everywhere
-def test_a_worker_that_serves_many_sessions_mixes_none_of_them_up(
+def test_a_worker_keeps_a_thousand_tasks_of_many_sessions_apart(
     engine: Engine, gateway: ModelsGateway
 ) -> None:
     sessions = [*(f"sess-{number}" for number in range(20)), None] * 50
     random.Random(0).shuffle(sessions)
     for session_id in sessions:
         with session_scope(session_id):
-            ask_unheard.delay(gateway.url, str(session_id))
-    assert whose_calls(gateway, len(sessions)) == Counter(sessions)
+            ask_without_result.delay(gateway.url, str(session_id))
+    assert calls_by_session(gateway, len(sessions)) == Counter(sessions)
     assert all(
         call.json["messages"][0]["content"] == str(call.session_id) for call in gateway.calls
     )
@@ -248,7 +266,7 @@ def test_a_scope_that_a_task_leaves_open_ends_with_the_task(engine: Engine) -> N
 
 
 @everywhere
-def test_an_error_is_told_as_it_is_and_the_next_task_is_in_no_session(engine: Engine) -> None:
+def test_an_error_reaches_the_caller_and_the_next_task_is_in_no_session(engine: Engine) -> None:
     with session_scope("sess-1"), pytest.raises(LookupError, match="no such model"):
         result_of(fail.delay("no such model"))
     assert [result_of(whose.delay()) for _ in range(4)] == [None] * 4
@@ -262,7 +280,7 @@ def test_a_uuid_is_a_session_id(engine: Engine) -> None:
 
 
 @everywhere
-def test_a_header_given_to_apply_async_counts_outside_a_session_only(engine: Engine) -> None:
+def test_a_header_given_to_apply_async_is_used_only_outside_a_session(engine: Engine) -> None:
     given = {SESSION_ID_HEADER: "given", "trace": "t-1"}
     session_id, headers = result_of(envelope.apply_async(headers=given))
     assert (session_id, headers["trace"]) == ("given", "t-1")
@@ -282,11 +300,13 @@ def test_headers_within_the_headers_as_tracers_send_them_hide_no_session(
             seen, headers = result_of(envelope.apply_async(**traced))
             retried.apply_async([gateway.url], **traced)
         assert (seen, headers["trace"]) == (session_id, "t-1")
-    assert whose_calls(gateway, 6) == {"sess-1": 3, None: 3}
+    assert calls_by_session(gateway, 6) == {"sess-1": 3, None: 3}
 
 
 @on_workers
-def test_a_malformed_id_is_warned_of_and_the_task_runs_in_none(engine: Engine) -> None:
+def test_a_malformed_id_is_logged_as_a_warning_and_the_task_runs_in_no_session(
+    engine: Engine,
+) -> None:
     malformed = ["s3cret id", "s3cret\n", "s3cret" * 50, "", 53, ["s3cret"], {"s3cret": 1}]
     warned = len(engine.log.read_text())
     published = [whose.apply_async(headers={SESSION_ID_HEADER: value}) for value in malformed]
@@ -301,7 +321,7 @@ def test_a_malformed_id_is_warned_of_and_the_task_runs_in_none(engine: Engine) -
 
 
 @on("eager")
-def test_an_eager_task_with_a_malformed_id_runs_in_none_too(
+def test_an_eager_task_with_a_malformed_id_runs_in_no_session_too(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert result_of(whose.apply_async(headers={SESSION_ID_HEADER: "s3cret id"})) is None
@@ -324,14 +344,14 @@ def test_either_protocol_and_a_task_published_by_its_name_are_in_the_session(
                 )
                 producer.send_task("celery_app.retried", [gateway.url])
             assert (seen, headers["trace"]) == (session_id, "t-1")
-        assert whose_calls(gateway, 6) == {"sess-1": 3, None: 3}
+        assert calls_by_session(gateway, 6) == {"sess-1": 3, None: 3}
 
 
 @on_workers
 @pytest.mark.parametrize(
     "make", [Celery, lambda _: uninstrument(make_app())], ids=["another app", "uninstrumented"]
 )
-def test_an_app_that_is_not_instrumented_publishes_in_none(
+def test_an_app_that_is_not_instrumented_publishes_in_no_session(
     engine: Engine, make: Callable[[str], Celery]
 ) -> None:
     with session_scope("sess-1"), closing(make("other")) as other:
@@ -342,7 +362,7 @@ def test_an_app_that_is_not_instrumented_publishes_in_none(
 
 
 @on_prefork
-def test_the_tasks_of_a_chord_may_differ_in_session_and_who_publishes_the_body_decides_on_its(
+def test_the_tasks_of_a_chord_may_differ_in_session_and_whatever_publishes_the_body_sets_its_own(
     engine: Engine, gateway: ModelsGateway
 ) -> None:
     header = [
@@ -350,26 +370,26 @@ def test_the_tasks_of_a_chord_may_differ_in_session_and_who_publishes_the_body_d
         for given in ("sess-1", "sess-2")
     ]
     chord(header, ask.si(gateway.url, "body")).delay()
-    whose_calls(gateway, 3)
+    calls_by_session(gateway, 3)
     *first, body = [
         (call.json["messages"][0]["content"], call.session_id) for call in gateway.calls
     ]
     assert sorted(first) == [("header", "sess-1"), ("header", "sess-2")]
     if (
         engine.app.backend.supports_native_join
-    ):  # the last of the tasks does, and otherwise celery.chord_unlock
+    ):  # the last task of the header publishes the body, otherwise celery.chord_unlock
         assert body in [("body", "sess-1"), ("body", "sess-2")]
     else:
         assert body == ("body", None)
 
 
 @on_prefork
-def test_a_task_whose_process_is_killed_is_delivered_again_into_its_session(
+def test_a_task_whose_process_is_killed_runs_again_in_its_session(
     engine: Engine, gateway: ModelsGateway, tmp_path: Path
 ) -> None:
     with session_scope("sess-1"):
         assert result_of(die_once.delay(gateway.url, str(tmp_path / "died"))) == "sess-1"
-    assert whose_calls(gateway, 2) == {"sess-1": 2}
+    assert calls_by_session(gateway, 2) == {"sess-1": 2}
     assert [result_of(whose.delay()) for _ in range(4)] == [None] * 4
 
 
@@ -379,25 +399,25 @@ def test_a_task_that_runs_out_of_time_in_another_scope_is_back_in_its_session(
 ) -> None:
     with session_scope("sess-1"):
         assert result_of(run_out_of_time.apply_async([gateway.url], soft_time_limit=1)) == "sess-1"
-    assert whose_calls(gateway, 1) == {"sess-1": 1}
+    assert calls_by_session(gateway, 1) == {"sess-1": 1}
     assert [result_of(whose.delay()) for _ in range(4)] == [None] * 4
 
 
 @on_prefork
-def test_what_beat_publishes_is_in_none_unless_the_schedule_says_so(
+def test_what_beat_publishes_is_in_no_session_unless_the_schedule_names_one(
     engine: Engine, gateway: ModelsGateway, tmp_path: Path
 ) -> None:
     entry = {"task": "jobs.ask", "schedule": 0.2, "args": [gateway.url, "beat"]}
     nightly = {**entry, "options": {"headers": {SESSION_ID_HEADER: "nightly"}}}
     beats = engine._replace(
-        config={**engine.config, "beat_schedule": {"unsaid": entry, "said": nightly}}
+        config={**engine.config, "beat_schedule": {"in no session": entry, "nightly": nightly}}
     )
     with (
         session_scope("sess-1"),
         running("beat", "--scheduler=celery.beat:Scheduler", engine=beats),
     ):
         result_of(leave_a_scope_open.delay())
-        assert whose_calls(gateway, 6).keys() == {None, "nightly"}
+        assert calls_by_session(gateway, 6).keys() == {None, "nightly"}
     engine.app.control.purge()
     for result in [whose.delay() for _ in range(16)]:  # behind those that the worker had fetched
         result_of(result)

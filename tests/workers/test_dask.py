@@ -1,9 +1,8 @@
-"""Does Dask bill each call to its session, when a cluster of processes does the work?"""
+"""Jobs that are sent to a Dask cluster of processes call the gateway in their session."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import dask
 import pytest
 from dask.tokenize import tokenize
-from distributed import Client, LocalCluster, worker_client
+from distributed import Client, worker_client
 from engines import Calls, Carries, CarriesByExecutor, Job, map_each, start_each
 from jobs import ask
 
@@ -25,23 +24,12 @@ from cagent_session import (
 from cagent_session.testing import ModelsGateway
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with session_scope("starter"):
-        cluster = LocalCluster(
-            n_workers=2, threads_per_worker=2, processes=True, dashboard_address="127.0.0.1:0"
-        )
-        client = Client(cluster)
-    with cluster, client:
-        yield client
-
-
 class TestClient(Carries):
     main_way = "by_submit"
 
     @pytest.fixture
-    def engine(self, client: Client) -> Client:
-        return client
+    def engine(self, dask_client: Client) -> Client:
+        return dask_client
 
     def by_submit(self, client: Client, job: Job, calls: Calls) -> list[Any]:
         futures = start_each(
@@ -63,7 +51,7 @@ class TestClient(Carries):
 
         return list(dask.compute(*start_each(calls, start)))
 
-    def by_a_task_that_submits(self, client: Client, job: Job, calls: Calls) -> list[Any]:
+    def by_task_that_submits(self, client: Client, job: Job, calls: Calls) -> list[Any]:
         def start(*columns: tuple[Any, ...]) -> list[Any]:
             with worker_client() as inner:
                 results: list[Any] = inner.gather(
@@ -96,21 +84,21 @@ class TestClient(Carries):
 
 class TestExecutor(CarriesByExecutor):
     @pytest.fixture
-    def engine(self, client: Client) -> Executor:
-        executor: Executor = client.get_executor(pure=False)
+    def engine(self, dask_client: Client) -> Executor:
+        executor: Executor = dask_client.get_executor(pure=False)
         return executor
 
 
-def test_equal_calls_are_merged_in_their_session_unless_they_are_impure(
-    client: Client, gateway: ModelsGateway
+def test_equal_calls_of_one_session_are_made_once_without_pure_false(
+    dask_client: Client, gateway: ModelsGateway
 ) -> None:
-    """So Dask does by itself with equal calls; those of two sessions are not equal."""
+    """Dask itself makes equal calls once. Calls of two sessions are not equal."""
     calls = [
         (session_id, (gateway.url, "Plan my day"))
         for session_id in ("sess-1", "sess-1", "sess-2", None, None)
     ]
-    results = client.gather(
-        start_each(calls, lambda *args: client.submit(carry_session(ask), *args))
+    results = dask_client.gather(
+        start_each(calls, lambda *args: dask_client.submit(carry_session(ask), *args))
     )
     assert results == ["sess-1", "sess-1", "sess-2", None, None]
     assert {
@@ -134,7 +122,7 @@ def test_a_carried_functions_token_is_that_of_function_and_session(job: Job) -> 
 
 
 def test_a_task_that_is_tried_again_stays_in_its_session(
-    client: Client, gateway: ModelsGateway, tmp_path: Path
+    dask_client: Client, gateway: ModelsGateway, tmp_path: Path
 ) -> None:
     def fail_twice(attempts: Path) -> str | None:
         with attempts.open("a") as file:
@@ -146,39 +134,48 @@ def test_a_task_that_is_tried_again_stays_in_its_session(
 
     gateway_url = gateway.url
     with session_scope("sess-1"):
-        future = client.submit(
+        future = dask_client.submit(
             carry_session(fail_twice), tmp_path / "attempts", retries=2, pure=False
         )
     assert future.result() == "sess-1"
     assert [call.session_id for call in gateway.calls] == ["sess-1"] * 3
 
 
-def test_a_coroutine_function_finds_its_session_itself(client: Client) -> None:
-    """Before Python 3.12 Dask sees a carried one for a plain function, and does not await it."""
-
+def test_a_decorated_coroutine_function_runs_in_its_session(dask_client: Client) -> None:
     @in_session("session_id")
     async def work(session_id: str) -> str | None:
         await asyncio.sleep(0)
         return current_session_id()
 
     session_ids = [f"sess-{number}" for number in range(20)]
-    assert client.gather(client.map(work, session_ids, pure=False)) == session_ids
+    assert dask_client.gather(dask_client.map(work, session_ids, pure=False)) == session_ids
 
 
-def test_a_futures_result_is_a_carried_jobs_argument(client: Client) -> None:
+def test_a_futures_result_is_a_carried_jobs_argument(dask_client: Client) -> None:
     def repeat(*seen: str | None) -> tuple[str | None, ...]:
         return (*seen, current_session_id())
 
     with session_scope("sess-1"):
-        first = client.submit(carry_session(repeat), pure=False)
+        first = dask_client.submit(carry_session(repeat), pure=False)
     with session_scope("sess-2"):
-        assert client.submit(carry_session(repeat), first, pure=False).result() == (
+        assert dask_client.submit(carry_session(repeat), first, pure=False).result() == (
             ("sess-1",),
             "sess-2",
         )
 
 
-def test_a_scheduler_without_a_cluster_takes_a_session_executor() -> None:
+@pytest.mark.parametrize("setting", ["pool", "scheduler"])
+def test_a_session_executor_runs_the_tasks_without_a_cluster(setting: str) -> None:
     tasks = [dask.delayed(current_session_id, pure=False)() for _ in range(8)]
     with session_scope("sess-1"), SessionExecutor(ThreadPoolExecutor(2)) as pool:
-        assert set(dask.compute(*tasks, scheduler=pool)) == {"sess-1"}
+        assert set(dask.compute(*tasks, **{"scheduler": "threads", setting: pool})) == {"sess-1"}
+
+
+def test_a_cluster_in_threads_keeps_the_session_in_which_it_is_started() -> None:
+    """Dask copies the context for its threads. A carried job has its own session there, too."""
+    with session_scope("starter"):
+        client = Client(processes=False, dashboard_address=None, set_as_default=False)
+    with client, session_scope("sess-1"):
+        carried = client.submit(carry_session(current_session_id), pure=False)
+        plain = client.submit(current_session_id, pure=False)
+        assert (carried.result(), plain.result()) == ("sess-1", "starter")

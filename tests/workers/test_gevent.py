@@ -1,4 +1,4 @@
-"""Does gevent bill each call to its session, when greenlets do the work, in a program that it has patched?"""
+"""Greenlets call the gateway in their session, in a program that gevent has patched."""
 
 from __future__ import annotations
 
@@ -22,44 +22,44 @@ PROGRAM = """
 from gevent import monkey
 monkey.patch_all()
 
-import os
 import pickle
 import sys
 from test_gevent import TestGevent
 
-way, job, calls = pickle.load(sys.stdin.buffer)
-try:
-    outcome = getattr(TestGevent(), way)(None, job, calls)
-except LookupError as error:
-    outcome = error
-sys.stdout.buffer.write(pickle.dumps(outcome))
-sys.stdout.flush()
-os._exit(0)  # threads of gevent's that used a socket may crash while the interpreter ends, with us or without
+while True:
+    way, job, calls = pickle.load(sys.stdin.buffer)
+    try:
+        outcome = getattr(TestGevent(), way)(None, job, calls)
+    except LookupError as error:
+        outcome = error
+    pickle.dump(outcome, sys.stdout.buffer)
+    sys.stdout.flush()
 """
 
 
 class TestGevent(Carries):
-    """Each way runs in a program of its own, because pytest's process can't be patched."""
+    """All jobs run in one other program, because pytest's own process can't be patched."""
 
     main_way = "by_pool"
 
-    @pytest.fixture
-    def engine(self) -> None:
-        """Greenlets have no workers."""
-
-    def send(self, way: str, engine: None, job: Job, calls: Calls) -> list[Any]:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls) -> Iterator[subprocess.Popen[bytes]]:
+        pipe = subprocess.PIPE
         command = [sys.executable, "-W", "error", "-c", PROGRAM]
-        program = pickle.dumps((way, job, calls))
-        done = subprocess.run(
-            command,
-            input=program,
-            capture_output=True,
-            cwd=Path(__file__).parent,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        outcome: list[Any] | LookupError = pickle.loads(done.stdout)
+        with subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, cwd=Path(__file__).parent
+        ) as program:
+            yield program
+            assert program.poll() is None
+            program.kill()
+
+    def send(self, way: str, engine: subprocess.Popen[bytes], job: Job, calls: Calls) -> list[Any]:
+        assert engine.stdin
+        assert engine.stdout
+        pickle.dump((way, job, calls), engine.stdin)
+        engine.stdin.flush()
+        outcome: list[Any] | LookupError = pickle.load(engine.stdout)
         if isinstance(outcome, LookupError):
             raise outcome
         return outcome
@@ -84,7 +84,7 @@ class TestGevent(Carries):
         return map_each(calls, start)
 
     def by_thread_pool(self, _: None, job: Job, calls: Calls) -> list[Any]:
-        """It has threads of the system, patched or not."""
+        """Its threads are the system's, even in a patched program."""
         return by_executor(gevent.threadpool.ThreadPoolExecutor(4), job, calls)
 
     def by_patched_thread_pool(self, _: None, job: Job, calls: Calls) -> list[Any]:
@@ -95,7 +95,7 @@ class TestGevent(Carries):
 
         @in_session("session_id")
         def work(session_id: str | None, *args: Any) -> Any:
-            gevent.sleep()  # lets all others enter theirs
+            gevent.sleep()  # so all others enter theirs
             return job(*args)
 
         return joined([pool.spawn(work, session_id, *args) for session_id, args in calls])

@@ -1,4 +1,4 @@
-"""Does joblib bill each call to its session, with any of its backends?"""
+"""Pools of joblib call the gateway in the session of each job, with each backend."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ class TestLoky(CarriesByExecutor):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_what_is_carried_in_the_generator_of_tasks_is_carried_from_a_thread_of_joblibs(
+def test_tasks_that_are_carried_while_joblib_iterates_may_be_in_no_session(
     backend: str,
 ) -> None:
-    """It iterates over all but the first tasks in a thread, which is in no session: carry before the generator."""
+    """After the first tasks, joblib iterates in a thread, which is in no session."""
     with session_scope("sess-1"):
         results = Parallel(2, backend=BACKENDS[backend])(
             delayed(carry_session(current_session_id))() for _ in range(20)

@@ -1,4 +1,4 @@
-"""Do processes bill each call to its session, when a pool of them does the work?"""
+"""Pools of processes call the gateway in the session of each job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from engines import Calls, Carries, CarriesByExecutor, Job, map_each, start_each
 from cagent_session import carry_session, session_scope
 
 
-@pytest.fixture(scope="module", params=["spawn", "forkserver"])  # not fork: the gateway has threads
+@pytest.fixture(
+    scope="module", params=["spawn", "forkserver"]
+)  # not fork, because the gateway has threads
 def context(request: pytest.FixtureRequest) -> BaseContext:
     method: str = request.param
     return multiprocessing.get_context(method)

@@ -1,13 +1,10 @@
-"""Does Ray bill each call to its session, when its tasks and actors do the work?"""
+"""Ray's tasks, actors and pools call the gateway in the session of their job."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -20,35 +17,14 @@ from cagent_session import carry_session, current_session_id, in_session, sessio
 from cagent_session.testing import ModelsGateway
 
 
-@contextmanager
-def running_ray() -> Iterator[None]:
-    """Run Ray on this machine. Its sockets are in its folder, of whose path they leave 41 characters."""
-    options: dict[str, Any] = {
-        "include_dashboard": False,
-        "log_to_driver": False,
-        "logging_level": "error",
-    }
-    with TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(
-                "PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep
-            )  # where the workers find jobs.py
-            ray.init(num_cpus=4, _temp_dir=folder, **options)
-        yield
-        ray.shutdown()
-
-
 @pytest.fixture(scope="module")
-def call() -> Iterator[Any]:
-    """Start Ray in a session; return the remote function that runs any job."""
+def call(started_ray: None) -> Any:
+    """The remote function that runs any job."""
 
     def call(job: Job, *args: Any, **kwargs: Any) -> Any:
         return job(*args, **kwargs)
 
-    with ExitStack() as stack:
-        with session_scope("starter"):
-            stack.enter_context(running_ray())
-        yield ray.remote(call)
+    return ray.remote(call)
 
 
 class TestRay(Carries):
@@ -64,7 +40,7 @@ class TestRay(Carries):
         )
         return results
 
-    def by_a_task_that_submits(self, call: Any, job: Job, calls: Calls) -> list[Any]:
+    def by_task_that_submits(self, call: Any, job: Job, calls: Calls) -> list[Any]:
         def start(*columns: tuple[Any, ...]) -> list[Any]:
             carried = ray.put(carry_session(job))
             results: list[Any] = ray.get(
@@ -101,12 +77,12 @@ class TestRay(Carries):
         return results
 
     def raised_in_job(self, error: BaseException) -> BaseException:
-        """A task's is raised as one that is both Ray's and of its own class."""
+        """Ray raises a wrapper that is of Ray's class and of the error's class."""
         return getattr(error, "cause", error)
 
 
 @pytest.mark.parametrize("kind", ["plain", "asynchronous"])
-def test_an_actors_methods_find_their_session_themselves(
+def test_an_actors_decorated_methods_run_in_their_session(
     kind: str, call: Any, gateway: ModelsGateway
 ) -> None:
     class Agent:
@@ -131,6 +107,20 @@ def test_an_actors_methods_find_their_session_themselves(
     assert ray.get([*work, agent.rest.remote()]) == [*session_ids, None]
     asked = [(call.session_id, call.json["messages"][0]["content"]) for call in gateway.calls]
     assert sorted(asked) == sorted((session_id, f"{session_id} asks") for session_id in session_ids)
+
+
+def test_a_carried_function_can_not_be_made_a_remote_function() -> None:
+    """Therefore the guide makes one that runs any job."""
+    with pytest.raises(TypeError, match="either a function or a class"):
+        ray.remote(carry_session(ask))
+
+
+def test_a_decorated_function_runs_in_its_session(call: Any) -> None:
+    @in_session("session_id")
+    def work(session_id: str) -> str | None:
+        return current_session_id()
+
+    assert ray.get(ray.remote(work).remote("sess-1")) == "sess-1"
 
 
 def test_a_decorated_generator_streams_from_its_session(call: Any) -> None:

@@ -1,4 +1,4 @@
-"""Does the README's table move a function by one line, at the same bill? Each line is run as it stands there."""
+"""Each line of the table in examples/workers/README.rst makes the same calls as the loop."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ import pytest
 import ray
 from celery import Celery, group
 from celery.contrib.testing.worker import start_worker
-from distributed import Client, LocalCluster
 from joblib import Parallel, delayed
 from jobs import ask
 from ray.util.multiprocessing import Pool
-from test_ray import running_ray
 
 from cagent_session import SessionExecutor, carry_session, session_scope
 from cagent_session.integrations.celery import instrument
 from cagent_session.testing import ModelsGateway, Usage
 
-README = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
-TABLE = README.partition("From a loop to a cluster\n")[2].partition("``nox -s workers``")[0]
-LINES: dict[str, str] = dict(re.findall(r"\* - (.+)\n     - ``(.+)``", TABLE))
+GUIDE = Path(__file__).parents[2] / "examples" / "workers" / "README.rst"
+LINES: dict[str, str] = dict(
+    re.findall(r"\* - (.+)\n     - ``(.+)``", GUIDE.read_text(encoding="utf-8"))
+)
 ASKED = {
     "sess-1": ["Plan my day", "Plan my day", "And the next one"],
     "sess-2": ["Plan my day"],
@@ -51,48 +50,45 @@ NAMES = {
 }
 
 Ask = Callable[[str], Any]
-Names = Iterator[dict[str, Any]]  # what a line takes beside those, ask and questions
+Names = Iterator[dict[str, Any]]
+"""What a line needs in addition to NAMES, ``ask`` and ``questions``."""
 
 
-def a_loop(_ask: Ask) -> Names:
+def nothing(_request: pytest.FixtureRequest, _ask: Ask) -> Names:
     yield {}
 
 
-def threads(_ask: Ask) -> Names:
+def threads(_request: pytest.FixtureRequest, _ask: Ask) -> Names:
     with ThreadPoolExecutor(4) as pool:
         yield {"pool": pool}
 
 
-def processes(start_method: str, _ask: Ask) -> Names:
+def processes(start_method: str, _request: pytest.FixtureRequest, _ask: Ask) -> Names:
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(start_method)) as pool:
         yield {"pool": pool}
 
 
-def process_pool(start_method: str, _ask: Ask) -> Names:
+def process_pool(start_method: str, _request: pytest.FixtureRequest, _ask: Ask) -> Names:
     with multiprocessing.get_context(start_method).Pool(2) as pool:
         yield {"pool": pool}
         pool.close()
         pool.join()
 
 
-def greenlets(_ask: Ask) -> Names:
+def greenlets(_request: pytest.FixtureRequest, _ask: Ask) -> Names:
     yield {"pool": gevent.pool.Pool(4)}
 
 
-def dask(_ask: Ask) -> Names:
-    with (
-        LocalCluster(n_workers=2, dashboard_address="127.0.0.1:0") as cluster,
-        Client(cluster) as client,
-    ):
-        yield {"client": client}
+def dask(request: pytest.FixtureRequest, _ask: Ask) -> Names:
+    yield {"client": request.getfixturevalue("dask_client")}
 
 
-def on_ray(_ask: Ask) -> Names:
-    with running_ray():
-        yield {"call": ray.remote(lambda job, *args: job(*args))}
+def on_ray(request: pytest.FixtureRequest, _ask: Ask) -> Names:
+    request.getfixturevalue("started_ray")
+    yield {"call": ray.remote(lambda job, *args: job(*args))}
 
 
-def celery(ask: Ask) -> Names:
+def celery(_request: pytest.FixtureRequest, ask: Ask) -> Names:
     app = instrument(
         Celery("lines", broker="memory://", backend="cache+memory://", set_as_current=False)
     )
@@ -108,20 +104,20 @@ def celery(ask: Ask) -> Names:
         yield {"ask": published}
 
 
-WHERE = [
-    ("A loop", a_loop),
+ENGINES = [
+    ("A loop", nothing),
     ("``concurrent.futures``", threads),
     *(
-        ("``concurrent.futures``", functools.partial(processes, method))
-        for method in ("spawn", "forkserver")
+        (name, functools.partial(started, start_method))
+        for name, started in (
+            ("``concurrent.futures``", processes),
+            ("``multiprocessing``", process_pool),
+        )
+        for start_method in ("spawn", "forkserver")
     ),
-    *(
-        ("``multiprocessing``", functools.partial(process_pool, method))
-        for method in ("spawn", "forkserver")
-    ),
-    ("``asyncio``", a_loop),
+    ("``asyncio``", nothing),
     ("gevent", greenlets),
-    ("joblib", a_loop),
+    ("joblib", nothing),
     ("Dask", dask),
     ("Dask's executor", dask),
     ("Ray", on_ray),
@@ -131,15 +127,18 @@ WHERE = [
 
 
 def test_each_line_is_run() -> None:
-    assert LINES.keys() == {name for name, _ in WHERE}
+    assert LINES.keys() == {name for name, _ in ENGINES}
 
 
-@pytest.mark.parametrize(("name", "where"), WHERE)
-def test_a_line_is_billed_as_the_loop_is(
-    name: str, where: Callable[[Ask], Names], gateway: ModelsGateway
+@pytest.mark.parametrize(("name", "engine"), ENGINES)
+def test_a_line_makes_the_calls_of_the_loop(
+    name: str,
+    engine: Callable[[pytest.FixtureRequest, Ask], Names],
+    request: pytest.FixtureRequest,
+    gateway: ModelsGateway,
 ) -> None:
     ask_gateway = functools.partial(ask, gateway.url)
-    with contextmanager(where)(ask_gateway) as names:
+    with contextmanager(engine)(request, ask_gateway) as names:
         for session_id, questions in ASKED.items():
             with session_scope(session_id):
                 answers = run(LINES[name], {"ask": ask_gateway, "questions": questions, **names})
@@ -148,9 +147,9 @@ def test_a_line_is_billed_as_the_loop_is(
 
 
 def run(line: str, names: dict[str, Any]) -> Any:
-    """Run *line* as in a function, which may be asynchronous; return its ``answers``."""
+    """Run *line*, which may use ``await``; return its ``answers``."""
     namespace = {**NAMES, **names}
-    coroutine = eval(compile(line, "README.rst", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), namespace)
+    coroutine = eval(compile(line, GUIDE.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), namespace)
     if inspect.iscoroutine(coroutine):
         asyncio.run(coroutine)
     return namespace["answers"]
