@@ -1,8 +1,13 @@
-"""What reached the wire? Loopback servers that write down the bytes of each request, and a strict reading of them.
+"""Servers on loopback that keep the bytes of each request, and a strict check of these bytes.
 
-What a server answers stands in the request's own query, so that a server has no state but what has arrived: ``to`` and
-``status`` redirect, ``fail`` answers 503 so many times, ``digest`` asks for authentication. ``scenario`` tells whose
-request it is, and ``owner`` the ID of the session in which the call is made, if in any.
+A request's query says how the server answers:
+
+- ``to``: with a redirect to this URL; ``status`` is its status
+- ``fail``: with 503 for so many times
+- ``digest``: with a demand for digest authentication
+
+The query also names the ``scenario`` that makes the call, and the ``owner``: the ID of the session
+to which the call belongs. A call in no session has no owner.
 """
 
 from __future__ import annotations
@@ -12,80 +17,54 @@ import socketserver
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
 
 import h11
 import trustme
 
-LONGEST_LINE = 8190  # of a header, by default: Apache's LimitRequestFieldSize; nginx' buffers end 2 bytes later
+LONGEST_LINE = 8190  # of a header: Apache's default, and nearly that of nginx
 DIGEST = 'WWW-Authenticate: Digest realm="gateway", nonce="abc", qop="auth", algorithm=SHA-256\r\n'
 
-_UNFIT = re.compile(
-    rb"[^\t\x20-\x7e]"
-).search  # RFC 9110, section 5.5: no controls, and new fields keep to ASCII
-_HOST = re.compile(rb"(?im)^host: *(\S+)\r$").search
-_WHOLE = re.compile(rb"(?s)\AGET .*\r\n\r\n|\r\n\r\n\{\}").search  # each POST has this body
-_AUTHORIZATION = re.compile(rb"(?im)^authorization:").search
 
-
-@dataclass(frozen=True)
-class Places:
-    """Where the servers are: the gateway, on HTTP and on HTTPS, and hosts that are not the gateway, likewise."""
+class Places(NamedTuple):
+    """The URLs of the servers: the gateway and another host, both on HTTP and HTTPS."""
 
     gateway: str
     gateway_tls: str
     other: str
     other_tls: str
-    ca: str
+    ca: str  # the file with the authority's certificate
 
     @property
-    def gateways(self) -> tuple[str, str]:
+    def gateways(self) -> tuple[str, ...]:
         return self.gateway, self.gateway_tls
 
     @property
     def localhost(self) -> str:
-        """The gateway's own port under another host's name."""
+        """The gateway's own server, by another host's name."""
         return self.gateway.replace("127.0.0.1", "localhost")
 
 
-@dataclass(frozen=True)
 class Arrival:
-    """One request: its target, and the bytes of its head."""
+    """One request, as a lenient server reads it."""
 
-    scheme: str
-    head: bytes
+    def __init__(self, scheme: str, head: bytes) -> None:
+        self.head = head
+        request, *self.lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+        self.target = request.split(" ")[1]
+        self.query = dict(parse_qsl(urlsplit(self.target).query, keep_blank_values=True))
+        headers = (line.partition(":") for line in self.lines)
+        self.headers = {name.lower(): value.strip(" \t") for name, _, value in headers}
+        self.origin = f"{scheme}://{self.headers['host']}"
 
-    @property
-    def origin(self) -> str:
-        host = _HOST(self.head)
-        return f"{self.scheme}://{host[1].decode('latin-1') if host else 'nowhere'}"
-
-    @property
-    def query(self) -> dict[str, str]:
-        target = self.head.split(b" ", 2)[1].decode("latin-1")
-        return {
-            name: values[0]
-            for name, values in parse_qs(urlsplit(target).query, keep_blank_values=True).items()
-        }
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The headers as a server that is lenient reads them."""
-        lines = (
-            line.decode("latin-1").partition(":") for line in self.head.split(b"\r\n")[1:] if line
-        )
-        return {name.lower(): value.strip(" \t") for name, _, value in lines}
-
-    @property
-    def malformed(self) -> str | None:
-        """Say what is wrong with these bytes, if something is."""
-        lines = self.head.removesuffix(b"\r\n\r\n").split(b"\r\n")[1:]
-        if any(map(_UNFIT, lines)):
-            return "bytes that are no visible ASCII"
-        if any(len(line) > LONGEST_LINE for line in lines):
+    def problem(self) -> str | None:
+        """Return what a strict server would reject, if anything."""
+        # RFC 9110, section 5.5: no control characters, and new headers keep to ASCII.
+        if any(re.search(r"[^\t\x20-\x7e]", line) for line in self.lines):
+            return "bytes that are not visible ASCII"
+        if any(len(line) > LONGEST_LINE for line in self.lines):
             return "a header that is too long for nginx and Apache"
         if "x-injected" in self.headers:
             return "an injected header"
@@ -98,93 +77,59 @@ class Arrival:
         return None
 
 
-@dataclass
-class Wire:
-    """All that has arrived, and where."""
-
-    places: Places
-    arrivals: list[Arrival] = field(default_factory=list)
-
-    def of(self, scenario: str) -> list[Arrival]:
-        return [arrival for arrival in self.arrivals if arrival.query.get("scenario") == scenario]
-
-
-def url_at(place: str, scenario: str, owner: object = None, **plan: object) -> str:
-    """Return the URL of a call, which says in whose session it is made, and what it is answered."""
-    query = {"scenario": scenario, **({} if owner is None else {"owner": owner}), **plan}
-    return f"{place}/v1/chat/completions?{urlencode(query)}"
-
-
-class _Listener(socketserver.ThreadingTCPServer):
+class _Server(socketserver.ThreadingTCPServer):
     request_queue_size = 128
-    tls: ssl.SSLContext | None = None
 
     def __init__(self, arrivals: list[Arrival], tls: ssl.SSLContext | None) -> None:
-        self.arrivals, self.tls = arrivals, tls
         super().__init__(("127.0.0.1", 0), _Handler)
-
-    @property
-    def scheme(self) -> str:
-        return "https" if self.tls else "http"
-
-    @property
-    def url(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}"
+        self.arrivals = arrivals
+        self.scheme = "https" if tls else "http"
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
 
 
-class _Handler(socketserver.BaseRequestHandler):
-    server: Any  # a listener
+class _Handler(socketserver.StreamRequestHandler):
+    server: Any  # a _Server
+    timeout = 30
 
     def handle(self) -> None:
-        """Read one request, write it down, answer it, and hang up."""
-        self.request.settimeout(30)
-        with ExitStack() as stack:
-            stack.enter_context(suppress(OSError))  # whoever hangs up early
-            connection = self.request
-            if self.server.tls:
-                connection = stack.enter_context(
-                    self.server.tls.wrap_socket(connection, server_side=True)
-                )
-            received = b""
-            while not _WHOLE(received):
-                data = connection.recv(65536)
-                if not data:
-                    return
-                received += data
-            head, end, _ = received.partition(b"\r\n\r\n")
-            arrival = Arrival(self.server.scheme, head + end)
-            earlier = sum(other.query == arrival.query for other in self.server.arrivals)
+        """Read a request, keep it and answer it. A client may also hang up without a request."""
+        lines = [self.rfile.readline()]
+        while lines[-1] not in (b"\r\n", b""):
+            lines.append(self.rfile.readline())
+        if lines[-1]:
+            arrival = Arrival(self.server.scheme, b"".join(lines))
+            self.rfile.read(int(arrival.headers.get("content-length", 0)))
+            earlier = sum(other.target == arrival.target for other in self.server.arrivals)
             self.server.arrivals.append(arrival)
-            connection.sendall(_answer(arrival, earlier))
+            self.wfile.write(_answer(arrival, earlier))
 
 
-def _answer(arrival: Arrival, again: int) -> bytes:
-    plan, status, headers = arrival.query, 200, ""
-    if "to" in plan:
-        status, headers = int(plan.get("status", 307)), f"Location: {plan['to']}\r\n"
-    elif again < int(plan.get("fail", 0)):
+def _answer(arrival: Arrival, earlier: int) -> bytes:
+    query, status, header = arrival.query, 200, ""
+    if "to" in query:
+        status, header = int(query.get("status", 307)), f"Location: {query['to']}\r\n"
+    elif earlier < int(query.get("fail", 0)):
         status = 503
-    elif "digest" in plan and not _AUTHORIZATION(arrival.head):
-        status, headers = 401, DIGEST
-    return f"HTTP/1.1 {status} Answer\r\n{headers}Content-Length: 2\r\nConnection: close\r\n\r\nok".encode()
+    elif "digest" in query and "authorization" not in arrival.headers:
+        status, header = 401, DIGEST
+    length = "Content-Length: 2\r\nConnection: close\r\n"
+    return f"HTTP/1.1 {status} Answer\r\n{header}{length}\r\nok".encode()
 
 
 @contextmanager
-def listening() -> Iterator[Wire]:
-    """Start a gateway and the other hosts, and stop them at the end."""
+def listening() -> Iterator[tuple[Places, list[Arrival]]]:
+    """Run the servers; yield their URLs, and a list that grows with each request."""
     authority = trustme.CA()
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(tls)
     arrivals: list[Arrival] = []
     with ExitStack() as stack:
-        listeners = [
-            stack.enter_context(_Listener(arrivals, how)) for how in (None, tls, None, tls)
-        ]
-        for listener in listeners:
-            threading.Thread(
-                target=listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-            ).start()
-            stack.callback(listener.shutdown)
+        urls = []
+        for context in (None, tls, None, tls):
+            server = stack.enter_context(_Server(arrivals, context))
+            threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+            stack.callback(server.shutdown)
+            urls.append(f"{server.scheme}://127.0.0.1:{server.server_address[1]}")
         ca = stack.enter_context(authority.cert_pem.tempfile())
-        gateway, gateway_tls, other, other_tls = (listener.url for listener in listeners)
-        yield Wire(Places(gateway, gateway_tls, other, other_tls, ca), arrivals)
+        yield Places._make([*urls, ca]), arrivals

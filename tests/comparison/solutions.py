@@ -1,22 +1,21 @@
-"""How does each solution put the session on a call? Ours and its peers, behind one face.
+"""Agents that tell the gateway whose session a call belongs to, each in its own way.
 
-Each is set up in its own favour, as its documentation has it, and as narrowly as it can be: what can be told which URLs
-may get the session is told the gateways'.
+All can do the same, so that a scenario runs with each of them. What a solution can be told about
+the gateway, it is told. README.rst beside this file says how the peers are set up.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
 import re
 import ssl
 import uuid
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any, ClassVar
-from urllib.parse import unquote_plus
+from functools import cache, partial
+from typing import Any
+from urllib.parse import unquote_plus, urlencode
 
 import httpx
 import requests
@@ -27,355 +26,275 @@ from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from requests.auth import HTTPDigestAuth
-from sentry_sdk.transport import Transport
 
-from cagent_session import (
-    InvalidSessionId,
-    carry_session,
-    in_session,
-    mount,
-    session_id_hook,
-    session_scope,
-)
+import cagent_session
+from cagent_session import FORWARD_HEADER, SESSION_ID_HEADER
 
-SESSION_ID_HEADER = "X-Cagent-Session-Id"
-MARKED = {"X-Cagent-Forward": "https://api.openai.com/v1"}
-TIMEOUT = 30
+A, B = "sess-a", "sess-b"
+MALFORMED: dict[str, Any] = {
+    "empty": "", "a space at its end": "sess-a ", "CR LF and a header": "sess-a\r\nX-Injected: 1",
+    "LF and a header": "sess-a\nX-Injected: 1", "CR LF and a fold": "sess-a\r\n 1",
+    "NUL": "sess\0a", "a tab": "sess\ta", "DEL": "sess\x7fa", "Latin-1": "sess-\xe9",
+    "beyond Latin-1": "sess-\u65e5\u672c", "10,000 characters": "s" * 10_000, "an int": 42,
+}  # fmt: skip
+MARKED = {FORWARD_HEADER: "https://api.openai.com/v1"}
 
-Events = Callable[[], Iterator[Any]]
-
-
-class OnRequests:
-    """What differs between the clients: here, a requests.Session."""
-
-    digest = HTTPDigestAuth
-    post = staticmethod(requests.post)
-
-    def make(self, places: Places) -> Any:
-        session = requests.Session()
-        session.trust_env, session.verify = False, places.ca
-        return session
-
-    def send(self, client: Any, url: str, *, follow: bool = True, **options: Any) -> Any:
-        return client.post(url, json={}, allow_redirects=follow, timeout=TIMEOUT, **options)
-
-    def prepare(self, client: Any, url: str) -> Any:
-        return client.prepare_request(requests.Request("POST", url, json={}, headers=MARKED))
-
-    def resend(self, client: Any, prepared: Any) -> Any:
-        return client.send(prepared, timeout=TIMEOUT)
-
-    def next_of(self, response: Any) -> Any:
-        return response.next
-
-
-class OnHttpx:
-    """The same for an httpx.Client."""
-
-    digest = httpx.DigestAuth
-    post = staticmethod(httpx.post)
-
-    def make(self, places: Places) -> Any:
-        return httpx.Client(
-            trust_env=False, verify=ssl.create_default_context(cafile=places.ca), timeout=TIMEOUT
-        )
-
-    def send(self, client: Any, url: str, *, follow: bool = True, **options: Any) -> Any:
-        return client.post(url, json={}, follow_redirects=follow, **options)
-
-    def prepare(self, client: Any, url: str) -> Any:
-        return client.build_request("POST", url, json={}, headers=MARKED)
-
-    def resend(self, client: Any, prepared: Any) -> Any:
-        return client.send(prepared, follow_redirects=True)
-
-    def next_of(self, response: Any) -> Any:
-        return response.next_request
+Job = Callable[[], Any]
+GeneratorFunction = Callable[[], Generator[Any, None, None]]
+Scope = AbstractContextManager[Any]
+Refusals = tuple[type[Exception], ...]
 
 
 class Solution:
-    """One way to tell the gateway whose session a call is made in. All of an agent's sessions share a client."""
+    """An agent whose sessions share one ``requests.Session``, and which sends no ID.
 
-    name: ClassVar[str]
-    made_of: ClassVar[str] = ""
-    transport: ClassVar[Any] = OnRequests()
-    packages: ClassVar[tuple[str, ...]] = ("requests",)  # whose versions tell what was compared
-    refusals: ClassVar[tuple[type[Exception], ...]] = (  # of an ID; httpx has the third for what is no text
-        ValueError, TypeError, AttributeError, httpx.LocalProtocolError,
-    )  # fmt: skip
+    This base is a control: a scenario that finds it right would not notice a lost ID.
+    """
 
-    def __init__(self, places: Places) -> None:
+    name = "no header"
+    digest: Callable[[str, str], Any] = HTTPDigestAuth
+    post: Callable[..., Any] = staticmethod(requests.post)
+    follow_option = "allow_redirects"
+    next_request = "next"  # the attribute of a response
+    # How the solution, or its client, may refuse an ID that cannot be sent.
+    refusals: Refusals = (ValueError, TypeError, AttributeError)
+
+    def __init__(self, name: str, places: Places, gateways: tuple[str, ...]) -> None:
+        self.name = name
         self.places = places
-        self.clients: dict[str, Any] = {}
+        self.gateways = gateways  # those that the solution is told: both or none
+        self.clients: list[Any] = []
+        self.patch()
+        self.start("")
 
-    def client(self, gateway: str) -> Any:
-        """Return the application's one client for this gateway."""
-        if gateway not in self.clients:
-            self.clients[gateway] = self.adopt(self.transport.make(self.places), gateway)
-        return self.clients[gateway]
+    def start(self, scenario: str) -> None:
+        """Begin a scenario, with a new client."""
+        for client in self.clients:
+            client.close()
+        self.scenario = scenario
+        self.clients = []
+        self.use(self.new_client())
 
-    def adopt(self, client: Any, gateway: str) -> Any:
-        """Prepare a client that somebody else has made, such as an SDK; what patches globally has nothing to do."""
+    def use(self, client: Any, gateway: str | None = None) -> None:
+        """Set *client* up, which may be an SDK's, and make it the agent's client."""
+        self.gateway = gateway or self.places.gateway
+        self.client = self.set_up(client)
+        self.clients.append(self.client)
+
+    def url(self, owner: object = None, place: str | None = None, **answer: object) -> str:
+        """Return a URL that says whose session the call belongs to, and how it is answered."""
+        query = {"scenario": f"{self.name}: {self.scenario}", "owner": owner, **answer}
+        given = {name: value for name, value in query.items() if value is not None}
+        return f"{place or self.gateway}/v1/chat/completions?{urlencode(given)}"
+
+    def call(self, owner: object = None, place: str | None = None, **answer: object) -> None:
+        """Make a marked call that belongs to *owner*'s session."""
+        self.send(self.url(owner, place, **answer))
+
+    def job(self, owner: object) -> Job:
+        """Return a job that makes such a call with the agent of the process in which it runs."""
+        return partial(_send, self.name, self.places, self.url(owner))
+
+    # What differs between requests and httpx
+
+    def new_client(self) -> Any:
+        client = requests.Session()
+        client.trust_env, client.verify = False, self.places.ca
         return client
 
-    def also(self, client: Any) -> None:
-        """Take notice of a copy that the application has made of its client."""
-        self.clients[f"copy {len(self.clients)}"] = client
+    def send(self, url: str, *, follow: bool = True, **options: Any) -> Any:
+        options = {"headers": MARKED, self.follow_option: follow, **options}
+        return self.client.post(url, json={}, **options)
 
-    def renew(self) -> None:
-        """Forget the clients, for the next scenario."""
-        for client in self.clients.values():
-            client.close()
-        self.clients.clear()
+    def prepare(self, url: str) -> Any:
+        return self.client.prepare_request(requests.Request("POST", url, json={}, headers=MARKED))
 
-    def scope(self, session_id: Any) -> AbstractContextManager[Any]:
-        """Return a context manager in which calls are made in this session."""
-        raise NotImplementedError
+    # What differs between the solutions
 
-    def events(self, session_id: str, body: Events) -> Generator[Any, None, None]:
-        """Run a generator's body in a session; peers have the scope in the generator, around its ``yield``."""
+    def patch(self) -> None:
+        """Patch the libraries of this process."""
+
+    def set_up(self, client: Any) -> Any:
+        """Return *client* made ready."""
+        return client
+
+    def scope(self, session_id: Any) -> Scope:
+        """Return a context manager; calls inside it belong to the session."""
+        return nullcontext()
+
+    def events(self, session_id: str, function: GeneratorFunction) -> Generator[Any, None, None]:
+        """Run a generator in a session. Peers have the scope around its ``yield``."""
         with self.scope(session_id):
-            yield from body()
+            yield from function()
 
-    def to_thread(self, job: Callable[[], Any]) -> Callable[[], Any]:
-        """Return what a thread is to run; what instruments threads has nothing to do here."""
+    def to_thread(self, job: Job) -> Job:
+        """Return what a thread has to run."""
         return job
 
-    def to_process(self, job: Callable[[], Any]) -> Callable[[], Any]:
-        """Return what a process is to run."""
-        raise NotImplementedError
+    def to_process(self, job: Job) -> Job:
+        """Return what another process has to run."""
+        return partial(_resume, self.name, self.places, self.exported(), job)
+
+    def exported(self) -> Any:
+        """Return what another process has to know about the current session."""
+
+    def resumed(self, exported: Any) -> Scope:
+        return self.scope(exported)
 
     @staticmethod
-    def found_in(headers: Mapping[str, str], known: Collection[str]) -> str | None:
-        """Tell whose session the gateway takes a call for: by the header, unless it is something else."""
+    def session_in(headers: Mapping[str, str]) -> str | None:
+        """Return the ID of the session to which the gateway assigns a call."""
         return headers.get(SESSION_ID_HEADER.lower()) or None
 
 
-class Adapter(Solution):
-    """Ours on requests: ``mount(session, gateway=URL)``."""
+class SameHeader(Solution):
+    """A control: a scenario that finds it right would not notice a wrong ID."""
 
-    name = "adapter"
-    refusals = (InvalidSessionId,)
+    name = "same header"
 
-    def adopt(self, client: Any, gateway: str) -> Any:
-        return mount(client, self.pinned(gateway))
+    def set_up(self, client: Any) -> Any:
+        client.headers[SESSION_ID_HEADER] = "sess-same"
+        return client
 
-    def pinned(self, gateway: str) -> str | None:
-        return gateway
 
-    def scope(self, session_id: Any) -> AbstractContextManager[Any]:
-        return session_scope(session_id)
+class OnHttpx(Solution):
+    """An agent whose sessions share one ``httpx.Client``."""
 
-    def events(self, session_id: str, body: Events) -> Generator[Any, None, None]:
-        events: Generator[Any, None, None] = in_session(lambda: session_id)(body)()  # type: ignore[assignment]
-        return events
+    digest = httpx.DigestAuth
+    post = staticmethod(httpx.post)
+    follow_option = "follow_redirects"
+    next_request = "next_request"
+    refusals: Refusals = (*Solution.refusals, httpx.LocalProtocolError)
 
-    def to_thread(self, job: Callable[[], Any]) -> Callable[[], Any]:
-        return carry_session(job)
+    def new_client(self) -> Any:
+        tls = ssl.create_default_context(cafile=self.places.ca)
+        return httpx.Client(trust_env=False, verify=tls, timeout=30, follow_redirects=True)
+
+    def prepare(self, url: str) -> Any:
+        return self.client.build_request("POST", url, json={}, headers=MARKED)
+
+
+class OurAdapter(Solution):
+    name = "our adapter"
+    refusals: Refusals = (cagent_session.InvalidSessionId,)
+
+    def set_up(self, client: Any) -> Any:
+        return cagent_session.mount(client, self.gateway if self.gateways else None)
+
+    def scope(self, session_id: Any) -> Scope:
+        return cagent_session.session_scope(session_id)
+
+    def events(self, session_id: str, function: GeneratorFunction) -> Generator[Any, None, None]:
+        return cagent_session.in_session(lambda: session_id)(function)()
+
+    def to_thread(self, job: Job) -> Job:
+        return cagent_session.carry_session(job)
 
     to_process = to_thread
 
 
-class Hooks(Adapter):
-    """Ours on httpx: ``Client(event_hooks={"request": [session_id_hook(URL)]})``."""
+class OurHook(OurAdapter, OnHttpx):
+    name = "our hook"
 
-    name = "hooks"
-    transport = OnHttpx()
-
-    def adopt(self, client: Any, gateway: str) -> Any:
-        client.event_hooks = {"request": [session_id_hook(self.pinned(gateway))]}
+    def set_up(self, client: Any) -> Any:
+        hook = cagent_session.session_id_hook(self.gateway if self.gateways else None)
+        client.event_hooks = {"request": [hook]}
         return client
 
 
-class AdapterUntold(Adapter):
-    """Ours where it isn't told the gateway's URL: the marker alone decides."""
-
-    name = "adapter, no URL"
-
-    def pinned(self, gateway: str) -> None:
-        return None
-
-
-class HooksUntold(Hooks):
-    """The same on httpx."""
-
-    name = "hooks, no URL"
-
-    def pinned(self, gateway: str) -> None:
-        return None
-
-
 class OpenTelemetry(Solution):
-    """Its instrumentation of requests.
-
-    That of threads takes the context there, ``inject`` and ``extract`` take it to processes.
-    """
-
     name = "OpenTelemetry"
-    made_of = (
-        "the session in baggage, excluded_urls for all but the gateway, and its instrumentation of threads, but not "
-        "that of urllib3"
-    )
-    packages = (
-        "opentelemetry-instrumentation-requests", "opentelemetry-instrumentation-threading", "opentelemetry-sdk",
-    )  # fmt: skip
 
-    def __init__(self, places: Places) -> None:
-        super().__init__(places)
+    def patch(self) -> None:
         trace.set_tracer_provider(TracerProvider())
-        RequestsInstrumentor().instrument(excluded_urls=self.excluded_urls(places))
+        others = f"^(?!({'|'.join(map(re.escape, self.gateways))})/)" if self.gateways else None
+        RequestsInstrumentor().instrument(excluded_urls=others)
         ThreadingInstrumentor().instrument()
 
-    def excluded_urls(self, places: Places) -> str | None:
-        return f"^(?!({'|'.join(map(re.escape, places.gateways))})/)"
+    def scope(self, session_id: Any) -> Scope:
+        return self.attached(baggage.set_baggage("session.id", session_id))
+
+    def exported(self) -> Any:
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        return carrier
+
+    def resumed(self, exported: Any) -> Scope:
+        return self.attached(propagate.extract(exported))
 
     @contextmanager
-    def scope(self, session_id: Any) -> Iterator[None]:
-        token = context.attach(baggage.set_baggage("session.id", session_id))
+    def attached(self, attached: context.Context) -> Iterator[None]:
+        token = context.attach(attached)
         try:
             yield
         finally:
             context.detach(token)
 
-    def to_process(self, job: Callable[[], Any]) -> Callable[[], Any]:
-        carrier: dict[str, str] = {}
-        propagate.inject(carrier)
-        return functools.partial(_extracted, carrier, job)
-
     @staticmethod
-    def found_in(headers: Mapping[str, str], known: Collection[str]) -> str | None:
-        members = (member.strip() for member in headers.get("baggage", "").split(","))
-        found = (
-            member.removeprefix("session.id=")
-            for member in members
-            if member.startswith("session.id=")
-        )
-        return unquote_plus(next(found, "")) or None
-
-
-def _extracted(carrier: dict[str, str], job: Callable[[], Any]) -> Any:
-    token = context.attach(propagate.extract(carrier))
-    try:
-        return job()
-    finally:
-        context.detach(token)
-
-
-class Nowhere(Transport):
-    """A stand-in for Sentry's own transport, which sends nothing."""
-
-    def capture_envelope(self, envelope: Any) -> None:
-        pass
+    def session_in(headers: Mapping[str, str]) -> str | None:
+        found = re.search(r"(?:^|,)\s*session\.id=([^,\s]+)", headers.get("baggage", ""))
+        return unquote_plus(found[1]) if found else None
 
 
 class Sentry(Solution):
-    """Its tracing. It hands on no baggage but its own, and trace IDs of 32 hexadecimal digits.
-
-    Its integration of threads is on by default, and ``get_traceparent`` takes a trace to processes.
-    """
+    """The session's ID stands for a trace: Sentry hands on only its own kind of baggage."""
 
     name = "Sentry"
-    made_of = (
-        "a trace for each session, and trace_propagation_targets for the gateway; the trace's ID is derived from the "
-        "session's, so that a gateway has to know the session to tell whose trace it is"
-    )
-    packages = ("sentry-sdk", "requests")
 
-    def __init__(self, places: Places) -> None:
-        super().__init__(places)
-        sentry_sdk.init(
-            dsn="https://key@sentry.invalid/1",
-            transport=Nowhere,
-            release="1",
-            traces_sample_rate=1.0,
-            **self.options(places),
-        )
-
-    def options(self, places: Places) -> dict[str, Any]:
-        return {
-            "trace_propagation_targets": [f"^{re.escape(gateway)}/" for gateway in places.gateways]
-        }
+    def patch(self) -> None:
+        targets = [f"^{re.escape(url)}/" for url in self.gateways] or [".*"]
+        sentry_sdk.init(release="1", traces_sample_rate=1.0, trace_propagation_targets=targets)
 
     @staticmethod
-    def trace_id_of(session_id: Any) -> str:
+    def trace_id(session_id: Any) -> str:
         return uuid.uuid5(uuid.NAMESPACE_OID, str(session_id)).hex
 
-    def scope(self, session_id: Any) -> AbstractContextManager[Any]:
-        return _continued(f"{self.trace_id_of(session_id)}-{os.urandom(8).hex()}-1")
+    def scope(self, session_id: Any) -> Scope:
+        return self.resumed(f"{self.trace_id(session_id)}-{os.urandom(8).hex()}-1")
 
-    def to_process(self, job: Callable[[], Any]) -> Callable[[], Any]:
-        return functools.partial(_in, _continued, sentry_sdk.get_traceparent(), job)
+    def exported(self) -> Any:
+        return sentry_sdk.get_traceparent()
+
+    @contextmanager
+    def resumed(self, exported: Any) -> Iterator[None]:
+        with sentry_sdk.isolation_scope():
+            headers = {"sentry-trace": exported}
+            transaction = sentry_sdk.continue_trace(headers, op="agent", name="session")
+            with sentry_sdk.start_transaction(transaction):
+                yield
 
     @staticmethod
-    def found_in(headers: Mapping[str, str], known: Collection[str]) -> str | None:
-        sessions = {Sentry.trace_id_of(session_id): session_id for session_id in known}
+    def session_in(headers: Mapping[str, str]) -> str | None:
+        sessions = {Sentry.trace_id(known): str(known) for known in (A, B, *MALFORMED.values())}
         return sessions.get(headers.get("sentry-trace", "").partition("-")[0])
 
 
-@contextmanager
-def _continued(traceparent: str) -> Iterator[None]:
-    with sentry_sdk.isolation_scope():
-        transaction = sentry_sdk.continue_trace(
-            {"sentry-trace": traceparent}, op="agent", name="session"
-        )
-        with sentry_sdk.start_transaction(transaction):
-            yield
-
-
-def _in(
-    scope: Callable[[Any], AbstractContextManager[Any]], session_id: Any, job: Callable[[], Any]
-) -> Any:
-    with scope(session_id):
-        return job()
-
-
 class SessionHeaders(Solution):
-    """What people do today. To a process the ID goes as an argument."""
-
-    name = "session.headers"
-    made_of = "the header set on the one requests.Session that all share, and put back where the agent's session ends"
+    name = "session headers"
 
     @contextmanager
     def scope(self, session_id: Any) -> Iterator[None]:
-        earlier = [
-            (client, client.headers.get(SESSION_ID_HEADER)) for client in self.clients.values()
-        ]
+        earlier = [(c.headers, c.headers.get(SESSION_ID_HEADER)) for c in self.clients]
+        for headers, _ in earlier:
+            headers[SESSION_ID_HEADER] = session_id
         try:
-            for client, _ in earlier:
-                client.headers[SESSION_ID_HEADER] = session_id
             yield
         finally:
-            for client, value in earlier:
-                if value is None:
-                    client.headers.pop(SESSION_ID_HEADER, None)
-                else:
-                    client.headers[SESSION_ID_HEADER] = value
+            for headers, value in earlier:
+                headers[SESSION_ID_HEADER] = value  # requests does not send None
 
-    def to_process(self, job: Callable[[], Any]) -> Callable[[], Any]:
-        current = next(
-            (client.headers.get(SESSION_ID_HEADER) for client in self.clients.values()), None
-        )
-        return functools.partial(_in_process, self.name, self.places, current, job)
+    def exported(self) -> Any:
+        return self.client.headers.get(SESSION_ID_HEADER)
 
 
-_session: ContextVar[Any] = ContextVar("session", default=None)
-
-
-class HandMade(Solution):
-    """What people write by hand. To threads and processes the ID goes as an argument."""
-
+class HookByHand(OnHttpx):
     name = "hook by hand"
-    made_of = (
-        "a request hook of httpx, which sets the header from a context variable where the marker is, and looks at "
-        "nothing else, as docker-agent's transport does"
-    )
-    transport = OnHttpx()
-    packages = ("httpx",)
+    session: ContextVar[Any] = ContextVar("session", default=None)
 
-    def adopt(self, client: Any, gateway: str) -> Any:
+    def set_up(self, client: Any) -> Any:
         def hook(request: httpx.Request) -> None:
-            session_id = _session.get()
-            if session_id is not None and "X-Cagent-Forward" in request.headers:
+            session_id = self.session.get()
+            if session_id is not None and FORWARD_HEADER in request.headers:
                 request.headers[SESSION_ID_HEADER] = session_id
 
         client.event_hooks = {"request": [hook]}
@@ -383,82 +302,34 @@ class HandMade(Solution):
 
     @contextmanager
     def scope(self, session_id: Any) -> Iterator[None]:
-        token = _session.set(session_id)
+        token = self.session.set(session_id)
         try:
             yield
         finally:
-            _session.reset(token)
+            self.session.reset(token)
 
-    def to_thread(self, job: Callable[[], Any]) -> Callable[[], Any]:
-        return functools.partial(_in_process, self.name, self.places, _session.get(), job)
+    def exported(self) -> Any:
+        return self.session.get()
 
-    to_process = to_thread
-
-
-class OpenTelemetryUntold(OpenTelemetry):
-    """The same where it isn't told the gateway's URL."""
-
-    name = "OpenTelemetry, no URL"
-
-    def excluded_urls(self, places: Places) -> None:
-        return None
+    to_thread = Solution.to_process
 
 
-class SentryUntold(Sentry):
-    """The same where it isn't told the gateway's URL."""
-
-    name = "Sentry, no URL"
-
-    def options(self, places: Places) -> dict[str, Any]:
-        return {}
+OURS, PEERS = (OurAdapter, OurHook), (OpenTelemetry, Sentry, SessionHeaders, HookByHand)
+# Solutions that could be told the gateway's URL, and are not.
+NO_URL = {f"{kind.name} without URL": kind for kind in (*OURS, OpenTelemetry, Sentry)}
+KINDS = {kind.name: kind for kind in (*OURS, *PEERS, Solution, SameHeader)} | NO_URL
 
 
-class Mute(Solution):
-    """Wrong on purpose: it tells nobody anything. A scenario that finds it right expects nothing."""
-
-    name = "mute"
-
-    def scope(self, session_id: Any) -> AbstractContextManager[Any]:
-        return contextlib.nullcontext()
-
-    def to_process(self, job: Callable[[], Any]) -> Callable[[], Any]:
-        return job
+@cache
+def agent(name: str, places: Places) -> Solution:
+    """Return the one agent of this name in this process."""
+    return KINDS[name](name, places, () if name in NO_URL else places.gateways)
 
 
-class Blunt(Mute):
-    """Wrong on purpose: it tells everybody the same. A scenario that finds it right forbids nothing."""
-
-    name = "blunt"
-
-    def adopt(self, client: Any, gateway: str) -> Any:
-        client.headers[SESSION_ID_HEADER] = "sess-blunt"
-        return client
+def _send(name: str, places: Places, url: str) -> None:
+    agent(name, places).send(url)
 
 
-OURS: tuple[type[Solution], ...] = (Adapter, Hooks)
-PEERS: tuple[type[Solution], ...] = (OpenTelemetry, Sentry, SessionHeaders, HandMade)
-UNTOLD: dict[type[Solution], type[Solution]] = {  # the gateway's URL, and the solution that is told it
-    AdapterUntold: Adapter, HooksUntold: Hooks, OpenTelemetryUntold: OpenTelemetry, SentryUntold: Sentry,
-}  # fmt: skip
-CONTROLS: tuple[type[Solution], ...] = (Mute, Blunt)
-BY_NAME = {solution.name: solution for solution in (*OURS, *PEERS, *UNTOLD, *CONTROLS)}
-
-
-@functools.cache
-def set_up(name: str, places: Places) -> Solution:
-    """Set a solution up, once a process, as an application does when it starts."""
-    return BY_NAME[name](places)
-
-
-def _in_process(name: str, places: Places, session_id: Any, job: Callable[[], Any]) -> Any:
-    """Run a job in the session whose ID was handed over, in whatever process this is."""
-    solution = set_up(name, places)
-    solution.client(places.gateway)
-    with solution.scope(session_id) if session_id is not None else contextlib.nullcontext():
+def _resume(name: str, places: Places, exported: Any, job: Job) -> Any:
+    with agent(name, places).resumed(exported):
         return job()
-
-
-def call_in_process(name: str, places: Places, url: str) -> None:
-    """Make a marked call by the process's own client; such as a worker's job."""
-    solution = set_up(name, places)
-    solution.transport.send(solution.client(places.gateway), url, headers=MARKED)

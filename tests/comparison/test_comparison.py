@@ -1,289 +1,140 @@
-"""Is ours right in every scenario but those that say why not? And would the judge tell, if it weren't?"""
+"""Ours is right, or loses calls in the rows that the guide names. The guide's table is true."""
 
 from __future__ import annotations
 
-import json
 import re
 import socket
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import reasons
 import table
-from arrivals import Arrival, Places, listening, url_at
-from reasons import REASONS, rows
-from scenarios import MALFORMED, SCENARIOS
-from solutions import (
-    CONTROLS,
-    OURS,
-    PEERS,
-    UNTOLD,
-    Adapter,
-    Blunt,
-    Hooks,
-    Mute,
-    OpenTelemetry,
-    Sentry,
-    SessionHeaders,
-)
-from verdicts import (
-    BROKEN,
-    LEAKED,
-    LOST,
-    NOT_APPLICABLE,
-    RIGHT,
-    Outcome,
-    Outcomes,
-    judge,
-    run_all,
-    worst,
-)
+from arrivals import listening
+from scenarios import ROWS, Row
+from solutions import KINDS, MALFORMED, NO_URL, OURS, PEERS
+from table import BEGIN, COLUMNS, END, GUIDE, LEAKED, LOST, NA, RIGHT, Results, verdict
 
-README = Path(__file__).parents[2] / "README.rst"
-HEADING = "How it compares"
+NO_CLIENT = {"requests.post() or httpx.post()", "urllib3 used directly, as boto3 does"}
+LOST_BY_OURS = {
+    *("redirect away and back to the gateway", "SDK mounts its own adapter later"), *NO_CLIENT
+}  # fmt: skip
+ELSEWHERE = {"unmarked call to another host", "marked call to another host"}
+LEAKED_WITHOUT_URL = {"marked call to another host", "wrapped adapter and a redirect away"}
 
-BOTH = {reasons.BACK: LOST, reasons.POST: LOST, reasons.URLLIB3: LOST}
-ON_REQUESTS = [
-    "retries",
-    reasons.COPIES,
-    reasons.LONGER,
-    reasons.WRAPPED,
-    reasons.AROUND,
-    reasons.AFTERWARDS,
-]
-EXCEPTIONS: dict[str, dict[str, str]] = {  # for the reasons, which the table prints, see reasons.py
-    "adapter": {**BOTH, reasons.AFTERWARDS: LOST},
-    "hooks": {**BOTH, **dict.fromkeys(ON_REQUESTS, NOT_APPLICABLE)},
-    "adapter, no URL": {
-        **BOTH,
-        reasons.AFTERWARDS: LOST,
-        reasons.MARKED: LEAKED,
-        reasons.AROUND: LEAKED,
-    },
-    "hooks, no URL": {**BOTH, **dict.fromkeys(ON_REQUESTS, NOT_APPLICABLE), reasons.MARKED: LEAKED},
-}
-OURS_IN_ALL = [*OURS, *(solution for solution in UNTOLD if issubclass(solution, Adapter))]
-
-PLACES = Places(
-    "http://127.0.0.1:1", "https://127.0.0.1:2", "http://127.0.0.1:3", "https://127.0.0.1:4", ""
-)
-IN_TURN = SCENARIOS[rows()[0]]
-REDIRECTED = SCENARIOS["redirect to another host or port: 307 to another port"]
+every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
 @pytest.fixture(scope="module")
-def ours() -> dict[str, Outcomes]:
-    return run_all(OURS_IN_ALL)
+def results() -> Results:
+    return table.compare(list(KINDS))
 
 
-@pytest.fixture(scope="module")
-def controls() -> dict[str, Outcomes]:
-    return run_all(CONTROLS)
+@every_row
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind in OURS])
+def test_ours_is_right_except_in_the_named_rows(name: str, row: Row, results: Results) -> None:
+    expected = LOST if row.name in LOST_BY_OURS else RIGHT
+    if name in NO_URL and row.name in LEAKED_WITHOUT_URL:
+        expected = LEAKED
+    if "hook" in name and row.requests_only:
+        expected = NA
+    outcomes = {scenario: results[name][scenario] for scenario in row.scenarios}
+    assert {outcome.verdict for outcome in outcomes.values()} == {expected}, outcomes
 
 
-@pytest.fixture(scope="module")
-def results(ours: dict[str, Outcomes]) -> dict[str, Outcomes]:
-    """Return what the table is made of."""
-    return {
-        **ours,
-        **run_all([*PEERS, *(solution for solution in UNTOLD if solution not in OURS_IN_ALL)]),
-    }
+@every_row
+def test_every_scenario_notices_a_lost_and_a_wrong_id(row: Row, results: Results) -> None:
+    """A header of the client is not on calls that do not use the client."""
+    without = RIGHT if row.name in ELSEWHERE else LOST
+    same = LOST if row.name in NO_CLIENT else LEAKED
+    for scenario in row.scenarios:
+        assert results["no header"][scenario].verdict == without
+        assert results["same header"][scenario].verdict == same
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("solution", EXCEPTIONS)
-def test_ours_tells_whose_each_call_is(
-    solution: str, scenario: str, ours: dict[str, Outcomes]
-) -> None:
-    outcome = ours[solution][scenario]
-    assert outcome.verdict == EXCEPTIONS[solution].get(SCENARIOS[scenario].row, RIGHT), outcome.seen
+def test_the_guide_has_the_table(results: Results) -> None:
+    """If it is old, run ``nox -s comparison -- --write``."""
+    assert GUIDE.read_text("utf-8").split(BEGIN)[1].split(END)[0] == table.table(results)
 
 
-def test_what_is_not_right_has_a_reason_and_no_reason_is_left_over(
-    results: dict[str, Outcomes],
-) -> None:
-    not_right = {
-        name: {
-            SCENARIOS[scenario].row
-            for scenario, outcome in outcomes.items()
-            if outcome.verdict in (LEAKED, LOST)
-        }
-        for name, outcomes in results.items()
-    }
-    assert {name: set(by_row) for name, by_row in REASONS.items()} == not_right
-
-
-def test_the_readme_has_the_table(results: dict[str, Outcomes]) -> None:
-    """Paste what ``table.py --rst`` prints."""
-    section = re.search(
-        rf"(?ms)^{HEADING}\n=+\n(.+?)(?=^[^\n]+\n=+\n\n|\Z)", README.read_text("utf-8")
-    )
-    assert section is not None, f"README.rst has no section {HEADING!r}"
-    assert table.as_rst(results) in section[1]
-
-
-def test_a_header_on_the_session_leaks_over_a_redirect(results: dict[str, Outcomes]) -> None:
-    assert results[SessionHeaders.name][REDIRECTED.name].verdict == LEAKED
-
-
-def test_a_header_on_the_session_is_lost_by_a_thread_that_outlives_the_scope(
-    results: dict[str, Outcomes],
-) -> None:
-    assert results[SessionHeaders.name]["thread that outlives the scope"].verdict == LOST
-
-
-def test_malformed_bytes_on_the_wire_are_told(results: dict[str, Outcomes]) -> None:
-    verdicts = {
-        name: results[SessionHeaders.name][f"malformed ID: {name}"].verdict for name in MALFORMED
-    }
-    assert [name for name, verdict in verdicts.items() if verdict == LEAKED] == [
-        "a space at its end",
-        "NUL",
-        "DEL",
-        "Latin-1",
-        "10,000 characters",
+def reasons() -> list[tuple[list[str], list[Row], str]]:
+    """Return the points of the guide that give a reason: the solutions, the rows and the text."""
+    text = re.sub(r"\n  (?=\S)", " ", GUIDE.read_text("utf-8"))
+    points = re.findall(r"(?m)^- Rows? ([\d, ]+) \(([^)]+)\): (.+)", text)
+    return [
+        (names.split(", "), [ROWS[int(number) - 1] for number in numbers.split(", ")], reason)
+        for numbers, names, reason in points
     ]
 
 
-@pytest.mark.parametrize("peer", [OpenTelemetry, Sentry])
-def test_where_a_peer_that_patches_globally_does_better_it_is_said(
-    peer: type[Any], results: dict[str, Outcomes]
+def test_the_guide_has_one_reason_for_each_verdict_but_right(results: Results) -> None:
+    """Without the gateway's URL, only what is worse than with it needs a reason."""
+    given = [(name, row.name) for names, rows, _ in reasons() for name in names for row in rows]
+    verdicts = {(name, row.name): verdict(results, name, row) for name in results for row in ROWS}
+    needed = [key for key in verdicts if key[0] in COLUMNS and verdicts[key] != RIGHT]
+    for name, kind in NO_URL.items():
+        worse = [
+            row.name for row in ROWS if verdicts[name, row.name] != verdicts[kind.name, row.name]
+        ]
+        assert {verdicts[name, row] for row in worse} == {LEAKED}
+        needed += [(name, row) for row in worse]
+    assert sorted(given) == sorted(needed)
+
+
+def test_the_guide_names_the_peers_that_do_better_than_ours(results: Results) -> None:
+    lost = []
+    for names, rows, text in reasons():
+        if {*names} <= {kind.name for kind in OURS} and rows[0].name in LOST_BY_OURS:
+            right = [peer.name for peer in PEERS if verdict(results, peer.name, rows[0]) == RIGHT]
+            assert text.endswith(f" Right: {', '.join(right)}.")
+            lost += rows
+    assert {row.name for row in lost} == LOST_BY_OURS
+
+
+@pytest.mark.parametrize(("name", "lost", "leaked"), [
+    ("OpenTelemetry", ["empty", "10,000 characters"], []),
+    ("session headers", ["empty"],
+     ["a space at its end", "NUL", "DEL", "Latin-1", "10,000 characters"]),
+    ("hook by hand", ["empty"], ["DEL", "10,000 characters"]),
+])  # fmt: skip
+def test_the_guide_names_the_malformed_ids_that_are_lost_or_leaked(
+    name: str, lost: list[str], leaked: list[str], results: Results
 ) -> None:
-    assert results[peer.name][reasons.POST].verdict == RIGHT
-    line = next(
-        line
-        for line in table.peers_do_better(results)
-        if line.startswith(f"{reasons.numbers([reasons.POST])}:")
-    )
-    assert peer.name in line
+    verdicts = {kind: results[name][f"malformed session ID: {kind}"].verdict for kind in MALFORMED}
+    assert [kind for kind in MALFORMED if verdicts[kind] == LOST] == lost
+    assert [kind for kind in MALFORMED if verdicts[kind] == LEAKED] == leaked
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_every_scenario_tells_a_solution_that_tells_nobody_or_everybody(
-    scenario: str, controls: dict[str, Outcomes]
-) -> None:
-    """One that finds both right proves nothing. What goes past a client goes past its header, too."""
-    row = SCENARIOS[scenario].row
-    assert controls[Mute.name][scenario].verdict == (RIGHT if row in reasons.ELSEWHERE else LOST)
-    assert controls[Blunt.name][scenario].verdict == (
-        LOST if row in (reasons.POST, reasons.URLLIB3) else LEAKED
-    )
-
-
-def arrival(owner: str | None, session_id: bytes | None, place: str = PLACES.gateway) -> Arrival:
-    """Return a call of *owner*'s session, as it arrives with *session_id*."""
-    scheme, host = place.split("://")
-    target = url_at("", IN_TURN.name, owner)
-    stamp = b"" if session_id is None else b"X-Cagent-Session-Id: " + session_id + b"\r\n"
-    return Arrival(scheme, f"POST {target} HTTP/1.1\r\nHost: {host}\r\n".encode() + stamp + b"\r\n")
-
-
-@pytest.mark.parametrize(
-    ("verdict", "redirected", "then"),
-    [
-        (RIGHT, arrival("sess-a", b"sess-a"), arrival(None, None, PLACES.other)),
-        (RIGHT, arrival("sess-a", b"sess-a"), arrival(None, None)),
-        (LOST, arrival("sess-a", None), arrival(None, None, PLACES.other)),
-        (LOST, arrival("sess-a", b""), arrival(None, None, PLACES.other)),
-        (LEAKED, arrival("sess-a", b"sess-a"), arrival(None, b"sess-a")),
-        (LEAKED, arrival("sess-a", b"sess-b"), arrival(None, None)),
-        (LEAKED, arrival("sess-a", b"sess-a"), arrival("sess-a", b"sess-a", PLACES.other)),
-        (LEAKED, arrival("sess-a", b"sess-a"), arrival("sess-a", b"sess-a", PLACES.other_tls)),
-        (LEAKED, arrival("sess-a", b"sess-a"), arrival("sess-a", b"sess-a", PLACES.localhost)),
-        (
-            LEAKED,
-            arrival("sess-a", None),
-            arrival(None, b"sess-a", PLACES.other),
-        ),  # leaked is worse than lost
-        (LEAKED, arrival("sess-a", b"sess-a\x7f"), arrival(None, None)),
-    ],
-)
-def test_the_verdict_on_what_arrived(verdict: str, redirected: Arrival, then: Arrival) -> None:
-    assert judge(REDIRECTED, Adapter, [redirected, then], {}, PLACES).verdict == verdict
-
-
-@pytest.mark.parametrize("calls", [0, 1, 3])
-def test_there_is_no_verdict_where_more_or_less_arrived(calls: int) -> None:
-    assert (
-        judge(REDIRECTED, Adapter, [arrival("sess-a", b"sess-a")] * calls, {}, PLACES).verdict
-        == BROKEN
-    )
-
-
-def test_there_is_no_verdict_where_the_scenario_failed() -> None:
-    outcome = judge(
-        REDIRECTED, Adapter, [arrival("sess-a", b"sess-a")] * 2, {"broke": "Traceback"}, PLACES
-    )
-    assert outcome == Outcome(BROKEN, ("2 arrived", "Traceback"))
-
-
-def test_a_malformed_id_may_be_refused_but_not_vanish() -> None:
-    scenario = SCENARIOS["malformed ID: NUL"]
-    assert judge(scenario, Adapter, [], {"refused": "InvalidSessionId"}, PLACES).verdict == RIGHT
-    assert judge(scenario, Adapter, [], {}, PLACES).verdict == BROKEN
-
-
-@pytest.mark.parametrize(
-    ("value", "problem"),
-    [
-        (b"sess-a", None),
-        (b"sess\ta", None),
-        (b"sess\0a", "bytes"),
-        (b"sess\x7fa", "bytes"),
-        (b"sess-\xe9", "bytes"),
-        (b"sess\ra", "bytes"),
-        (b"sess\na", "bytes"),
-        (b"sess-a\r\nX-Injected: 1", "injected"),
-        (b"sess-a\r\nno header", "illegal header line"),
-        (b"s" * 8200, "too long"),
-    ],
-)
-def test_the_bytes_are_written_down_as_they_came_and_read_strictly(
-    value: bytes, problem: str | None
-) -> None:
-    with listening() as wire:
-        sent = arrival("sess-a", value, wire.places.gateway).head
-        with socket.create_connection(
-            ("127.0.0.1", int(wire.places.gateway.rpartition(":")[2])), 10
-        ) as client:
-            client.sendall(sent + b"{}")
+@pytest.mark.parametrize(("value", "problem"), [
+    (b"sess-a", None), (b"sess\ta", None), (b"sess\0a", "bytes"), (b"sess\x7fa", "bytes"),
+    (b"sess-\xe9", "bytes"), (b"sess\ra", "bytes"), (b"sess\na", "bytes"),
+    (b"sess-a\r\nX-Injected: 1", "injected"), (b"sess-a\r\nno header", "illegal header line"),
+    (b"s" * 8200, "too long"),
+])  # fmt: skip
+def test_the_servers_keep_and_check_all_bytes(value: bytes, problem: str | None) -> None:
+    with listening() as (places, arrivals):
+        host = places.gateway.removeprefix("http://")
+        start = f"GET / HTTP/1.1\r\nHost: {host}\r\nX-Cagent-Session-Id: "
+        head = start.encode() + value + b"\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", int(host.partition(":")[2])), 10) as client:
+            client.sendall(head)
             assert client.recv(100).startswith(b"HTTP/1.1 200")
-    assert [arrived.head for arrived in wire.of(IN_TURN.name)] == [sent]
-    found = wire.arrivals[0].malformed
-    assert found is None if problem is None else problem in (found or "")
+    assert [arrival.head for arrival in arrivals] == [head]
+    assert str(problem) in str(arrivals[0].problem())
 
 
-def test_a_row_is_as_bad_as_the_worst_of_its_scenarios() -> None:
-    outcomes = [Outcome(verdict) for verdict in (NOT_APPLICABLE, RIGHT, LOST, LEAKED, BROKEN)]
-    assert [worst(outcomes[:count]) for count in range(1, 6)] == [
-        outcome.verdict for outcome in outcomes
-    ]
+def test_a_scenario_whose_calls_do_not_all_arrive_has_no_verdict() -> None:
+    message = "^our hook: calls in two sessions and in none: 0 of 5 calls arrived$"
+    with listening() as (places, arrivals), pytest.raises(RuntimeError, match=message):
+        table.judge("our hook", ROWS[0], arrivals, places)
 
 
-def test_the_command_prints_the_table_and_writes_the_verdicts(
-    results: dict[str, Outcomes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_the_command_writes_the_table_into_the_guide(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        table, "run_all", lambda solutions: {each.name: results[each.name] for each in solutions}
-    )
-    table.main(["--json", str(tmp_path / "verdicts.json")])
-    printed = capsys.readouterr().out
-    written = json.loads((tmp_path / "verdicts.json").read_text("utf-8"))
-    for name, scenario in SCENARIOS.items():
-        line = next(line for line in printed.splitlines() if f" {name} " in line)
-        assert line.split()[-1] == written["outcomes"]["hook by hand"][name]["verdict"], scenario
-    assert written["outcomes"][Hooks.name].keys() == SCENARIOS.keys()
-    assert written["versions"] in " ".join(printed.split())
-
-
-def test_the_command_fails_where_a_scenario_is_broken(
-    results: dict[str, Outcomes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broken = {**results[Hooks.name], IN_TURN.name: Outcome(BROKEN, ("0 arrived", "Traceback"))}
-    monkeypatch.setattr(table, "run_all", lambda _: {**results, Hooks.name: broken})
-    with pytest.raises(SystemExit, match=f"^hooks: {IN_TURN.name}: 0 arrived: Traceback$"):
-        table.main([])
+    guide = tmp_path / "README.rst"
+    guide.write_text(f"before{BEGIN}old{END}after", "utf-8")
+    monkeypatch.setattr(table, "GUIDE", guide)
+    monkeypatch.setattr(table, "compare", lambda _: results)
+    monkeypatch.setattr(sys, "argv", ["table.py", "--write"])
+    table.main()
+    assert guide.read_text("utf-8") == f"before{BEGIN}{table.table(results)}{END}after"
