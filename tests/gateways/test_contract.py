@@ -556,9 +556,7 @@ def test_a_call_that_fails_at_the_provider_is_not_sent_again(
 def test_impostors_get_no_call(
     name: str, start: Start, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """One has a certificate of the known authority, but for another name. One has the right name,
-    but an authority that the gateway doesn't know.
-    """
+    """The name, or the authority, of their certificates is not what the gateway knows."""
     folders = [tmp_path_factory.mktemp("impostors") for _ in range(2)]
     with (
         running_providers(folders[0], ["elsewhere.example"]) as other_name,

@@ -1,4 +1,4 @@
-"""Does what is built contain what it should, nothing else, and work?"""
+"""The built distributions hold what they should and nothing else, and they work."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_sdist_holds_what_the_tests_need_too(built: tuple[Path, Path]) -> No
 def environment(
     built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
-    """Install the wheel where it comes before an installed checkout; return the environment in which it does."""
+    """Install the wheel in a folder, and return an environment in which it is imported first."""
     site = tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*pip, "--target", str(site), str(built[0])], check=True)
@@ -89,8 +89,8 @@ def run(
     )
 
 
-def test_the_unit_tests_pass_against_the_wheel(environment: dict[str, str], tmp_path: Path) -> None:
-    # Of the checkout only the tests are in reach.
+def test_the_installed_package_is_complete(environment: dict[str, str], tmp_path: Path) -> None:
+    """The tests of what can be imported pass; of the checkout, they can import nothing else."""
     for name in ("tests", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
     found = run(
@@ -100,15 +100,15 @@ def test_the_unit_tests_pass_against_the_wheel(environment: dict[str, str], tmp_
         environment=environment,
     )
     assert Path(found.stdout.strip()).is_relative_to(environment["PYTHONPATH"])
-    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit")
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/test_package.py")
     tested = run(*command, folder=tmp_path, environment=environment)
     assert tested.returncode == 0, tested.stdout
 
 
-def test_who_imports_the_installed_package_before_pytest_is_not_warned(
+def test_importing_the_package_before_pytest_causes_no_warning(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Of a module that it can't rewrite any more, as it would those of any installed plugin."""
+    """Pytest warns of an imported plugin whose assertions it can no longer rewrite."""
     (tmp_path / "test_it.py").write_text("def test_it(session_id): pass")
     program = "import cagent_session, pytest; pytest.main(['-p', 'no:asyncio'])"
     ran = run("-c", program, folder=tmp_path, environment=environment)

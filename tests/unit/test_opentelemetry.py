@@ -42,7 +42,7 @@ def spans() -> RecordedSpans:
 
 @pytest.fixture
 def make_provider() -> Iterator[MakeProvider]:
-    """Return a function that makes a provider with these processors. None becomes the global one."""
+    """Return a function that makes a provider with processors. None becomes the global one."""
     providers: list[TracerProvider] = []
 
     def make(*processors: SpanProcessor, **options: Any) -> TracerProvider:

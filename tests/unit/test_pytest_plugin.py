@@ -386,7 +386,7 @@ def test_a_call_in_no_session_fails_its_test_if_sessions_are_required(
             "  GET   /v1/models            no X-Cagent-Forward: add gateway_headers()",
             "Make each call inside session_scope(), or in a function decorated with in_session().",
             "Use a client that was given to mount(), or that has a session_id_hook().",
-            'To see where a call is made, use mount(..., missing="raise"). Then the call itself fails.',
+            'To see where a call is made, use mount(..., missing="raise"). Then the call itself *',
             "*short test summary*",
         ]
         result.stdout.fnmatch_lines(failure, consecutive=True)
@@ -769,7 +769,7 @@ def test_pytests_help_shows_the_fixtures_the_marker_and_the_option(run: Run) -> 
     fixtures = run("", "--fixtures").stdout
     for name, line in {
         "models_gateway": "A models gateway: a cagent_session.testing.ModelsGateway, a real*",
-        "gateway_session": "A requests.Session for models_gateway: mounted, pinned to its URL, and*",
+        "gateway_session": "A requests.Session for models_gateway: mounted, pinned to its URL*",
         "session_id": "The ID of the session in which the test runs: a new one, or that of*",
     }.items():
         fixtures.fnmatch_lines([f"{name} -- *pytest_plugin.py:*", f"    {line}"])
