@@ -129,7 +129,7 @@ def gateways(session: nox.Session) -> None:
 
 @nox.session(python=RECENT_PYTHON)
 def fuzzing(session: nox.Session) -> None:
-    """Test with random IDs, URLs, headers and redirects."""
+    """Test with random input (-- --hypothesis-profile=long: forty times as much)."""
     install_beside(session, ["h11", "httpx"])
     session.run("pytest", str(TESTS / "fuzzing"), *session.posargs)
 
@@ -144,6 +144,16 @@ def comparison(session: nox.Session) -> None:
         session.run("pytest", str(COMPARISON))
 
 
+@nox.session(python=RECENT_PYTHON)
+def soak(session: nox.Session) -> None:
+    """Call from many threads in many sessions, through faults (-- --minutes 10: go on longer)."""
+    install_beside(session, ["httpx", "httpx2"])
+    if session.posargs:
+        session.run("python", str(SOAK / "soak.py"), *session.posargs)
+    else:
+        session.run("pytest", str(SOAK))
+
+
 @nox.session(python=RECENT_PYTHON, default=False)
 def benchmarks(session: nox.Session) -> None:
     """Measure what the library costs; a missed target fails (-- --write: renew the guide)."""
@@ -153,13 +163,11 @@ def benchmarks(session: nox.Session) -> None:
 
 
 @nox.session(python=RECENT_PYTHON, default=False)
-def soak(session: nox.Session) -> None:
-    """Call from many threads in many sessions, through faults (-- --minutes 10)."""
-    install_beside(session, ["h11", "httpx", "httpx2"])
-    if session.posargs:
-        session.run("python", str(SOAK / "soak.py"), *session.posargs)
-    else:
-        session.run("pytest", str(SOAK))
+def mutation(session: nox.Session) -> None:
+    """Change the core in small ways, and list the changes that no test notices."""
+    session.install("-e", ".[dev]", "mutmut>=3.8")
+    session.run("mutmut", "run", *session.posargs)
+    session.run("mutmut", "results")
 
 
 @nox.session(name="sdks-latest", python=RECENT_PYTHON, default=False)

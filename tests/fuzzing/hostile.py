@@ -1,4 +1,4 @@
-"""What is thrown at the library? Valid values with something odd put in, and values of every other sort."""
+"""Strategies: valid values, valid values with something odd in them, and values of other types."""
 
 from __future__ import annotations
 
@@ -9,85 +9,27 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-FEWER = settings(max_examples=settings().max_examples // 5)  # where an example costs more
+FEWER = settings(max_examples=settings().max_examples // 5)  # for tests with slow examples
 SECRET = "hunter2"
 
 ANY_CHARACTER = st.characters()  # surrogates included
 ANY_TEXT = st.text(ANY_CHARACTER)
 VISIBLE = st.characters(min_codepoint=0x21, max_codepoint=0x7E)
+# fmt: off
 ODD = st.sampled_from(
     [
-        *(
-            "\r\n",
-            "\r\nX-Evil: 1",
-            "\r\n fold",
-            "\r\n\r\n",
-            "\n",
-            "\r",
-            "\t",
-            " ",
-            "\0",
-            "\x0b",
-            "\x1c",
-            "\x7f",
-            "\x85",
-        ),
-        *(
-            "\xa0",
-            "\xad",
-            "\u200b",
-            "\u2028",
-            "\u3002",
-            "\uff0e",
-            "\uff0f",
-            "\uff20",
-            "\u2100",
-            "\u212a",
-            "\u0130",
-        ),
-        *(
-            "é",
-            "ß",
-            "\ud800",
-            "\udc80",
-            "\U0001f600",
-            "%",
-            "%00",
-            "%0d%0a",
-            "%2e",
-            "%2F",
-            "%40",
-            "%5c",
-        ),
-        *(
-            "\\",
-            "/",
-            "//",
-            "@",
-            ":",
-            "#",
-            "?",
-            ".",
-            "..",
-            "[",
-            "]",
-            ",",
-            ";",
-            '"',
-            "'",
-            "<",
-            "^",
-            "`",
-            "{",
-            "|",
-            "0x",
-        ),
+        "\r\n", "\r\nX-Evil: 1", "\r\n fold", "\r\n\r\n", "\n", "\r", "\t", " ", "\0", "\x0b",
+        "\x1c", "\x7f", "\x85", "\xa0", "\xad", "\u200b", "\u2028", "\u3002", "\uff0e", "\uff0f",
+        "\uff20", "\u2100", "\u212a", "\u0130", "é", "ß", "\ud800", "\udc80", "\U0001f600", "%",
+        "%00", "%0d%0a", "%2e", "%2F", "%40", "%5c", "\\", "/", "//", "@", ":", "#", "?", ".",
+        "..", "[", "]", ",", ";", '"', "'", "<", "^", "`", "{", "|", "0x",
     ]
 )
+# fmt: on
 
 
 def mutate(draw: Callable[[st.SearchStrategy[Any]], Any], text: str) -> str:
-    """Put something odd into *text*, once or twice, or cut a piece out."""
+    """Put something odd into *text* once or twice, or cut a piece out of it."""
     for _ in range(draw(st.sampled_from([1, 1, 1, 2]))):
         start = draw(st.integers(0, len(text)))
         end = min(len(text), start + draw(st.sampled_from([0, 0, 1, 3])))
@@ -101,7 +43,10 @@ def mutated(draw: Callable[[st.SearchStrategy[Any]], Any], valid: st.SearchStrat
 
 
 def refusal(of: type[ValueError], attempt: Callable[[], object]) -> str | None:
-    """Return what is said against *attempt*, or ``None`` where it succeeds; no other error may show in a traceback."""
+    """Return the message with which *attempt* fails, or ``None`` if it succeeds.
+
+    It must fail with *of* itself, and the traceback must show no other error.
+    """
     try:
         attempt()
     except of as refused:
@@ -117,7 +62,7 @@ def refusal(of: type[ValueError], attempt: Callable[[], object]) -> str | None:
 
 
 class Label(str):
-    """A str that prints itself as something else."""
+    """A ``str`` that is printed as another text than it holds."""
 
     __slots__ = ()
 
@@ -135,20 +80,16 @@ class LabelledUUID(uuid.UUID):
 VALID_IDS = st.text(VISIBLE, min_size=1, max_size=12) | st.uuids().map(str)
 LONG = st.builds(lambda text, length: (text * length)[:length], VALID_IDS, st.integers(250, 262))
 TEXT_IDS = VALID_IDS | LONG | mutated(VALID_IDS) | mutated(LONG) | ANY_TEXT
-NO_TEXT = st.one_of(
-    *(st.binary(), st.binary().map(bytearray), st.integers(), st.floats(), st.booleans()),
-    *(
-        st.lists(VALID_IDS),
-        st.tuples(VALID_IDS),
-        st.dictionaries(VALID_IDS, VALID_IDS),
-        st.builds(object),
-    ),
-    *(st.complex_numbers(), st.decimals(), st.sampled_from([str, uuid.UUID, len, Ellipsis])),
+NO_TEXT = (
+    st.binary()
+    | st.binary().map(bytearray)
+    | (st.integers() | st.floats() | st.booleans() | st.complex_numbers() | st.decimals())
+    | (st.lists(VALID_IDS) | st.tuples(VALID_IDS) | st.dictionaries(VALID_IDS, VALID_IDS))
+    | st.builds(object)
+    | st.sampled_from([str, uuid.UUID, len, Ellipsis])
 )
-ANY_IDS = st.one_of(
-    *(TEXT_IDS, TEXT_IDS, TEXT_IDS.map(Label), NO_TEXT),
-    *(st.uuids(), st.uuids().map(lambda value: LabelledUUID(value.hex))),
-)
+UUIDS = st.uuids() | st.uuids().map(lambda value: LabelledUUID(value.hex))
+ANY_IDS = TEXT_IDS | TEXT_IDS | TEXT_IDS.map(Label) | NO_TEXT | UUIDS
 
 # URLs
 
@@ -164,141 +105,58 @@ IPV6 = st.sampled_from(
     ["[::1]", "[2001:db8::7]", "[2001:db8:0:1:1:1:1:1]", "[::ffff:192.0.2.1]", "[::]"]
 )
 HOSTS = st.just("gw.example") | DOMAINS | INTERNATIONAL | IPV4 | IPV6
+# fmt: off
 ODD_HOSTS = st.one_of(
     st.sampled_from(
         [
-            *(
-                "",
-                ".",
-                "..",
-                "gw.example.",
-                "gw.example..",
-                ".gw.example",
-                "-gw.example",
-                "gw-.example",
-                "gw..example",
-            ),
-            *(
-                "0x7f.1",
-                "0X7F.1",
-                "127.1",
-                "2130706433",
-                "017700000001",
-                "127.0.0.1.",
-                "1.2.3",
-                "256.256.256.256",
-            ),
-            *(
-                "[::1]",
-                "[::1",
-                "::1",
-                "[::1]x",
-                "[fe80::1%eth0]",
-                "[fe80::1%25eth0]",
-                "[::ffff:1.2.3.4]",
-                "[v1.a]",
-            ),
-            *(
-                "xn--",
-                "xn--a",
-                "xn--zz--",
-                "gw%2eexample",
-                "gw%65.example",
-                "%",
-                "g%77.example",
-                "GW.EXAMPLE",
-            ),
-            *(
-                "gw。example",
-                "\uff47\uff57.example",
-                "gw.exampl\u212a",
-                "\u0130.example",
-                "faß.de",
-                "☃.net",
-                "a" * 64,
-            ),
-            *(
-                "gw.example.evil.example",
-                "gw.example@evil.example",
-                "evil.example\\@gw.example",
-                "a." * 126 + "aa",
-            ),
+            "", ".", "..", "gw.example.", "gw.example..", ".gw.example", "-gw.example",
+            "gw-.example", "gw..example", "0x7f.1", "0X7F.1", "127.1", "2130706433",
+            "017700000001", "127.0.0.1.", "1.2.3", "256.256.256.256", "[::1]", "[::1", "::1",
+            "[::1]x", "[fe80::1%eth0]", "[fe80::1%25eth0]", "[::ffff:1.2.3.4]", "[v1.a]", "xn--",
+            "xn--a", "xn--zz--", "gw%2eexample", "gw%65.example", "%", "g%77.example",
+            "GW.EXAMPLE", "gw。example", "\uff47\uff57.example", "gw.exampl\u212a",
+            "\u0130.example", "faß.de", "☃.net", "a" * 64, "gw.example.evil.example",
+            "gw.example@evil.example", "evil.example\\@gw.example", "a." * 126 + "aa",
         ]
     ),
     mutated(HOSTS),
     ANY_TEXT,
 )
+# fmt: on
 PORTS = st.sampled_from(["", "", "", ":80", ":443", ":8080"])
+# fmt: off
 ODD_PORTS = st.sampled_from(
     [
-        ":",
-        ":0",
-        ":00",
-        ":080",
-        ":0443",
-        ":65535",
-        ":65536",
-        ":99999",
-        ":-1",
-        ":+80",
-        ":8_0",
-        ":٨٠",
-        ":x",
-        ": 80",
-        ":80:80",
+        ":", ":0", ":00", ":080", ":0443", ":65535", ":65536", ":99999", ":-1", ":+80", ":8_0",
+        ":٨٠", ":x", ": 80", ":80:80",
     ]
 )
 USERS = st.sampled_from(
     [
-        "",
-        "",
-        f"{SECRET}@",
-        f"user:{SECRET}@",
-        f":{SECRET}@",
-        f"a@b:{SECRET}@",
-        "@",
-        "gw.example@",
-        "gw.example:443@",
+        "", "", f"{SECRET}@", f"user:{SECRET}@", f":{SECRET}@", f"a@b:{SECRET}@", "@",
+        "gw.example@", "gw.example:443@",
     ]
 )
+# fmt: on
 PATHS = st.sampled_from(
     ["", "/", "/v1", "/v1/../v2", "/./", "//v1", "/..", "/%2e%2e/", "/@gw.example", "/ü", "/a b"]
 )
 QUERIES = st.sampled_from(["", "", f"?key={SECRET}", "?", "?@gw.example", "??"])
 FRAGMENTS = st.sampled_from(["", "", f"#{SECRET}", "#", "#@gw.example"])
 SCHEMES = st.sampled_from(["http://", "https://", "HTTP://", "hTTps://"])
+# fmt: off
 ODD_SCHEMES = st.sampled_from(
     [
-        *(
-            "",
-            "//",
-            "/",
-            "http:",
-            "http:/",
-            "http:///",
-            "https:////",
-            "ftp://",
-            "ws://",
-            "http+unix://",
-            "://",
-            "file:///",
-        ),
-        *(
-            "\thttp://",
-            " http://",
-            "\x00https://",
-            "ht\ntp://",
-            "http:\\\\",
-            "http:/\\",
-            "http\u017f://",
-            "blob:http://",
-        ),
+        "", "//", "/", "http:", "http:/", "http:///", "https:////", "ftp://", "ws://",
+        "http+unix://", "://", "file:///", "\thttp://", " http://", "\x00https://", "ht\ntp://",
+        "http:\\\\", "http:/\\", "http\u017f://", "blob:http://",
     ]
 )
+# fmt: on
 
 
 def urls(**parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """Draw a plain URL, but for these parts of it."""
+    """Draw plain URLs, in which these parts are replaced."""
     plain = {
         "scheme": SCHEMES,
         "user": st.just(""),

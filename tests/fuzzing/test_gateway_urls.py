@@ -1,4 +1,4 @@
-"""Is any text a gateway's URL, or refused by all alike, at once and without giving a secret away?"""
+"""Every way to set the gateway accepts and refuses the same URLs, and no message shows a secret."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cagent_session import (
 
 
 def mount_and_check(gateway: Any) -> None:
-    """Mount, and see that the session is as it was where that fails."""
+    """Mount. If that fails, the session must be as it was before."""
     session = requests.Session()
     before = {
         name: dict(value) if name == "adapters" else value for name, value in vars(session).items()
@@ -37,7 +37,7 @@ def mount_and_check(gateway: Any) -> None:
         raise
 
 
-WAYS_IN: tuple[Callable[[Any], object], ...] = (
+TAKE_A_GATEWAY: tuple[Callable[[Any], object], ...] = (
     SessionIdAdapter,
     session_id_hook,
     async_session_id_hook,
@@ -47,8 +47,11 @@ WAYS_IN: tuple[Callable[[Any], object], ...] = (
 
 
 def refusals(gateway: Any) -> set[str | None]:
-    """Return what the ways in say against *gateway*: one message, or ``None``, where they say the same."""
-    return {refusal(InvalidGatewayURL, functools.partial(enter, gateway)) for enter in WAYS_IN}
+    """Return the messages with which all functions that take a gateway refuse this one.
+
+    It is a single message, or a single ``None``, if they all do the same.
+    """
+    return {refusal(InvalidGatewayURL, functools.partial(take, gateway)) for take in TAKE_A_GATEWAY}
 
 
 @given(ANY_URLS | NO_TEXT)
@@ -62,7 +65,7 @@ def test_a_gateway_url_is_taken_or_refused_by_all_alike(gateway: Any) -> None:
     parts = urlsplit(gateway)
     assert parts.scheme in ("http", "https")
     assert parts.hostname
-    assert not re.search(r"^\.|\.\.", parts.hostname), "a name that can't be looked up"
+    assert not re.search(r"^\.|\.\.", parts.hostname), "no resolver can look this name up"
     assert parts.port is None or 1 <= parts.port <= 65535
     assert "@" not in parts.netloc
     assert not set(gateway) & set("#\\ \t\r\n\0")

@@ -1,4 +1,4 @@
-"""Is any value fit for the wire as it is, or refused at once, and without being repeated?"""
+"""A header's value is either sent unchanged or refused at once, and no message repeats it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ SETTERS: list[Callable[..., object]] = [SessionIdAdapter, session_id_hook, sessi
 
 
 def read_by_a_strict_server(headers: dict[str, str]) -> dict[str, str]:
-    """Send *headers* as requests prepares them, and return what h11 reads, which leaves white space at the ends out."""
+    """Return what h11, a strict server, reads of *headers* as requests sends them.
+
+    It drops white space at the ends of a value.
+    """
     prepared: Any = requests.Request("GET", "http://gw.example", headers=headers).prepare().headers
     lines = [
         b"%b: %b\r\n" % (name.encode(), value.encode("latin-1")) for name, value in prepared.items()

@@ -1,4 +1,4 @@
-"""Does every text that ``in_session`` may be given either work or fail at decoration, with a ``TypeError``?"""
+"""A path given to ``in_session`` either works or raises ``TypeError`` at decoration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cagent_session import current_session_id, in_session
 
 
 def works_at(path: str) -> bool:
-    """Tell it from the path alone: a parameter, and attributes that Python's syntax could ask for."""
+    """Tell whether *path* is a parameter's name, with attributes that are valid Python names."""
     first, *attributes = path.split(".")
     return first in ("session_id", "sess", "of") and all(
         attribute.isidentifier() for attribute in attributes

@@ -1,6 +1,7 @@
-"""Does the session ID ever go to another scheme, host or port than the gateway's, by what the transport connects to?
+"""The session ID goes to no scheme, host and port but the gateway's.
 
-The judge is no URL parser but the transport itself: by which scheme it connects, and which name and port it looks up.
+No URL parser decides where a request goes. The tests record the scheme with which the transport
+itself connects, and the name and the port that it looks up.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def requests_connects(
 
 
 class Noted(httpx.HTTPTransport):
-    """The bare transport of httpx, which keeps what it is given."""
+    """The transport of httpx, which also keeps the last request."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         self.given = request
@@ -72,7 +73,10 @@ def httpx_connects(names: Names, client: httpx.Client, transport: Noted) -> Conn
 
 @pytest.fixture(scope="module", params=["requests", "requests, URL set by hand", "httpx"])
 def connect(request: pytest.FixtureRequest, names: Names) -> Iterator[Connect]:
-    """Give ``connect(url, gateway)``: to what a marked request connects, and whether it carries the session ID."""
+    """Give a function of a URL and a gateway, to which a marked request is sent.
+
+    It returns the target that the transport connects to, and whether the session ID was sent.
+    """
     if request.param == "httpx":
         transport = Noted()
         with httpx.Client(transport=transport, trust_env=False) as client:
@@ -85,7 +89,7 @@ def connect(request: pytest.FixtureRequest, names: Names) -> Iterator[Connect]:
 
 @st.composite
 def near(draw: Any) -> tuple[str, str]:
-    """Draw a gateway's URL, and one that is almost it."""
+    """Draw a gateway's URL, and one that differs a little from it."""
     gateway = draw(PLAIN_URLS)
     scheme, rest = gateway.split("://", 1)
     return gateway, mutate(draw, f"{scheme}://{draw(USERS)}{rest}")

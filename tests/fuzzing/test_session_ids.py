@@ -1,4 +1,4 @@
-"""Does any value at all enter the context that could not go on the wire, or does any other error come of it?"""
+"""Any value is either the current session ID, unchanged, or raises ``InvalidSessionId``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from cagent_session.session_id import validate_session_id
 
 VISIBLE = re.compile("[!-~]{1,256}").fullmatch
 PROBLEM = re.compile(
-    r"an empty string|\d+ characters|(a space|[A-Z0-9+ -]+) at position \d+|the text that makes urllib3 leave the header out"
+    r"an empty string|\d+ characters|(a space|[A-Z0-9+ -]+) at position \d+"
+    r"|the text that makes urllib3 leave the header out"
 ).fullmatch
 
 
 def text_of(value: Any) -> str:
-    """Return what *value* is, whatever it says of itself."""
+    """Return the text that *value* holds, even if it is printed as another one."""
     return uuid.UUID(int=value.int).urn[9:] if isinstance(value, uuid.UUID) else "".join(value)
 
 
@@ -44,7 +45,7 @@ def test_a_value_is_the_session_id_as_it_is_or_is_refused_without_being_repeated
     elif isinstance(value, str):
         start, _, problem = message.partition(", got ")
         assert start == "session ID must be 1-256 visible ASCII characters"
-        assert PROBLEM(problem), "the message has room for nothing but the problem"
+        assert PROBLEM(problem), "the message names the problem and nothing else"
         assert not VISIBLE(text_of(value)) or text_of(value) == SKIP_HEADER
     else:
         assert message == f"session ID must be a str or a uuid.UUID, got {type(value).__name__}"

@@ -1,12 +1,17 @@
-"""Is what goes over the wire what the bare transport would send, and one valid session ID? For h11, a strict server.
+"""The library adds one valid session ID to what the transport sends, and changes nothing else.
 
-The claim: with us no byte is sent that h11 refuses, unless the same request is refused without us, too; and what the
-bare transport does not send, we do not send for the very same error. The session ID that we set is always accepted.
+The tests compare the bytes that arrive with and without the library:
 
-httpx sends nothing that h11 refuses. requests does, and we neither add to that nor mend it: a NUL in a value, a
-vertical tab or a form feed that is not its first character, and a name that is no token (RFC 9110, section 5.6.2), all
-of which ``prepare()`` lets pass; set by hand afterwards, also these two as a value's first character, and a carriage
-return before a space. A caller's own ``X-Cagent-Session-Id``, where it stays, and the marker go out as they were given.
+- h11, a strict server, refuses a request only if it also refuses it without the library
+- a request that the transport does not send fails with the same error as without the library
+- h11 always accepts the session ID that the library sets
+
+httpx sends nothing that h11 refuses. requests does, and the library leaves that as it is. Its
+``prepare()`` accepts a NUL in a value, a vertical tab or a form feed after a value's first
+character, and a name that is no token (RFC 9110, section 5.6.2). In headers that are set after
+``prepare()``, requests also sends a vertical tab or a form feed as the first character, and a
+carriage return before a space. The marker, and the caller's own ``X-Cagent-Session-Id`` if it
+stays, are sent as the caller gave them.
 """
 
 from __future__ import annotations
@@ -52,7 +57,7 @@ Outcome = bytes | type[Exception]
 
 @dataclass(frozen=True)
 class Call:
-    """What a caller asks for. ``by_hand``: its URL and headers are set after the request was prepared."""
+    """A request. If *by_hand*, its URL and headers are set after it was prepared."""
 
     path: str
     headers: Any
@@ -63,7 +68,7 @@ class Call:
 class Transport(Protocol):
     def prepare(self, call: Call) -> Any: ...
     def send(self, request: Any, ours: tuple[str | None, Any] | None) -> Any:
-        """Send *request* with this gateway and this ``missing``, or through the bare transport."""
+        """Send *request*: with the gateway and ``missing`` in *ours*, or without the library."""
 
 
 class Requests:
@@ -124,7 +129,7 @@ def transport(request: pytest.FixtureRequest, wire: Wire) -> Iterator[Transport]
 
 
 def outcome(wire: Wire, send: Callable[[], object]) -> Outcome:
-    """Return the bytes of the one request that arrived, or the error that none was sent for."""
+    """Return the bytes of the one request that arrived, or the error, if none was sent."""
     wire.log.clear()
     try:
         send()
@@ -136,7 +141,7 @@ def outcome(wire: Wire, send: Callable[[], object]) -> Outcome:
 
 
 def remove_our_headers(request: Any) -> None:
-    """Remove every ``X-Cagent-*`` header, whose names may be bytes."""
+    """Remove every ``X-Cagent-*`` header. Names may be bytes."""
     raw = getattr(request.headers, "raw", None) or list(request.headers.items())
     kept = [(n, v) for n, v in raw if not as_text(n).lower().startswith("x-cagent-")]
     request.headers = type(request.headers)(kept)
@@ -172,7 +177,7 @@ def test_the_only_difference_to_the_bare_transport_is_one_valid_session_id(
 ) -> None:
     try:
         request, reference = transport.prepare(call), transport.prepare(call)
-    except Exception:  # noqa: BLE001 - the library has no part in it
+    except Exception:  # noqa: BLE001 - requests or httpx refuses it
         return
     marker, callers = (
         request.headers.get(name) for name in ("X-Cagent-Forward", SESSION_ID_HEADER)

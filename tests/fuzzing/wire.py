@@ -1,4 +1,4 @@
-"""What goes over the wire, and where to? A server that keeps the bytes, and look-ups that lead to it, or nowhere."""
+"""A server that keeps the bytes it reads, and name look-ups that lead to it or fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _LENGTH = re.compile(rb"(?im)^content-length: *(\d+)\r?$").search
 
 
 class Wire(socketserver.ThreadingTCPServer):
-    """A loopback HTTP/1.1 server: it keeps the bytes of each request, and answers 200 when its answers have run out."""
+    """A loopback HTTP/1.1 server that keeps the bytes of each request.
+
+    It sends the *answers*, one each, and then answers 200.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -64,7 +67,7 @@ class _Requests(socketserver.StreamRequestHandler):
             self.server.log.append(
                 (self.server.name, head + self.rfile.read(int(length[1]) if length else 0))
             )
-            if self.server.answers:  # it may end in the middle of anything
+            if self.server.answers:  # a route's answer may be no valid HTTP
                 self.wfile.write(self.server.answers.pop(0))
                 return
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
@@ -75,12 +78,12 @@ class _Requests(socketserver.StreamRequestHandler):
                 yield line
                 if line == b"\r\n":
                     return
-        except ConnectionResetError:  # the client gave the connection up
+        except ConnectionResetError:  # the client closed the connection
             return
 
 
 class Names:
-    """Name look-ups as the transports make them, the last thing they say before they connect."""
+    """The names and ports that the transports look up, just before they connect."""
 
     def __init__(self) -> None:
         self.asked: list[Address] = []
@@ -108,7 +111,7 @@ class Names:
 
 
 class Bare(HTTPAdapter):
-    """The bare transport of requests, which tells what it connects to, and which headers it sends there."""
+    """The adapter of requests, which also keeps what it connects to and the headers it sends."""
 
     def __init__(self, *, tls: bool = True) -> None:
         super().__init__()
@@ -128,7 +131,7 @@ class Bare(HTTPAdapter):
 
 
 def h11_accepts(raw: bytes) -> bool:
-    """Tell whether a strict server reads *raw* as one whole request, and nothing more."""
+    """Tell whether h11 reads *raw* as exactly one request."""
     server = h11.Connection(h11.SERVER)
     server.receive_data(raw)
     try:

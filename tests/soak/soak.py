@@ -1,214 +1,350 @@
-"""Does it hold for long? Nothing goes wrong, leaks or is lost over many threads, sessions, faults and new clients.
+"""Make calls from many threads for a long time, and check every request that arrives.
 
-Run ``python tests/soak/soak.py --minutes 10 --threads 32 --sessions 200``. Ctrl-C ends it with the summary so far.
+The threads use every kind of client, and every way in which a session can reach a call. Two hosts
+answer with redirects, errors, resets, and slow or truncated answers. A finding is one of these:
+
+- wrong: a request carries another ID, or arrives too often, or a call ends as it may not end
+- leaked: an ``X-Cagent-*`` header arrives where it may not go, or a scope stays open
+- lost: a request arrives without its session's ID, or not at all, or a call fails without a reason
+- memory: more is in use than before, measured after each round, when all connections are closed
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
-import itertools
-import json
-import math
+import copy
+import gc
+import pickle
 import random
-import signal
-import subprocess
+import socket
+import struct
 import sys
 import threading
 import time
 import uuid
-from array import array
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from statistics import median
-from typing import IO, Any, cast
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
-from callers import KINDS, SessionId, Shelf, Stage, Worker
-from calls import GATEWAY, Report
-from hosts import memory
+import httpx
+import httpx2
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
-ROUNDS, LONGEST_ROUND = (
-    16,
-    10,
-)  # at least, and seconds; after each, every client is closed, and memory is measured
-WARM_UP = 0.25  # of the rounds
-ALLOWED = 0.005  # growth from the first third after that to the last one
-UNWANTED = ("wrong", "leaked", "lost", "unaccounted", "failed for no reason")
-MEASURED = ("blocks", "objects")
-VERDICTS = {True: "flat", False: "growing", None: "not judged, in so few rounds"}
+import cagent_session as library
+from cagent_session import FORWARD_HEADER, SESSION_ID_HEADER, Gateway, session_scope
+
+RETRIES, TIMEOUT, ROUNDS, LONGEST_ROUND, ALLOWED_GROWTH = 3, 60, 12, 10, 0.005
+IDENTITY = library.gateway_headers("https://api.openai.com/v1", provider="openai")
+OWN_ID = {SESSION_ID_HEADER: "set-by-hand"}
+
+# A route has a letter for each hop: g is the gateway, f is another host on another port, and a is
+# another name for the gateway's host and port. All but the last one redirect.
+AT_HOME = ("g", "gg", "ggg")
+AWAY = ("gf", "ga", "gfg", "gag", "ggf", "gff", "gfag", "gggfg")
+FROM_AWAY = ("f", "ff", "fg", "af", "ag")  # only for clients that know the gateway's URL
+SENT_SHARE_OF = {"reset at once": 0, "reset in the head": 0.05, "reset": 0.7, "truncated": 0.8}
+FAULTS = ["none", "slow", "503", *SENT_SHARE_OF]
+CHUNKED = f"Transfer-Encoding: chunked\r\n\r\n1f4\r\n{'x' * 500}\r\n0\r\n\r\n"
+NOT_CHUNKED = f"Content-Length: 500\r\n\r\n{'x' * 500}"
+RETRY = Retry(RETRIES, status_forcelist=[503], allowed_methods=None)
 
 
-class Hosts:
-    """The process of the hosts, seen from here."""
+def with_adapter(adapter: HTTPAdapter) -> requests.Session:
+    session = requests.Session()
+    session.mount("http://", adapter)
+    return session
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("hosts.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for us; it ends when we hang up, or are no more
-        )
-        self._input, self._output = (
-            cast("IO[str]", self._process.stdin),
-            cast("IO[str]", self._process.stdout),
-        )
-        self._lock = threading.Lock()
-        self.urls: dict[str, str] = json.loads(self._output.readline())
 
-    def tell(self, report: Report) -> None:
-        self._say(json.dumps(asdict(report)))
+def with_hook(make: Callable[..., Any], gateway: Gateway) -> Any:
+    hooks = {"request": [library.session_id_hook(gateway)]}
+    return make(event_hooks=hooks, follow_redirects=True, timeout=TIMEOUT)
 
-    def tally(self) -> dict[str, Any]:
-        """Ask what was counted; no call may be under way."""
-        self._say("")
-        return dict(json.loads(self._output.readline()))
 
-    def close(self) -> None:
-        self._process.communicate()
-
-    def _say(self, line: str) -> None:
-        with self._lock:
-            self._input.write(line + "\n")
-            self._input.flush()
+KINDS: dict[str, Callable[[Gateway], Any]] = {
+    "mount": lambda gw: library.mount(requests.Session(), gw),
+    "mount, retries": lambda gw: library.mount(with_adapter(HTTPAdapter(max_retries=RETRY)), gw),
+    "copy": lambda gw: copy.copy(library.mount(requests.Session(), gw)),
+    "deepcopy": lambda gw: copy.deepcopy(library.mount(requests.Session(), gw)),
+    "pickle": lambda gw: pickle.loads(pickle.dumps(library.mount(requests.Session(), gw))),
+    "adapter": lambda gw: with_adapter(library.SessionIdAdapter(gw, pool_maxsize=2)),
+    "adapter, retries": lambda gw: with_adapter(library.SessionIdAdapter(gw, max_retries=RETRY)),
+    "outer adapter": lambda gw: with_adapter(library.SessionIdAdapter(gw, inner=HTTPAdapter())),
+    "factory": lambda gw: library.session_factory(requests.Session, gw)(),
+    "factory, retries": lambda gw: library.session_factory(gateway=gw, max_retries=RETRY)(),
+    "httpx": lambda gw: with_hook(httpx.Client, gw),
+    "httpx2": lambda gw: with_hook(httpx2.Client, gw),
+    "async httpx": lambda gw: with_hook(httpx.AsyncClient, gw),
+    "async httpx2": lambda gw: with_hook(httpx2.AsyncClient, gw),
+}
+SYNC_KINDS, ASYNC_KINDS = list(KINDS)[:-2], list(KINDS)[-2:]
 
 
 @dataclass
-class Summary:
-    """What came of a run: the hosts' tally, and what either process held after each round."""
+class Call:
+    number: int
+    client: Client
+    session_id: str | None
+    headers: dict[str, str]  # the X-Cagent-* headers that the caller sets
+    route: str
+    arrivals: list[tuple[int, str]] = field(default_factory=list)  # each with its hop and fault
+    ended: str = "with another error"
+    hops: int = 0  # that the client followed
 
-    seed: int
-    tally: dict[str, Any] = field(default_factory=dict)
-    rounds: dict[str, dict[str, array[int]]] = field(
-        default_factory=lambda: {"client": {}, "hosts": {}}
-    )
-    is_stopped: bool = False
+    def url(self, hop: int) -> str:
+        return f"{self.client.soak.urls[self.route[hop]]}/{self.number}/{hop}"
 
-    def add(self, process: str, held: dict[str, int]) -> None:
-        """Add what a process held after a round; in arrays, so that the soak does not measure itself."""
-        for what, number in held.items():
-            self.rounds[process].setdefault(what, array("Q")).append(number)
+    def expected(self, hop: int) -> dict[str, str]:
+        """Return the ``X-Cagent-*`` headers that must arrive at *hop*."""
+        if FORWARD_HEADER not in self.headers or set(self.route[: hop + 1]) != {"g"}:
+            return {}
+        return self.headers | ({SESSION_ID_HEADER: self.session_id} if self.session_id else {})
 
-    def counts(self, what: str) -> dict[str, int]:
-        return dict(self.tally["counts"].get(what, {}))
+    def check_request(self, hop: int, headers: Any) -> Iterator[str]:
+        expected = self.expected(hop)
+        found = [pair for pair in headers.items() if pair[0].lower().startswith("x-cagent-")]
+        if sorted(found) != sorted(expected.items()):
+            bound_for_it = "wrong" if SESSION_ID_HEADER in headers else "lost"
+            yield f"{bound_for_it if expected else 'leaked'}: hop {hop} of {self} got {found}"
+        times = [arrived for arrived, _ in self.arrivals].count(hop)
+        if times > 1 + RETRIES * self.client.kind.endswith("retries"):
+            yield f"wrong: hop {hop} of {self} arrived {times} times"
 
-    @property
-    def findings(self) -> dict[str, int]:
-        """How often each of the things was found that must not be."""
-        return {what: self.tally["findings"].get(what, 0) for what in UNWANTED}
-
-    def growth(self, process: str, what: str) -> float | None:
-        """Return the share by which it grew, of medians; ``None`` where there were too few rounds to tell."""
-        held = self.rounds[process][what]
-        warm = held[int(len(held) * WARM_UP) :]
-        third = len(warm) // 3
-        return median(warm[-third:]) / median(warm[:third]) - 1 if third > 1 else None
-
-    @property
-    def is_flat(self) -> bool | None:
-        """Tell whether memory has stopped growing; ``None`` where there were too few rounds to tell."""
-        grown = [self.growth(process, what) for process in self.rounds for what in MEASURED]
-        return None if None in grown else all(cast("float", share) <= ALLOWED for share in grown)
-
-    @property
-    def is_good(self) -> bool:
-        return (
-            self.tally["calls"] > 0
-            and not any(self.findings.values())
-            and self.is_flat is not False
-        )
-
-    @property
-    def verdict(self) -> str:
-        return ", ".join(f"{what}: {count}" for what, count in self.findings.items())
-
-    def __str__(self) -> str:
-        totals = ("calls", "sessions", "arrived", "hops", "retries")
-        lines = [", ".join(f"{name}: {self.tally[name]}" for name in totals)]
-        for what in sorted(self.tally["counts"]):
-            counts = sorted(self.counts(what).items(), key=lambda each: -each[1])
-            lines.append(f"  by {what}: {'; '.join(f'{name} {count}' for name, count in counts)}")
-        lines.append(f"memory: {VERDICTS[self.is_flat]}")
-        for process, rounds in self.rounds.items():
-            grown = {what: self.growth(process, what) for what in MEASURED}
-            held = [f"{what} {numbers[0]} to {numbers[-1]}" for what, numbers in rounds.items()]
-            shares = [f"{what} {share:+.3%}" for what, share in grown.items() if share is not None]
-            lines.append(
-                f"  of the {process}: {', '.join(held)}; grown: {', '.join(shares) or 'unknown'}"
-            )
-        stopped = ", stopped" if self.is_stopped else ""
-        return "\n".join(
-            [*lines, *self.tally["first"], f"{self.verdict} (seed {self.seed}{stopped})"]
-        )
+    def check_end(self) -> Iterator[str]:
+        arrived, faults = {hop for hop, _ in self.arrivals}, {fault for _, fault in self.arrivals}
+        is_missing = self.client.gateway.missing == "raise" and self.expected(0) == IDENTITY
+        if (self.ended == "refused") != is_missing or (is_missing and arrived):
+            yield f"wrong: refused, or should have been: {self}"
+        if self.ended == "completed" and arrived != set(range(self.hops + 1)):
+            yield f"{'wrong' if len(arrived) > self.hops else 'lost'}: hops {arrived} of {self}"
+        if self.ended.startswith("failed") and faults <= {"none", "slow"}:
+            yield f"lost: failed without a reason: {self}"
 
 
-def soak(
-    seconds: float,
-    threads: int,
-    sessions: int,
-    seed: int,
-    stop: threading.Event | None = None,
-    show: Callable[[str], None] = lambda _: None,
-) -> Summary:
-    """Run for so long, or until something is wrong or *stop* is set; *show* is given a line a round."""
-    stop, summary = stop or threading.Event(), Summary(seed)
-    with contextlib.closing(Hosts()) as hosts, ThreadPoolExecutor(threads) as pool:
-        show(f"seed {seed}, gateway {hosts.urls[GATEWAY]}")
-        stage = Stage(hosts.urls, session_ids(sessions, seed), hosts.tell, Shelf(2 * len(KINDS)))
-        workers = [Worker(number, seed, stage) for number in range(threads)]
-        start, rounds = time.monotonic(), max(ROUNDS, math.ceil(seconds / LONGEST_ROUND))
-        for _ in range(rounds):
-            stage.set_up()
-            end = time.monotonic() + seconds / rounds
-            list(pool.map(Worker.work, workers, itertools.repeat(end), itertools.repeat(stop)))
-            stage.clear()
-            for worker in workers:
-                worker.shelf.clear()
-            held = memory()
-            summary.tally = hosts.tally()
-            summary.add("client", held)
-            summary.add("hosts", summary.tally.pop("memory"))
-            passed, calls, blocks = time.monotonic() - start, summary.tally["calls"], held["blocks"]
-            show(f"{passed:.0f} s, {calls} calls, {blocks} blocks, {summary.verdict}")
-            summary.is_stopped = stop.is_set() or any(summary.findings.values())
-            if summary.is_stopped:
-                break
-    return summary
+class Client:
+    """A client of any kind, and the ways in which a session can reach its calls."""
+
+    def __init__(self, soak: Soak, kind: str) -> None:
+        self.soak, self.kind, urls = soak, kind, random.choice([(), (soak.urls["g"],)])
+        self.gateway = Gateway(*urls, missing=random.choice(["omit", "omit", "omit", "raise"]))
+        self.http = KINDS[kind](self.gateway)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} for {self.gateway!r}>"
+
+    def call(self, session_id: object, again: Any = None, **fixed: Any) -> Any:
+        """Make a call, which must arrive in a session. Return a request to send *again*."""
+        call, request = self.plan(session_id, again, **fixed)
+        with self.ending(call) as answers:
+            answers.append(response := self.http.send(request, stream=True))
+            read = getattr(response, "iter_content", None) or response.iter_bytes
+            with contextlib.closing(response):
+                any(random.random() < 0.1 for _ in read(64))  # reads all of it, or a part
+        return random.choice([request, *(answer.request for answer in answers)])
+
+    async def call_async(self, session_id: object) -> None:
+        call, request = self.plan(session_id)
+        with self.ending(call) as answers:
+            answers.append(await self.http.send(request))
+
+    def plan(self, session_id: Any, again: Any = None, **fixed: Any) -> tuple[Call, Any]:
+        routes = random.choice([AT_HOME, AWAY + FROM_AWAY * len(self.gateway.urls)])
+        headers = random.choice([{}, OWN_ID, IDENTITY | OWN_ID, *[IDENTITY] * 20])
+        plan: dict[str, Any] = {"headers": headers, "route": random.choice(routes), **fixed}
+        call = Call(random.getrandbits(64), self, session_id and str(session_id), **plan)
+        self.soak.calls[call.number] = call
+        if again is not None:
+            again.url = type(again.url)(call.url(0))
+            return call, again
+        what: dict[str, Any] = {"method": "POST", "url": call.url(0), "headers": call.headers}
+        if isinstance(self.http, requests.Session):
+            return call, self.http.prepare_request(requests.Request(**what))
+        return call, self.http.build_request(**what)
+
+    @contextlib.contextmanager
+    def ending(self, call: Call) -> Iterator[list[Any]]:
+        """Note how *call* ends. The list is for its answer."""
+        answers: list[Any] = []
+        try:
+            yield answers
+            call.ended, call.hops = "completed", len(answers[0].history)
+        except library.MissingSessionId:
+            call.ended = "refused"
+        except (requests.RequestException, httpx.HTTPError, httpx2.HTTPError) as error:
+            call.ended = f"failed: {error!r}"
+        except Exception as error:  # noqa: BLE001 - no other may come out of a client
+            self.soak.findings.append(f"wrong: {error!r} from {call}")
+
+    def in_scopes(self) -> None:
+        outer, inner = self.soak.session(), self.soak.session()
+        with session_scope(outer):
+            self.call(outer)
+            with session_scope(None), session_scope(inner):
+                self.call(inner)
+            self.call(outer)
+
+    def one_request_again(self) -> None:
+        """Send one request in several sessions: the caller's own, or that of the last answer."""
+        request = None
+        for session_id in (self.soak.session(), None, self.soak.session()):
+            fixed = {"route": random.choice(AT_HOME), "headers": IDENTITY}
+            with session_scope(session_id):
+                request = self.call(session_id, request, **fixed)
+
+    def in_generators(self) -> None:
+        @library.in_session("session_id")
+        def run_loop(session_id: Any) -> Iterator[None]:
+            yield self.call(session_id)
+            yield self.call(session_id)
+
+        loops = [run_loop(self.soak.session()) for _ in range(3)]
+        while loops:
+            loop = random.choice(loops)
+            if random.random() < 0.1 or next(loop, loop) is loop:
+                loops.remove(loop)  # some before they end
+            self.call(None)
+
+    def in_pools_and_threads(self) -> None:
+        session_id = self.soak.session()
+        with session_scope(session_id):
+            thread = threading.Thread(target=library.carry_session(self.call), args=[session_id])
+            thread.start()
+            jobs = [self.soak.pool.submit(self.call, session_id) for _ in range(2)]
+            jobs.append(self.soak.plain_pool.submit(self.call, None))
+            list(self.soak.pool.map(self.call, [session_id] * 2))
+        for wait in (thread.join, *(job.result for job in jobs)):
+            wait()
+
+    def in_tasks(self) -> None:
+        client = Client(self.soak, random.choice(ASYNC_KINDS))
+
+        @library.in_session("session_id")
+        async def run_loop(session_id: Any) -> AsyncIterator[None]:
+            await client.call_async(session_id)
+            yield
+            await asyncio.to_thread(self.call, session_id)
+
+        @library.in_session("session_id")
+        async def run(session_id: Any) -> None:
+            loops = [run_loop(self.soak.session()) for _ in range(3)]
+            async with client.http:
+                for _ in range(2):
+                    steps = [anext(loop, None) for loop in loops]
+                    await asyncio.gather(*steps, client.call_async(session_id))
+
+        asyncio.run(run(self.soak.session()))
 
 
-def session_ids(number: int, seed: int) -> list[SessionId]:
-    """Return UUIDs, and IDs of every character that one may have but letters."""
-    rng = random.Random(seed)
-    odd = [f"sess-{index}" + "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~" for index in range(number // 2)]
-    return [
-        *(uuid.UUID(int=rng.getrandbits(128), version=4) for _ in range(number - len(odd))),
-        *odd,
-    ]
+WAYS = [getattr(Client, name) for name in vars(Client) if name.startswith(("in_", "one_"))]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--minutes", type=float, default=0.5)
-    parser.add_argument("--threads", type=int, default=32)
-    parser.add_argument("--sessions", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+class Connection(BaseHTTPRequestHandler):
+    protocol_version, disable_nagle_algorithm, timeout = "HTTP/1.1", True, TIMEOUT
+    soak: Soak
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):  # a client may hang up
+            super().handle()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        number, hop = map(int, self.path.split("/")[1:])
+        call, fault = self.soak.calls[number], random.choice(["none"] * 20 + FAULTS)
+        call.arrivals.append((hop, fault))
+        self.soak.findings += call.check_request(hop, self.headers)
+        status, location = (503 if fault == "503" else 200), ""
+        if status == 200 and hop + 1 < len(call.route):
+            status = random.choice([301, 302, 303, 307, 308])
+            location = f"Location: {call.url(hop + 1)}\r\n"
+        answer = f"HTTP/1.1 {status} -\r\n{location}" + random.choice([CHUNKED, NOT_CHUNKED])
+        answer = answer[: int(len(answer) * SENT_SHARE_OF.get(fault, 1))]
+        for part in (answer[:100], answer[100:300], answer[300:]):
+            self.wfile.write(part.encode())
+            time.sleep(0.01 if fault == "slow" else 0)
+        self.close_connection = fault in SENT_SHARE_OF
+        if fault.startswith("reset"):
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            socket.close(self.connection.detach())
+
+    do_GET = do_POST  # noqa: N815 - http.server's name
+
+    def log_message(self, format: str, *_: Any) -> None: ...  # noqa: A002 - the base's name
+
+
+class Soak:
+    def __init__(self, sessions: int) -> None:
+        odd = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"  # what an ID may have beside letters
+        self.sessions = [f"{n}{odd}" if n % 2 else uuid.uuid4() for n in range(sessions)]
+        self.calls: dict[int, Call] = {}  # of the round
+        self.findings, self.counts, self.blocks = list[str](), Counter[str](), list[int]()
+        handler = type("Handler", (Connection,), {"soak": self})
+        hosts = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
+        for host in hosts:
+            host.socket.listen(1024)
+            threading.Thread(target=host.serve_forever, daemon=True).start()
+        home, away = (host.server_address[1] for host in hosts)
+        self.urls = {"g": f"http://127.0.0.1:{home}", "a": f"http://localhost:{home}"}
+        self.urls["f"] = f"http://localhost:{away}"
+        self.plain_pool = ThreadPoolExecutor(8)
+        self.pool = library.SessionExecutor(self.plain_pool)
+
+    def session(self) -> Any:
+        return random.choice([None, f"new-{uuid.uuid4()}", *random.choices(self.sessions, k=6)])
+
+    def run(self, seconds: float, threads: int) -> None:
+        rounds = max(ROUNDS, round(seconds / LONGEST_ROUND))
+        with contextlib.suppress(KeyboardInterrupt), ThreadPoolExecutor(threads) as pool:
+            while len(self.blocks) < rounds and not self.findings:
+                self.shared = [Client(self, kind) for kind in 2 * SYNC_KINDS]
+                list(pool.map(self.work, [time.monotonic() + seconds / rounds] * threads))
+                self.end_round()
+        quarter = len(self.blocks) // 4
+        early, late = self.blocks[quarter : 2 * quarter], self.blocks[-quarter:]
+        if quarter > 1 and min(late) > min(early) * (1 + ALLOWED_GROWTH):
+            self.findings.append(f"memory: {min(early)} blocks early, {min(late)} late")
+
+    def work(self, end: float) -> None:
+        while time.monotonic() < end and not self.findings:
+            way = random.choice(WAYS)
+            way(random.choice(self.shared))
+            self.counts[f"way {way.__name__}"] += 1
+            if library.current_session_id() is not None:
+                self.findings.append(f"leaked: {way.__name__} has left a scope open")
+
+    def end_round(self) -> None:
+        for client in self.shared:
+            client.http.close()
+        while any("process_request" in thread.name for thread in threading.enumerate()):
+            gc.collect()  # answers that were not read to their end keep their connections
+            time.sleep(0.01)
+        for call in self.calls.values():
+            self.findings += call.check_end()
+            self.counts.update([call.ended.split(":")[0], f"route {call.route}", call.client.kind])
+            self.counts.update(f"fault {fault}" for _, fault in call.arrivals)
+        self.calls.clear()
+        gc.collect()
+        self.blocks.append(sys.getallocatedblocks())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    for name, default in {"minutes": 0.5, "threads": 32, "sessions": 200}.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
     options = parser.parse_args()
-    stop = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-
-    def show(line: object) -> None:
-        print(line, flush=True)
-
-    summary = soak(
-        60 * options.minutes, options.threads, options.sessions, options.seed, stop, show
-    )
-    show(summary)
-    return 0 if summary.is_good else 1
+    soak = Soak(options.sessions)
+    soak.run(60 * options.minutes, options.threads)
+    for name, count in sorted(soak.counts.items()):
+        print(f"{count:8} {name}")
+    print("blocks of memory in use after each round:", *soak.blocks)
+    print(*soak.findings[:5], f"found: {len(soak.findings)}", sep="\n")
+    sys.exit(bool(soak.findings))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -75,6 +75,9 @@ def test_its_repr_shows_no_query() -> None:
         "Gateway('https://gw.example/models', missing='warn')"
     )
     assert repr(Gateway()) == "Gateway(missing='omit')"
+    assert repr(Gateway("https://a.example", "https://b.example")) == (
+        "Gateway('https://a.example', 'https://b.example', missing='omit')"
+    )
 
 
 # The environment
