@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 Case = Callable[[], object]
 Turns = list[dict[str, float]]  # how many seconds one call of each case took
-TURN_SECONDS, ALL_SECONDS = 0.0005, 0.25
+TURN_SECONDS, ALL_SECONDS, FEWEST_TURNS = 0.0005, 0.25, 20
 
 
 def in_turns(cases: Mapping[str, Case], names: Sequence[str], *, by_cpu: bool) -> Turns:
@@ -20,7 +20,7 @@ def in_turns(cases: Mapping[str, Case], names: Sequence[str], *, by_cpu: bool) -
     # In a turn, a short case is called often enough for the clock.
     calls = {name: max(1, round(TURN_SECONDS / seconds)) for name, seconds in once.items()}
     turns, deadline = [], time.perf_counter() + ALL_SECONDS
-    while time.perf_counter() < deadline:
+    while time.perf_counter() < deadline or len(turns) < FEWEST_TURNS:
         order = random.sample(names, len(names))
         turns.append({name: timers[name].timeit(calls[name]) / calls[name] for name in order})
     return turns

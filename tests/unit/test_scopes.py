@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -149,6 +152,44 @@ def test_the_remedies_if_threads_inherit_the_context(remedy: str) -> None:
         assert pool.submit(current_session_id).result() is None
         with session_scope("second"):
             assert pool.submit(carry_session(current_session_id)).result() == "second"
+
+
+IN_THREADS = """
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
+from threading import Thread
+from cagent_session import current_session_id, session_scope
+
+def show():
+    print(current_session_id())
+
+with ThreadPoolExecutor(1) as pool:
+    for session_id in ("first", "second"):
+        with session_scope(session_id):
+            pool.submit(show).result()
+            thread = Thread(target=show, context=Context())
+            thread.start()
+            thread.join()
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="threads inherit it from Python 3.14 on")
+@pytest.mark.parametrize(
+    ("option", "shown"), [("0", ["None"] * 4), ("1", ["first", "None", "first", "None"])]
+)
+@pytest.mark.parametrize("is_variable", [False, True])
+def test_threads_inherit_the_session_of_their_start_if_python_is_told_so(
+    option: str, shown: list[str], is_variable: bool
+) -> None:
+    """A pool's thread then keeps the session of the first job. ``Context()`` is a remedy."""
+    flag = f"thread_inherit_context={option}"
+    variables = {name: value for name, value in os.environ.items() if "THREAD_INHERIT" not in name}
+    arguments = [] if is_variable else ["-X", flag]
+    if is_variable:
+        variables["PYTHON_THREAD_INHERIT_CONTEXT"] = option
+    command = [sys.executable, *arguments, "-c", IN_THREADS]
+    done = subprocess.run(command, env=variables, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == shown
 
 
 def test_tasks_and_their_threads_inherit_the_scope_and_keep_it_after_its_end() -> None:
