@@ -131,6 +131,6 @@ def test_the_named_files_sessions_and_extras_exist(path: Path) -> None:
     extras = [extra for names in re.findall(r'\.\[([\w,]+)\]"', text) for extra in names.split(",")]
     functions = {name.replace("_", "-") for name in re.findall(r"\ndef (\w+)\(session", noxfile)}
     assert [name for name in files if not (ROOT / name).exists()] == []
-    assert {session.partition("-3.")[0] for session in sessions} <= functions
+    assert {session.partition("-3")[0] for session in sessions} <= functions
     declared = re.findall(r"(?m)^(\w+) = \[", text_of(ROOT / "pyproject.toml"))
     assert set(extras) <= set(declared)
