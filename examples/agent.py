@@ -147,13 +147,13 @@ class Agent:
             raise AgentError(f"malformed answer from the gateway: {error!r}") from error
 
     def call_provider(self) -> None:
-        """Call the provider itself, past the gateway, and check that nothing of ours went out."""
+        """Call the provider directly, and check that the call carried none of our headers."""
         url = f"{self.provider.removesuffix('/')}/models"
         request: Any
         try:
             response = self.http.get(url, timeout=TIMEOUT, allow_redirects=False)
             result, request = f"status {response.status_code}", response.request
-        except requests.RequestException as error:  # the gateway may be the only way out
+        except requests.RequestException as error:  # some networks allow only the gateway
             result, request = "no answer", error.request
         check_provider_headers(request.headers)
         print(f"\nOne call went past the gateway, to the provider: GET {url}, {result}.")
@@ -179,7 +179,7 @@ def describe(tool: Tool) -> Json:
 
 
 def run_tool(function: Json, tools: list[Tool]) -> str:
-    """Return the tool's result, or what was wrong with the model's call."""
+    """Return the tool's result, or say what was wrong with the model's call."""
     try:
         tool = {tool.__name__: tool for tool in tools}[function["name"]]
         return tool(**json.loads(function["arguments"] or "{}"))
@@ -275,7 +275,9 @@ def parse_arguments(key: str) -> argparse.Namespace:
 
 def main() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a model may say what the terminal can't show
+        sys.stdout.reconfigure(
+            errors="replace"
+        )  # a model's text may have characters that the terminal can't show
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     options = parse_arguments(key)
     try:
@@ -286,12 +288,14 @@ def main() -> int:
         line = "".join(letter if letter.isprintable() else " " for letter in line)[:300]
         print(f"agent.py: {line}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader of our output has gone, as head does
+    except BrokenPipeError:  # the reader of our output has closed it, as head does
         os._exit(1)
     except KeyboardInterrupt:
         print("agent.py: interrupted", file=sys.stderr)
         sys.stdout.flush()
-        os._exit(130)  # sys.exit would wait for the sub-agent's thread, which may wait itself
+        os._exit(
+            130
+        )  # sys.exit would wait for the sub-agent's thread, which may wait for an answer
     return 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import settings
 
-settings.register_profile("no deadline", deadline=None)  # on a busy machine an example takes longer
+settings.register_profile("no deadline", deadline=None)  # for busy machines
 settings.load_profile("no deadline")
 
 for name in [name for name in os.environ if name.startswith("CELERY_")]:
@@ -16,9 +16,10 @@ for name in [name for name in os.environ if name.startswith("CELERY_")]:
 
 @pytest.fixture
 def inherited_by_threads() -> Callable[[str], str | None]:
-    """Return a function: which session a thread starts in, given that of the thread that starts it.
+    """Return a function that tells in which session a new thread starts.
 
-    It is none, except where threads inherit the context.
+    It takes the session of the code that starts the thread. It returns that session where threads
+    inherit the context, and ``None`` elsewhere.
     """
     inherits = getattr(sys.flags, "thread_inherit_context", False)
     return lambda session_id: session_id if inherits else None

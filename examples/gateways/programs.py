@@ -74,7 +74,7 @@ class Program(NamedTuple):
     edits: Callable[[Place], Edits]
     arguments: Callable[[Place], list[str]]
     audit: str = "stdout.log"
-    forward: str = "https://api.openai.com/"  # as the recipe writes OpenAI's marker
+    forward: str = "https://api.openai.com/"  # OpenAI's marker, as it is in the recipe
     variables: Mapping[str, str] = {}
     client_key: str = ""  # the API key that a client must send
 
@@ -133,8 +133,8 @@ def litellm_arguments(place: Place) -> list[str]:
 
 LITELLM_VARIABLES = {
     "CAGENT_CLIENT_KEYS": "sk-first-client,sk-second-client,sk-third-client",
-    "FORWARDED_ALLOW_IPS": "",  # by default, a client could give any address
-    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # by default, it downloads a list of prices
+    "FORWARDED_ALLOW_IPS": "",  # otherwise a client could claim any address
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # otherwise LiteLLM downloads a list of prices
     "LITELLM_MASTER_KEY": "sk-nobody-knows-this-one",
     "OPENAI_API_KEY": "sk-key-of-the-provider",
     "ANTHROPIC_API_KEY": "sk-key-of-the-provider",
@@ -178,7 +178,7 @@ PROGRAMS = {
 
 @dataclass(frozen=True)
 class Gateway:
-    """A gateway that runs."""
+    """A running gateway."""
 
     place: Place
     program: Program
@@ -280,9 +280,9 @@ def running(
 
 
 def free_port() -> int:
-    """Return a free port that no client's connection takes until the gateway listens on it."""
+    """Return a free port. It is in a range that Linux does not give to clients' connections."""
     while True:
-        port = 20000 + secrets.randbelow(12000)  # Linux gives clients those from 32768
+        port = 20000 + secrets.randbelow(12000)  # Linux gives clients the ports from 32768
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
 

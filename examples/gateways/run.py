@@ -66,7 +66,7 @@ def main() -> int:
                 )
                 status = run_agent(gateway, f"{origin}/v1", options.prompt)
                 if status == 0:
-                    # One call went past the gateway.
+                    # One call went directly to the provider.
                     print_audit_and_bill(gateway.audit(len(providers[OPENAI].log) - 1))
     except (NotInstalledError, NotStartedError) as error:
         print(f"run.py: {error}", file=sys.stderr)
@@ -103,7 +103,7 @@ def print_audit_and_bill(lines: list[AuditLine]) -> None:
 
 
 def counted(lines: list[AuditLine]) -> list[str]:
-    """Return the names of what this gateway counts, besides the calls."""
+    """Return the keys of the audit with numbers that this gateway counts, besides calls."""
     return [name for name in COUNTED if any(name in line for line in lines)]
 
 

@@ -1,7 +1,7 @@
 """The agent that both servers run: its calls through the models gateway, and its run loop.
 
-The gateway is the one that DOCKER_AGENT_MODELS_GATEWAY or CAGENT_MODELS_GATEWAY names. If neither
-is set, a stand-in on this machine answers, and each call is logged with its session.
+DOCKER_AGENT_MODELS_GATEWAY or CAGENT_MODELS_GATEWAY is the gateway's URL. If neither is set, a
+stand-in on this machine answers, and each call is logged with its session.
 """
 
 from __future__ import annotations
@@ -65,5 +65,6 @@ def serve(run: Callable[[int], object]) -> None:
     """Call *run* with the descriptor of a socket that listens on the port $PORT, or 8000."""
     with socket.create_server(("127.0.0.1", int(os.environ.get("PORT", "8000")))) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        print(f"""Try: curl {url}/sessions/sess-1/ask --json '{{"prompt": "Hello"}}'""", flush=True)
+        prompt = """-H 'Content-Type: application/json' -d '{"prompt": "Hello"}'"""
+        print(f"Try: curl {url}/sessions/session-1/ask {prompt}", flush=True)
         run(listener.fileno())

@@ -57,7 +57,7 @@ def run(work: Work) -> None:
     """Let *work* do the batch, and print the summaries.
 
     If no gateway is given, a stand-in answers. Then also print what the gateway bills each session,
-    and check that it has got every call.
+    and check that it received every call.
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument(

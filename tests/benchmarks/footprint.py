@@ -1,4 +1,4 @@
-"""What the library takes besides the time of calls: the time of its import, and memory."""
+"""Measurements of the time that importing the library takes, and of the memory it keeps."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ print([between - start, time.process_time() - start])
 
 
 def turns(*names: str) -> Turns:
-    """Return for each of some new interpreters how much processor time the imports took."""
+    """Import in several new interpreters. Return the processor time of the imports in each."""
     command = [sys.executable, "-c", IMPORTS]
     times = (json.loads(subprocess.check_output(command)) for _ in range(3))
     return [{"requests": alone, "both": both} for alone, both in times]
 
 
 def bytes_kept(calls: int) -> int:
-    """Return how many more bytes are in use after so many calls, each in its own session."""
+    """Return how many more bytes are in use after *calls* calls, each in its own session."""
     send = sending(SessionIdAdapter(URL, inner=NULL), MARKER)
 
     def bytes_in_use_after(calls: int) -> int:

@@ -1,4 +1,4 @@
-"""Whole requests to an nginx on loopback: one by one, from several threads, and a stream."""
+"""Measurements of whole requests to an nginx on loopback: single, in threads and streamed."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from turns import Case, Turns, in_turns
 
 from cagent_session import SESSION_ID_HEADER, current_session_id, mount, session_scope
 
-CALLS, EVENTS = 48, 1000  # of all threads together, and of a stream
+CALLS, EVENTS = 48, 1000  # calls of all threads together; events of a stream
 EVENT = 'data: {"choices": [{"index": 0, "delta": {"content": "word "}}]}\n\n'
-SESSION_ID, NO_SESSION = "sess-1", "nobody"  # as long, so that answers are, too
+SESSION_ID, NO_SESSION = "sess-1", "nobody"  # of equal length, so that answers have the same size
 
 
 @contextlib.contextmanager
 def nginx() -> Iterator[str]:
-    """Run an nginx that answers with the session ID that it got, and yield its URL."""
+    """Run an nginx and yield its URL. It answers with the session ID that it got."""
     configuration = Path(__file__).with_name("nginx.conf").read_text("utf-8")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # an nginx that root starts reads it as another user
+        Path(folder).chmod(0o755)  # if root starts nginx, another user reads it
         Path(folder, "events").write_text(EVENT * EVENTS, "utf-8")
         Path(folder, "nginx.conf").write_text(configuration.replace("PORT", str(port)), "utf-8")
         program = shutil.which("nginx") or "/usr/sbin/nginx"
@@ -49,7 +49,7 @@ def nginx() -> Iterator[str]:
 
 
 class FloorAdapter(HTTPAdapter):
-    """Stamps each request by the least that can be done: it asks for no scope and no marker."""
+    """Does the least that can be done: it adds a fixed ID, and checks no scope or marker."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
         stamped = request.copy()
@@ -58,7 +58,7 @@ class FloorAdapter(HTTPAdapter):
 
 
 def call(client: requests.Session, url: str, *, is_stamped: bool) -> None:
-    """Make one call, and check in which session it arrived."""
+    """Make one call, and check the session ID that arrived."""
     sent, arrived = current_session_id(), client.post(url, json=BODY).text
     assert arrived == (sent if is_stamped else NO_SESSION), f"{sent} arrived as {arrived}"
 
@@ -69,7 +69,7 @@ def read_events(client: requests.Session, url: str) -> None:
 
 
 def from_threads(pool: ThreadPoolExecutor, call: Case, threads: int) -> None:
-    """Make CALLS calls, each thread in its own session."""
+    """Make CALLS calls in all. Each thread calls in its own session."""
     together = threading.Barrier(threads)
 
     def one_thread(number: int) -> None:
@@ -83,12 +83,12 @@ def from_threads(pool: ThreadPoolExecutor, call: Case, threads: int) -> None:
 
 @contextlib.contextmanager
 def cases() -> Iterator[dict[str, Case]]:
-    """Yield calls to an nginx by clients that add the session ID in several ways."""
+    """Yield calls to an nginx. Each client adds the session ID in another way."""
     with nginx() as url, ThreadPoolExecutor(16) as pool:
         cases: dict[str, Case] = {}
         clients = {way: requests.Session() for way in ("bare", "by hand", "floor", "ours")}
         for way, client in clients.items():
-            client.trust_env = False  # as in peers.py
+            client.trust_env = False  # see peers.py
             client.headers.update(MARKER)
             client.mount("http://", HTTPAdapter(pool_maxsize=16))
             cases[way] = partial(call, client, url, is_stamped=way != "bare")

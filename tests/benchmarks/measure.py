@@ -23,14 +23,14 @@ TOOLS = ["requests", "urllib3", "httpx", "opentelemetry-instrumentation-requests
 
 
 def value(loops: int, row: Row) -> float:
-    """Return the median of the row's turns, times *loops*, by which pyperf divides it."""
+    """Return the median of the row's turns, times *loops*: pyperf divides by *loops*."""
     sides = [side.split(" - ") for side in row.cases.split(" / ")]
     turns: Turns = importlib.import_module(row.module).turns(*chain(*sides))
     values = []
     for turn in turns:
         over, *under = (turn[first] - sum(turn[name] for name in rest) for first, *rest in sides)
         values.append(over / (under[0] if under else 1))
-    return loops * max(statistics.median(values), 1e-9)  # pyperf takes no value of 0 or less
+    return loops * max(statistics.median(values), 1e-9)  # pyperf takes only values above 0
 
 
 def main() -> int:
@@ -38,9 +38,9 @@ def main() -> int:
     runner.argparser.add_argument("--write", action="store_true", help="renew the guide's tables")
     runner.argparser.set_defaults(quiet=True)
     benchmarks = {}
-    with contextlib.redirect_stdout(sys.stderr):  # for pyperf's own report
+    with contextlib.redirect_stdout(sys.stderr):  # pyperf prints a report, too
         for row in ROWS:
-            unit = {"unit": "integer" if " / " in row.cases else "second"}  # a number or a time
+            unit = {"unit": "integer" if " / " in row.cases else "second"}  # a ratio or a time
             benchmarks[row.name] = runner.bench_time_func(row.name, value, row, metadata=unit)
     if runner.args.worker:
         return 0
@@ -63,7 +63,7 @@ def main() -> int:
     missed, stale = [], []
     for row in ROWS:
         (low, median, _), old = figures[row.name], published[row.name][1]
-        tolerance = 0.25 if " - " in row.cases else 0.05  # ratios of whole calls are near 1
+        tolerance = 0.25 if " - " in row.cases else 0.05  # these ratios are close to 1
         missed += [row.name] * bool(row.target and low > row.target)
         stale += [row.name] * (" / " in row.cases and abs(old / median - 1) > tolerance)
     print(f"missed targets: {missed}\nstale figures in the guide: {stale}", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""What OpenTelemetry, Sentry and our hook for httpx do to one call.
+"""Measurements of what OpenTelemetry, Sentry and our hook for httpx add to one call.
 
-The peers are set up in the way that costs the least: what they record is not exported.
+The peers are set up in the way that costs least: they export nothing.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from cagent_session import session_id_hook, session_scope
 
 
 def cases_without_network() -> dict[str, Case]:
-    """Return sends by a Session, bare and instrumented, and by httpx, bare and with our hook."""
+    """Return calls by requests, bare and instrumented, and by httpx, bare and with our hook."""
     session, bare_send = requests.Session(), requests.Session.send
-    session.trust_env = False  # looking for proxies would take longer than all the rest
+    session.trust_env = False  # a search for proxies would take longer than all the rest
     session.mount("http://", NULL)
     request, traced_request = prepared(MARKER), prepared(MARKER)
     cases: dict[str, Case] = {"Session": partial(bare_send, session, request)}

@@ -1,7 +1,7 @@
-"""What this library does to one call, timed without a network.
+"""Measurements of what this library adds to one call, without a network.
 
-The unit is the floor: a ``PreparedRequest.copy()`` and one header. An adapter that adds a header
-and leaves the caller's request as it was cannot do less.
+The unit is the floor: a ``PreparedRequest.copy()`` and one header. No adapter can add a header with
+less work, if it must not change the caller's request.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SESSION_ID = "8e1e7ea5-d687-455f-b4e0-386a0f820f94"
 
 
 class NullAdapter(BaseAdapter):
-    """A transport that sends nothing and has its answer ready."""
+    """A transport that sends nothing. It always returns the same answer."""
 
     answer = requests.Response()
     answer.status_code, answer.url = 200, URL
@@ -45,7 +45,7 @@ def prepared(headers: dict[str, str]) -> requests.PreparedRequest:
 
 
 def sending(adapter: BaseAdapter, headers: dict[str, str], *, again: bool = True) -> Case:
-    """Return a function that sends the same request *again*, or a new copy, as a Session does."""
+    """Return a function that sends the same request *again* or, like a Session, a new one."""
     send, request = adapter.send, prepared(headers)
     return lambda: send(request if again else request.copy(), **ARGUMENTS)
 

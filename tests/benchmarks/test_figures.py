@@ -1,4 +1,4 @@
-"""The guide shows the published figures, and these belong to the program as it is."""
+"""Tests of the published figures: the guide shows them, and they belong to this program."""
 
 from __future__ import annotations
 

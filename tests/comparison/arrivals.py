@@ -2,8 +2,8 @@
 
 A request's query says how the server answers:
 
-- ``to``: with a redirect to this URL; ``status`` is its status
-- ``fail``: with 503 for so many times
+- ``to``: with a redirect to this URL, and with the status in ``status``
+- ``fail``: with 503, this number of times
 - ``digest``: with a demand for digest authentication
 
 The query also names the ``scenario`` that makes the call, and the ``owner``: the ID of the session
@@ -24,18 +24,18 @@ from urllib.parse import parse_qsl, urlsplit
 import h11
 import trustme
 
-LONGEST_LINE = 8190  # of a header: Apache's default, and nearly that of nginx
+LONGEST_LINE = 8190  # of a header, in bytes: Apache's default, and nearly nginx's
 DIGEST = 'WWW-Authenticate: Digest realm="gateway", nonce="abc", qop="auth", algorithm=SHA-256\r\n'
 
 
 class Places(NamedTuple):
-    """The URLs of the servers: the gateway and another host, both on HTTP and HTTPS."""
+    """The URLs of the servers: the gateway and another host, each with HTTP and with HTTPS."""
 
     gateway: str
     gateway_tls: str
     other: str
     other_tls: str
-    ca: str  # the file with the authority's certificate
+    ca: str  # the file with the certificate of the authority
 
     @property
     def gateways(self) -> tuple[str, ...]:
@@ -43,7 +43,7 @@ class Places(NamedTuple):
 
     @property
     def localhost(self) -> str:
-        """The gateway's own server, by another host's name."""
+        """The gateway's server, under the name of another host."""
         return self.gateway.replace("127.0.0.1", "localhost")
 
 
@@ -60,8 +60,8 @@ class Arrival:
         self.origin = f"{scheme}://{self.headers['host']}"
 
     def problem(self) -> str | None:
-        """Return what a strict server would reject, if anything."""
-        # RFC 9110, section 5.5: no control characters, and new headers keep to ASCII.
+        """Return what a strict server would reject, or ``None``."""
+        # RFC 9110, section 5.5: control characters are invalid, and new headers should be ASCII.
         if any(re.search(r"[^\t\x20-\x7e]", line) for line in self.lines):
             return "bytes that are not visible ASCII"
         if any(len(line) > LONGEST_LINE for line in self.lines):
@@ -93,7 +93,7 @@ class _Handler(socketserver.StreamRequestHandler):
     timeout = 30
 
     def handle(self) -> None:
-        """Read a request, keep it and answer it. A client may also hang up without a request."""
+        """Read a request, keep it and answer it. A client may hang up before it sends one."""
         lines = [self.rfile.readline()]
         while lines[-1] not in (b"\r\n", b""):
             lines.append(self.rfile.readline())
@@ -119,7 +119,7 @@ def _answer(arrival: Arrival, earlier: int) -> bytes:
 
 @contextmanager
 def listening() -> Iterator[tuple[Places, list[Arrival]]]:
-    """Run the servers; yield their URLs, and a list that grows with each request."""
+    """Run the servers. Yield their URLs, and a list that grows with each request."""
     authority = trustme.CA()
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(tls)

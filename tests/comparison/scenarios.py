@@ -1,7 +1,7 @@
-"""The rows of the table: what an agent does, written once for all solutions.
+"""The rows of the table and their scenarios. A scenario is something that an agent does.
 
-A row has one scenario, or several that are alike. A scenario says to whose session each of its
-calls belongs: ``on.call(A)``.
+Each scenario is written once and runs with every solution. It names the session to which each of
+its calls belongs: ``on.call(A)``. A row has one scenario, or several similar ones.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Scenarios = Scenario | Mapping[str, Scenario]
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table, and its scenarios by their names."""
+    """A row of the table, with its scenarios by name."""
 
     name: str
     arrivals: int  # how many requests arrive in each scenario
@@ -48,7 +48,7 @@ ROWS: list[Row] = []
 
 
 def row(name: str, arrivals: int, *, requests_only: bool = False) -> Callable[[Scenarios], None]:
-    """Add a row that has one scenario, or several by what differs in them."""
+    """Add a row with one scenario, or with several. The keys name the differences."""
 
     def add(scenarios: Scenarios) -> None:
         if callable(scenarios):
@@ -85,9 +85,9 @@ def _(on: Solution) -> None:
 def call_via(
     *places: str, status: int = 307, mounted: Callable[[Any], HTTPAdapter] | None = None
 ) -> Scenario:
-    """Return a scenario with a call to the first place, which redirects it to the next one.
+    """Return a scenario: a call to the first place, which redirects it to the next, and so on.
 
-    What an SDK makes of the client's adapter, is *mounted* in its place.
+    *mounted* is for an SDK: it gets the client's adapter, and returns one to mount instead.
     """
 
     def run(on: Solution) -> None:
@@ -130,7 +130,7 @@ row("redirect away and back to the gateway", 3)(call_via("gateway", "other", "ga
 
 @row("prepared request that is sent again", 3)
 def _(on: Solution) -> None:
-    """Send it in two sessions and in none, with another URL each time: the URL names the owner."""
+    """Send it in two sessions and in none. Its URL changes, because it names the owner."""
     prepared = on.prepare(on.url())
     for owner in (A, B, None):
         prepared.url = type(prepared.url)(on.url(owner))
@@ -145,7 +145,7 @@ def _(on: Solution) -> None:
 
 
 def call_with_retries(on: Solution, prefix: str, fail: int) -> None:
-    """Make a call that fails at first, with a client that retries calls to this *prefix*."""
+    """Make a call that fails at first. The client retries calls to this *prefix*."""
     client = on.new_client()
     retries = Retry(3, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
     client.mount(prefix.format(on.gateway), HTTPAdapter(max_retries=retries))
@@ -168,7 +168,7 @@ row("marked call to another host", 2)(partial(call_elsewhere, headers=MARKED))
 
 
 def malformed(on: Solution, session_id: Any) -> None:
-    """Make one call: with this ID, or in no session if the solution refuses the ID."""
+    """Make one call with this ID. If the solution refuses the ID, call in no session."""
     try:
         with on.scope(session_id):
             on.call(session_id)
@@ -320,7 +320,7 @@ row("SDK's own adapter for a longer prefix", 2, requests_only=True)(longer_prefi
 
 
 class SdksAdapter(HTTPAdapter):
-    """An SDK's adapter: it sends a copy of the request, with one more header, by *inner*."""
+    """An SDK's adapter: it copies the request, adds a header, and sends the copy by *inner*."""
 
     def __init__(self, inner: Any) -> None:
         super().__init__()
@@ -352,14 +352,14 @@ def _(on: Solution) -> None:
 
 
 def run_all(name: str, places: Places) -> None:
-    """Run each scenario with the solution of that name, which may patch the whole process."""
+    """Run each scenario with the named solution. It may patch the whole process."""
     os.environ["no_proxy"] = "*"
-    logging.disable()  # OpenTelemetry logs where a scope was left in another context
+    logging.disable()  # OpenTelemetry logs an error if a scope ends in another context
     on = agent(name, places)
     for each in ROWS:
         for scenario, run in each.scenarios.items() if each.can_run_with(type(on)) else ():
             on.start(scenario)
             try:
-                copy_context().run(run, on)  # the next scenario begins in no session
+                copy_context().run(run, on)  # so the next scenario begins in no session
             except Exception as error:
                 raise RuntimeError(f"{name}: {scenario} failed") from error

@@ -1,7 +1,7 @@
-"""Agents that tell the gateway whose session a call belongs to, each in its own way.
+"""The solutions: agents that tell the gateway to which session a call belongs.
 
-All can do the same, so that a scenario runs with each of them. What a solution can be told about
-the gateway, it is told. README.rst beside this file says how the peers are set up.
+All have the same methods, so that each scenario runs with each solution. A solution gets the
+gateway's URL if it can use it. README.rst beside this file says how the peers are set up.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ Refusals = tuple[type[Exception], ...]
 
 
 class Solution:
-    """An agent whose sessions share one ``requests.Session``, and which sends no ID.
+    """An agent that sends no ID. Its sessions share one ``requests.Session``.
 
-    This base is a control: a scenario that finds it right would not notice a lost ID.
+    This base class is also a control: a scenario must notice that the IDs are lost.
     """
 
     name = "no header"
     digest: Callable[[str, str], Any] = HTTPDigestAuth
     post: Callable[..., Any] = staticmethod(requests.post)
     follow_option = "allow_redirects"
-    next_request = "next"  # the attribute of a response
-    # How the solution, or its client, may refuse an ID that cannot be sent.
+    next_request = "next"  # this attribute of a response has the next request
+    # The errors with which the solution or its client may refuse an ID that cannot be sent.
     refusals: Refusals = (ValueError, TypeError, AttributeError)
 
     def __init__(self, name: str, places: Places, gateways: tuple[str, ...]) -> None:
         self.name = name
         self.places = places
-        self.gateways = gateways  # those that the solution is told: both or none
+        self.gateways = gateways  # the URLs that the solution gets: both or none
         self.clients: list[Any] = []
         self.patch()
         self.start("")
@@ -76,13 +76,13 @@ class Solution:
         self.use(self.new_client())
 
     def use(self, client: Any, gateway: str | None = None) -> None:
-        """Set *client* up, which may be an SDK's, and make it the agent's client."""
+        """Set *client* up and make it the agent's client. It may be an SDK's client."""
         self.gateway = gateway or self.places.gateway
         self.client = self.set_up(client)
         self.clients.append(self.client)
 
     def url(self, owner: object = None, place: str | None = None, **answer: object) -> str:
-        """Return a URL that says whose session the call belongs to, and how it is answered."""
+        """Return a URL that names the call's owner and says how the server answers."""
         query = {"scenario": f"{self.name}: {self.scenario}", "owner": owner, **answer}
         given = {name: value for name, value in query.items() if value is not None}
         return f"{place or self.gateway}/v1/chat/completions?{urlencode(given)}"
@@ -92,7 +92,7 @@ class Solution:
         self.send(self.url(owner, place, **answer))
 
     def job(self, owner: object) -> Job:
-        """Return a job that makes such a call with the agent of the process in which it runs."""
+        """Return a job that makes such a call, with the agent of the process that runs it."""
         return partial(_send, self.name, self.places, self.url(owner))
 
     # What differs between requests and httpx
@@ -115,40 +115,40 @@ class Solution:
         """Patch the libraries of this process."""
 
     def set_up(self, client: Any) -> Any:
-        """Return *client* made ready."""
+        """Prepare *client* for the agent, and return it."""
         return client
 
     def scope(self, session_id: Any) -> Scope:
-        """Return a context manager; calls inside it belong to the session."""
+        """Return a context manager. Calls inside it belong to the session."""
         return nullcontext()
 
     def events(self, session_id: str, function: GeneratorFunction) -> Generator[Any, None, None]:
-        """Run a generator in a session. Peers have the scope around its ``yield``."""
+        """Run a generator in a session. With peers, the scope is around each ``yield``."""
         with self.scope(session_id):
             yield from function()
 
     def to_thread(self, job: Job) -> Job:
-        """Return what a thread has to run."""
+        """Return a job for a thread. It runs in the current session."""
         return job
 
     def to_process(self, job: Job) -> Job:
-        """Return what another process has to run."""
+        """Return a job for another process. It runs in the current session."""
         return partial(_resume, self.name, self.places, self.exported(), job)
 
     def exported(self) -> Any:
-        """Return what another process has to know about the current session."""
+        """Return the data with which another process can enter the current session."""
 
     def resumed(self, exported: Any) -> Scope:
         return self.scope(exported)
 
     @staticmethod
     def session_in(headers: Mapping[str, str]) -> str | None:
-        """Return the ID of the session to which the gateway assigns a call."""
+        """Return the ID that the gateway reads from the headers of a call."""
         return headers.get(SESSION_ID_HEADER.lower()) or None
 
 
 class SameHeader(Solution):
-    """A control: a scenario that finds it right would not notice a wrong ID."""
+    """A control that always sends the same ID: a scenario must notice that it is wrong."""
 
     name = "same header"
 
@@ -237,7 +237,7 @@ class OpenTelemetry(Solution):
 
 
 class Sentry(Solution):
-    """The session's ID stands for a trace: Sentry hands on only its own kind of baggage."""
+    """A trace ID is made from the session's ID, because Sentry sends only its own baggage."""
 
     name = "Sentry"
 
@@ -315,14 +315,14 @@ class HookByHand(OnHttpx):
 
 
 OURS, PEERS = (OurAdapter, OurHook), (OpenTelemetry, Sentry, SessionHeaders, HookByHand)
-# Solutions that could be told the gateway's URL, and are not.
+# The solutions that can use the gateway's URL, here without it.
 NO_URL = {f"{kind.name} without URL": kind for kind in (*OURS, OpenTelemetry, Sentry)}
 KINDS = {kind.name: kind for kind in (*OURS, *PEERS, Solution, SameHeader)} | NO_URL
 
 
 @cache
 def agent(name: str, places: Places) -> Solution:
-    """Return the one agent of this name in this process."""
+    """Return this process's agent of this name. There is only one."""
     return KINDS[name](name, places, () if name in NO_URL else places.gateways)
 
 

@@ -22,7 +22,7 @@ from solutions import KINDS, NO_URL, OURS, PEERS
 
 WORST_FIRST = LEAKED, LOST, RIGHT, NA = "leaked", "lost", "right", "n/a"
 COLUMNS = [kind.name for kind in (*OURS, *PEERS)]
-HEADINGS = [  # in two lines, so that the table is not too wide
+HEADINGS = [  # two lines keep the table narrow
     ["row", "what the agent does", *(name.partition(" ")[0] for name in COLUMNS)],
     ["", "", *(name.partition(" ")[2] for name in COLUMNS)],
 ]
@@ -35,13 +35,13 @@ BEGIN, END = "\n.. table.py writes what follows.\n\n", "\n.. table.py writes wha
 
 
 class Outcome(NamedTuple):
-    """The verdict on a solution in a scenario, and what it is based on."""
+    """The verdict on a solution in a scenario, and the reasons for it."""
 
     verdict: str
     seen: tuple[str, ...] = ()
 
 
-Results = Mapping[str, Mapping[str, Outcome]]  # by the names of solution and scenario
+Results = Mapping[str, Mapping[str, Outcome]]  # by solution, then by scenario
 
 
 def judge(name: str, row: Row, arrivals: list[Arrival], places: Places) -> Outcome:
@@ -65,7 +65,7 @@ def judge(name: str, row: Row, arrivals: list[Arrival], places: Places) -> Outco
 
 
 def compare(names: list[str]) -> Results:
-    """Run all scenarios with each of the named solutions, which has a process of its own."""
+    """Run all scenarios with each of the named solutions, each in a process of its own."""
     spawn = multiprocessing.get_context("spawn")
     with (
         listening() as (places, arrivals),
@@ -91,7 +91,7 @@ def verdict(results: Results, solution: str, row: Row) -> str:
 
 
 def table(results: Results) -> str:
-    """Return the guide's table, and which versions were compared."""
+    """Return the guide's table, and a line with the versions that were compared."""
     lines = [
         [str(number), row.name, *(verdict(results, column, row) for column in COLUMNS)]
         for number, row in enumerate(ROWS, 1)

@@ -1,4 +1,4 @@
-"""Ours is right, or loses calls in the rows that the guide names. The guide's table is true."""
+"""Tests of the comparison: the verdicts on our solutions, the scenarios and the guide."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_ours_is_right_except_in_the_named_rows(name: str, row: Row, results: Re
 
 @every_row
 def test_every_scenario_notices_a_lost_and_a_wrong_id(row: Row, results: Results) -> None:
-    """A header of the client is not on calls that do not use the client."""
+    """A call that does not use the client has none of the client's headers."""
     without = RIGHT if row.name in ELSEWHERE else LOST
     same = LOST if row.name in NO_CLIENT else LEAKED
     for scenario in row.scenarios:
@@ -51,13 +51,13 @@ def test_every_scenario_notices_a_lost_and_a_wrong_id(row: Row, results: Results
         assert results["same header"][scenario].verdict == same
 
 
-def test_the_guide_has_the_table(results: Results) -> None:
-    """If it is old, run ``nox -s comparison -- --write``."""
+def test_the_guide_shows_the_current_table(results: Results) -> None:
+    """To renew the table, run ``nox -s comparison -- --write``."""
     assert GUIDE.read_text("utf-8").split(BEGIN)[1].split(END)[0] == table.table(results)
 
 
 def reasons() -> list[tuple[list[str], list[Row], str]]:
-    """Return the points of the guide that give a reason: the solutions, the rows and the text."""
+    """Return each reason in the guide: its solutions, its rows and its text."""
     text = re.sub(r"\n  (?=\S)", " ", GUIDE.read_text("utf-8"))
     points = re.findall(r"(?m)^- Rows? ([\d, ]+) \(([^)]+)\): (.+)", text)
     return [
@@ -66,8 +66,8 @@ def reasons() -> list[tuple[list[str], list[Row], str]]:
     ]
 
 
-def test_the_guide_has_one_reason_for_each_verdict_but_right(results: Results) -> None:
-    """Without the gateway's URL, only what is worse than with it needs a reason."""
+def test_the_guide_has_one_reason_for_each_verdict_that_is_not_right(results: Results) -> None:
+    """A solution without the gateway's URL needs reasons only where it is worse than with it."""
     given = [(name, row.name) for names, rows, _ in reasons() for name in names for row in rows]
     verdicts = {(name, row.name): verdict(results, name, row) for name in results for row in ROWS}
     needed = [key for key in verdicts if key[0] in COLUMNS and verdicts[key] != RIGHT]
@@ -80,7 +80,7 @@ def test_the_guide_has_one_reason_for_each_verdict_but_right(results: Results) -
     assert sorted(given) == sorted(needed)
 
 
-def test_the_guide_names_the_peers_that_do_better_than_ours(results: Results) -> None:
+def test_the_guide_names_the_peers_that_are_right_where_ours_is_not(results: Results) -> None:
     lost = []
     for names, rows, text in reasons():
         if {*names} <= {kind.name for kind in OURS} and rows[0].name in LOST_BY_OURS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 import textwrap
 import weakref
 from collections.abc import Iterator
@@ -60,11 +61,24 @@ def is_for_pytest(block: Example) -> bool:
 
 
 @every_document
-def test_python_blocks_run_in_order(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They share one namespace, as if a reader pasted them into one program."""
+def test_python_blocks_run_in_order(
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """They share one namespace, as if a reader pasted them into one program.
+
+    A block that begins with a file's name can be imported by the blocks after it.
+    """
+    monkeypatch.syspath_prepend(tmp_path)
     for block in python_blocks(path):
-        if not is_for_pytest(block):
-            block.evaluate()
+        if is_for_pytest(block):
+            continue
+        if name := file_name(block):
+            (tmp_path / name).write_text(block.parsed, encoding="utf-8")
+            monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
+        block.evaluate()
     shown = re.findall(r"(?m)^It prints::\n\n((?:    .+\n|\n)+)", text_of(path))
     if shown:
         printed = capsys.readouterr().out.split()
@@ -127,8 +141,13 @@ def parsed(path: Path) -> nodes.document:
 def test_the_named_files_sessions_and_extras_exist(path: Path) -> None:
     text, noxfile = text_of(path), text_of(ROOT / "noxfile.py")
     files = re.findall(r"\b(?:examples|tests|cagent_session)/[\w/.]*\w", text)
-    sessions = re.findall(r"nox -s ([\w-]+)", text)
-    extras = [extra for names in re.findall(r'\.\[([\w,]+)\]"', text) for extra in names.split(",")]
+    commands = re.findall(r"nox -s ((?:[a-z][\w.-]*[ \n]?)+)", text)
+    sessions = [name for command in commands for name in command.split()]
+    extras = [
+        extra
+        for names in re.findall(r'(?:\.|checkout)\[([\w,]+)\]"', text)
+        for extra in names.split(",")
+    ]
     functions = {name.replace("_", "-") for name in re.findall(r"\ndef (\w+)\(session", noxfile)}
     assert [name for name in files if not (ROOT / name).exists()] == []
     assert {session.partition("-3")[0] for session in sessions} <= functions

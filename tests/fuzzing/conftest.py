@@ -23,7 +23,7 @@ settings.load_profile("short")
 
 @pytest.fixture(scope="session")
 def names() -> Iterator[Names]:
-    """Look up every name without asking the network."""
+    """Replace the look-up of names, so that no request leaves this machine."""
     with Names().instead_of_the_resolver() as names:
         yield names
 

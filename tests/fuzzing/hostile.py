@@ -1,4 +1,4 @@
-"""Strategies: valid values, valid values with something odd in them, and values of other types."""
+"""Hypothesis strategies for valid values, for nearly valid values and for values of other types."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ODD = st.sampled_from(
 
 
 def mutate(draw: Callable[[st.SearchStrategy[Any]], Any], text: str) -> str:
-    """Put something odd into *text* once or twice, or cut a piece out of it."""
+    """Change *text* in one or two places: insert something odd, or cut a piece out."""
     for _ in range(draw(st.sampled_from([1, 1, 1, 2]))):
         start = draw(st.integers(0, len(text)))
         end = min(len(text), start + draw(st.sampled_from([0, 0, 1, 3])))
@@ -45,7 +45,7 @@ def mutated(draw: Callable[[st.SearchStrategy[Any]], Any], valid: st.SearchStrat
 def refusal(of: type[ValueError], attempt: Callable[[], object]) -> str | None:
     """Return the message with which *attempt* fails, or ``None`` if it succeeds.
 
-    It must fail with *of* itself, and the traceback must show no other error.
+    The error's class must be *of*, not a subclass. The traceback must show no other error.
     """
     try:
         attempt()
@@ -62,7 +62,7 @@ def refusal(of: type[ValueError], attempt: Callable[[], object]) -> str | None:
 
 
 class Label(str):
-    """A ``str`` that is printed as another text than it holds."""
+    """A ``str`` whose ``str()`` is not the text that it holds."""
 
     __slots__ = ()
 
@@ -156,7 +156,7 @@ ODD_SCHEMES = st.sampled_from(
 
 
 def urls(**parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """Draw plain URLs, in which these parts are replaced."""
+    """Draw plain URLs. The given *parts* replace the plain ones."""
     plain = {
         "scheme": SCHEMES,
         "user": st.just(""),

@@ -1,4 +1,4 @@
-"""Every way to set the gateway accepts and refuses the same URLs, and no message shows a secret."""
+"""Tests of gateway URLs: all functions accept the same URLs, and no message shows a secret."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cagent_session import (
 
 
 def mount_and_check(gateway: Any) -> None:
-    """Mount. If that fails, the session must be as it was before."""
+    """Call ``mount``. If it fails, the session must be unchanged."""
     session = requests.Session()
     before = {
         name: dict(value) if name == "adapters" else value for name, value in vars(session).items()
@@ -47,9 +47,9 @@ TAKE_A_GATEWAY: tuple[Callable[[Any], object], ...] = (
 
 
 def refusals(gateway: Any) -> set[str | None]:
-    """Return the messages with which all functions that take a gateway refuse this one.
+    """Pass *gateway* to all functions that take one. Return the messages of their errors.
 
-    It is a single message, or a single ``None``, if they all do the same.
+    ``None`` stands for success. If all functions do the same, the set has one element.
     """
     return {refusal(InvalidGatewayURL, functools.partial(take, gateway)) for take in TAKE_A_GATEWAY}
 
@@ -57,7 +57,7 @@ def refusals(gateway: Any) -> set[str | None]:
 @given(ANY_URLS | NO_TEXT)
 @example(f"https://user:{SECRET}@gw.example")
 @example("https://gw.example:65536")
-def test_a_gateway_url_is_taken_or_refused_by_all_alike(gateway: Any) -> None:
+def test_all_functions_accept_or_refuse_the_same_gateway_urls(gateway: Any) -> None:
     (message,) = refusals(gateway)
     if message is not None:
         assert SECRET not in message
@@ -72,7 +72,7 @@ def test_a_gateway_url_is_taken_or_refused_by_all_alike(gateway: Any) -> None:
 
 
 @given(PLAIN_URLS)
-def test_a_well_formed_gateway_url_is_taken(gateway: str) -> None:
+def test_a_well_formed_gateway_url_is_accepted(gateway: str) -> None:
     assert refusals(gateway) == {None}
 
 

@@ -1,4 +1,4 @@
-"""A header's value is either sent unchanged or refused at once, and no message repeats it."""
+"""Tests of headers: a value is sent unchanged or refused at once, and no message repeats it."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ SETTERS: list[Callable[..., object]] = [SessionIdAdapter, session_id_hook, sessi
 
 
 def read_by_a_strict_server(headers: dict[str, str]) -> dict[str, str]:
-    """Return what h11, a strict server, reads of *headers* as requests sends them.
+    """Write *headers* as requests does, and return what h11, a strict server, reads.
 
-    It drops white space at the ends of a value.
+    h11 drops white space at the ends of a value.
     """
     prepared: Any = requests.Request("GET", "http://gw.example", headers=headers).prepare().headers
     lines = [
@@ -72,7 +72,7 @@ def read_by_a_strict_server(headers: dict[str, str]) -> dict[str, str]:
     ),
     st.booleans(),
 )
-def test_gateway_headers_are_fit_for_the_wire_or_refused(
+def test_gateway_headers_arrive_unchanged_or_are_refused(
     forward: Any, values: dict[str, Any], flag: bool
 ) -> None:
     make = functools.partial(
@@ -100,7 +100,7 @@ def test_gateway_headers_are_fit_for_the_wire_or_refused(
     | st.none(),
     HEADER_VALUES,
 )
-def test_a_factorys_headers_are_fit_for_the_wire_or_refused(name: Any, value: Any) -> None:
+def test_a_factorys_headers_arrive_unchanged_or_are_refused(name: Any, value: Any) -> None:
     make = functools.partial(session_factory, headers={name: value})
     message = refusal(ValueError, make)
     if message is not None:
@@ -118,7 +118,7 @@ def test_a_factorys_headers_are_fit_for_the_wire_or_refused(name: Any, value: An
     | NO_TEXT
 )
 @pytest.mark.parametrize("take", SETTERS)
-def test_missing_is_one_of_three_or_refused(take: Callable[..., object], missing: Any) -> None:
+def test_missing_accepts_only_its_three_values(take: Callable[..., object], missing: Any) -> None:
     if isinstance(missing, str) and "".join(missing) in ("omit", "warn", "raise"):
         take(missing=missing)
         return

@@ -1,4 +1,4 @@
-"""A path given to ``in_session`` either works or raises ``TypeError`` at decoration."""
+"""Tests of the path that ``in_session`` takes: it works, or decoration raises ``TypeError``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cagent_session import current_session_id, in_session
 
 
 def works_at(path: str) -> bool:
-    """Tell whether *path* is a parameter's name, with attributes that are valid Python names."""
+    """Tell whether *path* is the name of a parameter, followed by valid names of attributes."""
     first, *attributes = path.split(".")
     return first in ("session_id", "sess", "of") and all(
         attribute.isidentifier() for attribute in attributes

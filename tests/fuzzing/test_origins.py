@@ -1,7 +1,7 @@
-"""The session ID goes to no scheme, host and port but the gateway's.
+"""Tests of origins: the session ID goes only to the gateway's scheme, host and port.
 
-No URL parser decides where a request goes. The tests record the scheme with which the transport
-itself connects, and the name and the port that it looks up.
+The tests do not parse URLs to find out where a request goes. They record the scheme with which the
+transport connects, and the name and port that it looks up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hostile import ANY_URLS, FEWER, HOSTS, PLAIN_URLS, USERS, mutate
 from hypothesis import example, given
 from hypothesis import strategies as st
 from requests.adapters import BaseAdapter
-from wire import Bare, Names, Target
+from wire import Names, RecordingAdapter, Target
 
 from cagent_session import InvalidGatewayURL, SessionIdAdapter, session_id_hook, session_scope
 
@@ -30,7 +30,7 @@ def requests_connects(
 ) -> Connect:
     def connect(url: str, gateway: str | None) -> tuple[Target | None, bool]:
         names.asked.clear()
-        bare = Bare()
+        bare = RecordingAdapter()
         adapter: BaseAdapter = bare if gateway is None else SessionIdAdapter(gateway, inner=bare)
         request = requests.Request("POST", "http://other.example", headers=MARKED).prepare()
         with contextlib.suppress(OSError, ValueError), session_scope("sess-1"):
@@ -44,15 +44,15 @@ def requests_connects(
     return connect
 
 
-class Noted(httpx.HTTPTransport):
-    """The transport of httpx, which also keeps the last request."""
+class RecordingTransport(httpx.HTTPTransport):
+    """The transport of httpx. It also keeps the last request."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         self.given = request
         return super().handle_request(request)
 
 
-def httpx_connects(names: Names, client: httpx.Client, transport: Noted) -> Connect:
+def httpx_connects(names: Names, client: httpx.Client, transport: RecordingTransport) -> Connect:
     def connect(url: str, gateway: str | None) -> tuple[Target | None, bool]:
         names.asked.clear()
         client.event_hooks = {"request": [] if gateway is None else [session_id_hook(gateway)]}
@@ -73,12 +73,12 @@ def httpx_connects(names: Names, client: httpx.Client, transport: Noted) -> Conn
 
 @pytest.fixture(scope="module", params=["requests", "requests, URL set by hand", "httpx"])
 def connect(request: pytest.FixtureRequest, names: Names) -> Iterator[Connect]:
-    """Give a function of a URL and a gateway, to which a marked request is sent.
+    """Return a function that sends a marked request to a URL, with a gateway or without one.
 
     It returns the target that the transport connects to, and whether the session ID was sent.
     """
     if request.param == "httpx":
-        transport = Noted()
+        transport = RecordingTransport()
         with httpx.Client(transport=transport, trust_env=False) as client:
             yield httpx_connects(names, client, transport)
     elif request.param == "requests":
@@ -89,7 +89,7 @@ def connect(request: pytest.FixtureRequest, names: Names) -> Iterator[Connect]:
 
 @st.composite
 def near(draw: Any) -> tuple[str, str]:
-    """Draw a gateway's URL, and one that differs a little from it."""
+    """Draw a gateway's URL, and a URL that differs a little from it."""
     gateway = draw(PLAIN_URLS)
     scheme, rest = gateway.split("://", 1)
     return gateway, mutate(draw, f"{scheme}://{draw(USERS)}{rest}")
@@ -97,9 +97,7 @@ def near(draw: Any) -> tuple[str, str]:
 
 @given(near() | st.tuples(PLAIN_URLS | ANY_URLS, ANY_URLS))
 @example(("https://gw.example", "https://gw.example\\@evil.example/"))
-def test_the_session_id_goes_nowhere_but_to_the_gateway(
-    connect: Connect, pair: tuple[str, str]
-) -> None:
+def test_the_session_id_goes_only_to_the_gateway(connect: Connect, pair: tuple[str, str]) -> None:
     gateway, url = pair
     try:
         SessionIdAdapter(gateway)
@@ -138,7 +136,7 @@ def test_the_session_id_goes_nowhere_but_to_the_gateway(
     ),
     st.data(),
 )
-def test_any_spelling_of_the_gateways_url_is_bound_for_it(
+def test_a_call_to_any_spelling_of_the_gateways_url_gets_the_session_id(
     connect: Connect,
     origin: tuple[str, str, str],
     host: str,

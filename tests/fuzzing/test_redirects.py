@@ -1,4 +1,4 @@
-"""No ``X-Cagent-*`` header follows a redirect away from the gateway, for any ``Location``."""
+"""Tests of redirects: whatever the ``Location``, no ``X-Cagent-*`` header leaves the gateway."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import requests
 from hostile import ANY_TEXT, ANY_URLS, FEWER, ODD, mutated
 from hypothesis import example, given
 from hypothesis import strategies as st
-from wire import Bare, Log, Names, Target, Wire, header_lines
+from wire import Log, Names, RecordingAdapter, Target, Wire, header_lines
 
 from cagent_session import SessionIdAdapter, gateway_headers, mount, session_scope
 
@@ -48,7 +48,7 @@ ROUTES = st.lists(
 
 @pytest.fixture(scope="module")
 def follow(names: Names) -> Iterator[Follow]:
-    """Give a function that calls the gateway and follows its redirects.
+    """Return a function that calls the gateway and follows its redirects.
 
     One name leads to the gateway. All other names lead to another server.
     """
@@ -64,7 +64,7 @@ def follow(names: Names) -> Iterator[Follow]:
         ) -> Journey:
             log.clear()
             answers[:] = [MOVED % (status, location) for location in route]
-            bare, error = Bare(tls=False), None
+            bare, error = RecordingAdapter(tls=False), None
             with requests.Session() as session, session_scope("sess-1"):
                 session.trust_env = False
                 session.mount("http://", bare)
@@ -72,7 +72,7 @@ def follow(names: Names) -> Iterator[Follow]:
                 mounted(session)
                 try:
                     session.post(f"{GATEWAY}/v1", headers=IDENTITY, timeout=10)
-                except Exception as raised:  # noqa: BLE001 - which ones come is the question
+                except Exception as raised:  # noqa: BLE001 - the tests compare which errors come
                     error = type(raised)
             return log.copy(), bare.sent, error
 
@@ -97,7 +97,7 @@ def cagent_headers(raw: bytes) -> set[bytes]:
 def test_no_cagent_header_leaves_the_gateway(
     follow: Follow, route: list[bytes], status: int, pinned: str | None
 ) -> None:
-    """And requests sends to the same URLs, and ends with the same error, as without the library."""
+    """The URLs and the error are the same as without the library."""
     arrived, sent, error = follow(route, status, lambda session: mount(session, pinned))
     bare_arrived, bare_sent, bare_error = follow(route, status, lambda session: None)
     assert error is bare_error
@@ -120,14 +120,14 @@ def test_no_cagent_header_leaves_the_gateway(
 @example(b"/\xff")
 @example(b"http://[::1")
 def test_an_adapter_alone_returns_any_redirect(location: bytes) -> None:
-    """A ``Location`` that can't be read raises when requests follows it, and not before."""
+    """A ``Location`` that can't be parsed raises an error only when requests follows it."""
     answer = requests.Response()
     answer.status_code, answer.url, answer.headers["Location"] = (
         302,
         GATEWAY,
         location.decode("latin-1"),
     )
-    inner = Bare()
+    inner = RecordingAdapter()
     inner.send = lambda *_args, **_kwargs: answer  # type: ignore[method-assign]
     request = requests.Request("POST", GATEWAY, IDENTITY).prepare()
     with session_scope("sess-1"):

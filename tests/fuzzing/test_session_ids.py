@@ -1,4 +1,4 @@
-"""Any value is either the current session ID, unchanged, or raises ``InvalidSessionId``."""
+"""Tests of session IDs: any value is accepted unchanged, or raises ``InvalidSessionId``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROBLEM = re.compile(
 
 
 def text_of(value: Any) -> str:
-    """Return the text that *value* holds, even if it is printed as another one."""
+    """Return the text that *value* holds, even if its ``str()`` is another text."""
     return uuid.UUID(int=value.int).urn[9:] if isinstance(value, uuid.UUID) else "".join(value)
 
 
@@ -30,7 +30,7 @@ def text_of(value: Any) -> str:
 @example("x" * 257)
 @example("sess-1\n")
 @example(SKIP_HEADER)
-def test_a_value_is_the_session_id_as_it_is_or_is_refused_without_being_repeated(
+def test_a_value_is_accepted_unchanged_or_refused_by_an_error_that_does_not_repeat_it(
     value: Any,
 ) -> None:
     message = refusal(InvalidSessionId, lambda: session_scope(value))

@@ -1,17 +1,17 @@
-"""The library adds one valid session ID to what the transport sends, and changes nothing else.
+"""Tests of the bytes sent: the library adds one valid session ID and changes nothing else.
 
 The tests compare the bytes that arrive with and without the library:
 
 - h11, a strict server, refuses a request only if it also refuses it without the library
-- a request that the transport does not send fails with the same error as without the library
+- a request that the transport refuses fails with the same error as without the library
 - h11 always accepts the session ID that the library sets
 
-httpx sends nothing that h11 refuses. requests does, and the library leaves that as it is. Its
+httpx sends nothing that h11 refuses. requests does, and the library does not change that. Its
 ``prepare()`` accepts a NUL in a value, a vertical tab or a form feed after a value's first
-character, and a name that is no token (RFC 9110, section 5.6.2). In headers that are set after
+character, and a name that is not a token (RFC 9110, section 5.6.2). In headers that are set after
 ``prepare()``, requests also sends a vertical tab or a form feed as the first character, and a
-carriage return before a space. The marker, and the caller's own ``X-Cagent-Session-Id`` if it
-stays, are sent as the caller gave them.
+carriage return before a space. The caller's marker is sent unchanged. So is the caller's own
+``X-Cagent-Session-Id`` where the library keeps it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Outcome = bytes | type[Exception]
 
 @dataclass(frozen=True)
 class Call:
-    """A request. If *by_hand*, its URL and headers are set after it was prepared."""
+    """A request. With *by_hand*, its URL and headers are set after it is prepared."""
 
     path: str
     headers: Any
@@ -68,7 +68,7 @@ class Call:
 class Transport(Protocol):
     def prepare(self, call: Call) -> Any: ...
     def send(self, request: Any, ours: tuple[str | None, Any] | None) -> Any:
-        """Send *request*: with the gateway and ``missing`` in *ours*, or without the library."""
+        """Send *request*. *ours* has the gateway and ``missing``; ``None``: without the library."""
 
 
 class Requests:
@@ -129,11 +129,11 @@ def transport(request: pytest.FixtureRequest, wire: Wire) -> Iterator[Transport]
 
 
 def outcome(wire: Wire, send: Callable[[], object]) -> Outcome:
-    """Return the bytes of the one request that arrived, or the error, if none was sent."""
+    """Return the bytes of the one request that arrived. If none was sent, return the error."""
     wire.log.clear()
     try:
         send()
-    except Exception as error:  # noqa: BLE001 - which ones come is the question
+    except Exception as error:  # noqa: BLE001 - the test compares which errors come
         assert wire.log == []
         return type(error)
     ((_, raw),) = wire.log
@@ -141,7 +141,7 @@ def outcome(wire: Wire, send: Callable[[], object]) -> Outcome:
 
 
 def remove_our_headers(request: Any) -> None:
-    """Remove every ``X-Cagent-*`` header. Names may be bytes."""
+    """Remove every ``X-Cagent-*`` header. Names may be ``bytes``."""
     raw = getattr(request.headers, "raw", None) or list(request.headers.items())
     kept = [(n, v) for n, v in raw if not as_text(n).lower().startswith("x-cagent-")]
     request.headers = type(request.headers)(kept)
@@ -172,7 +172,7 @@ CALLS = st.builds(
 
 
 @given(CALLS, SCOPES, st.sampled_from(["omit", "warn", "raise"]), st.booleans())
-def test_the_only_difference_to_the_bare_transport_is_one_valid_session_id(
+def test_the_library_only_adds_one_valid_session_id(
     transport: Transport, wire: Wire, call: Call, session_id: Any, missing: str, pinned: bool
 ) -> None:
     try:

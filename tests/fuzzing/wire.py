@@ -1,4 +1,4 @@
-"""A server that keeps the bytes it reads, and name look-ups that lead to it or fail."""
+"""Helpers: a server that keeps the bytes it reads, and a replacement for name look-ups."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LENGTH = re.compile(rb"(?im)^content-length: *(\d+)\r?$").search
 class Wire(socketserver.ThreadingTCPServer):
     """A loopback HTTP/1.1 server that keeps the bytes of each request.
 
-    It sends the *answers*, one each, and then answers 200.
+    Each request gets the next of the *answers*. When there are none left, it gets a 200.
     """
 
     daemon_threads = True
@@ -67,7 +67,7 @@ class _Requests(socketserver.StreamRequestHandler):
             self.server.log.append(
                 (self.server.name, head + self.rfile.read(int(length[1]) if length else 0))
             )
-            if self.server.answers:  # a route's answer may be no valid HTTP
+            if self.server.answers:  # such an answer need not be valid HTTP
                 self.wfile.write(self.server.answers.pop(0))
                 return
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
@@ -83,7 +83,7 @@ class _Requests(socketserver.StreamRequestHandler):
 
 
 class Names:
-    """The names and ports that the transports look up, just before they connect."""
+    """Records the names and ports that the transports look up just before they connect."""
 
     def __init__(self) -> None:
         self.asked: list[Address] = []
@@ -110,8 +110,8 @@ class Names:
             yield self
 
 
-class Bare(HTTPAdapter):
-    """The adapter of requests, which also keeps what it connects to and the headers it sends."""
+class RecordingAdapter(HTTPAdapter):
+    """The adapter of requests. It also records where it connects, and the headers it sends."""
 
     def __init__(self, *, tls: bool = True) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Helpers that call a gateway, as an agent does and as an attacker would."""
+"""Helpers that call a gateway as an agent or as an attacker."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ OPENAI = "https://api.openai.com/v1"
 CHAT = "/v1/chat/completions"
 MODEL = "gpt-4o-mini"
 TIMEOUT = 30
-CALLS_AT_ONCE = 20  # of a session, by the recipes
+CALLS_AT_ONCE = 20  # the recipes' limit for one session
 COUNT_TOKENS = ("haproxy", "envoy", "litellm")  # nginx doesn't read bodies
 
 
 def price_of(words: int) -> float:
-    """Return the US dollars for a prompt of *words*, which the echo answers with two more."""
+    """Return the price in US dollars of a prompt of *words* and its echo of two more words."""
     return words * 0.15e-6 + (words + 2) * 0.60e-6  # gpt-4o-mini
 
 
-STRICT_LITELLM: Edits = {  # five calls in all, or two and a half with prompts of ten words
+STRICT_LITELLM: Edits = {  # a session's budget: 5 calls, or the cost of 2.5 calls with 10 words
     "max_iterations: 1000": "max_iterations: 5",
     "max_budget_per_session: 5.00": f"max_budget_per_session: {2.5 * price_of(10):.10f}",
     "KEY_RPM = 600": "KEY_RPM = 30",
@@ -42,7 +42,7 @@ Header = tuple[str, str | bytes]
 
 
 class Start(Protocol):
-    """Starts a gateway, with edits of its recipe. It stops at the end of the tests."""
+    """A function that starts a gateway, with edits of its recipe. The fixture stops it."""
 
     def __call__(
         self, name: str, edits: Edits | None = None, behind: Providers | None = None
@@ -86,13 +86,13 @@ def call(
 
 
 def statuses(gateway: Gateway, session_id: str | None, calls: int) -> list[int]:
-    """Make some calls in a row. Return the status of each."""
+    """Make that many calls, one after the other. Return the status of each."""
     with agent(gateway) as http:
         return [call(http, gateway, session_id).status_code for _ in range(calls)]
 
 
 def first_refusal(gateway: Gateway, session_id: str, most: int = 150) -> requests.Response:
-    """Call in a session until a call is refused, *most* times at most. Return the last answer."""
+    """Call in a session until a call is refused, or *most* times. Return the last answer."""
     with agent(gateway) as http:
         answer = call(http, gateway, session_id)
         while answer.ok and most > 1:

@@ -1,4 +1,4 @@
-"""Fixtures of the gateways' tests: the real programs, and the providers behind them."""
+"""Fixtures for the tests of the gateways: the real programs, and the providers behind them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def session_providers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prov
 
 @pytest.fixture
 def providers(session_providers: Providers) -> Providers:
-    """Return the providers. They have no requests yet, and all of them answer by an echo."""
+    """Return the providers. They have got no requests yet, and all of them answer with an echo."""
     for host in HOSTS:
         session_providers[host].clear()
     return session_providers
@@ -29,7 +29,7 @@ def providers(session_providers: Providers) -> Providers:
 def start_litellm(
     session_providers: Providers, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[Edits], Gateway]]:
-    """Start LiteLLM, or return the one that runs with the same edits: a start takes seconds."""
+    """Return a function that starts LiteLLM once for each set of edits: a start takes seconds."""
     started = dict[frozenset[tuple[str, str]], Gateway]()
     with ExitStack() as stack:
 
@@ -72,5 +72,5 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def gateway(name: str, start: Start) -> Gateway:
-    """Run each gateway by its recipe as it is."""
+    """Run each gateway with its unchanged recipe."""
     return start(name)

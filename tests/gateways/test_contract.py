@@ -1,4 +1,4 @@
-"""What every recipe promises, shown on the real program. The same tests run on all gateways."""
+"""Tests of what every recipe promises. The same tests run on all gateways, as real programs."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ from cagent_session import SESSION_ID_HEADER, MissingSessionId, gateway_headers,
 from cagent_session.testing.answers import default_answer
 
 SESSIONS, CALLS_EACH = 10, 20
-CROWD = 30  # sessions: more than Envoy remembers by default
-PATIENCE = 5  # seconds until a part of a stream must arrive
+OTHER_SESSIONS = 30  # the number of sessions: more than Envoy remembers by default
+STREAM_TIMEOUT = 5  # seconds until a part of a stream must arrive
 KEY = "sk-secret-0123456789"
-# Each becomes a different ID for each number.
+# Formatted with different numbers, each pattern gives different IDs.
 MALFORMED = {
     "a comma": "session-{},session-{}",
     "a space": "sess 000{}",
@@ -66,25 +66,25 @@ HOSTILE = (
     b"%s%00%22",
     "\u2028".encode(),
 )
-# The edits that refuse calls in no session. LiteLLM's recipe refuses them as it is.
+# With these edits, a gateway refuses calls in no session. LiteLLM's recipe needs no edit for that.
 REFUSALS: dict[str, Edits] = {
     "nginx": {'"~^\\("  0;': '"~^\\("  1;'},
     "haproxy": {"#http-request return status 400": "http-request return status 400"},
     "envoy": {"shadow_rules:": "rules:"},
     "litellm": {},
 }
-FORTY_FOR_A_CLIENT: dict[str, Edits] = {  # calls at once from an address, instead of 400
+FORTY_FOR_A_CLIENT: dict[str, Edits] = {  # an address may make 40 calls at once, not 400
     "nginx": {"burst=399": "burst=39"},
     "haproxy": {"-m int 0:400": "-m int 0:40", "-m int gt 400": "-m int gt 40"},
     "envoy": {"max_tokens: 400": "max_tokens: 40"},
 }
-CALLS_IN_ALL: dict[str, Edits] = {  # the edits that let a session make five calls, and no more
+CALLS_IN_ALL: dict[str, Edits] = {  # edits that limit a session to five calls in all
     "haproxy": {"table_http_req_cnt(sessions) ge 1000": "table_http_req_cnt(sessions) ge 5"},
     "envoy": {"max_tokens: 1000,": "max_tokens: 5,"},
     "litellm": STRICT_LITELLM,
 }
 PROXIES = pytest.mark.parametrize("name", ["nginx", "haproxy", "envoy"])
-"""These pass on what a client sends, and limit its address. LiteLLM writes calls anew."""
+"""The gateways that pass a client's headers on and limit its address. LiteLLM does neither."""
 CREDENTIALS = {
     "Authorization": f"Bearer {KEY}",
     "X-Api-Key": KEY,
@@ -95,7 +95,7 @@ CREDENTIALS = {
 BALANCERS = dict.fromkeys(
     ("X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Forwarded"), "203.0.113.7"
 )
-# For each marker: the provider's host and name, and a path to call.
+# For each marker: the provider's host, the provider's name, and a path to call.
 FORWARDS = {
     "https://api.openai.com/v1": ("api.openai.com", "openai", CHAT),
     "https://api.openai.com/v1/": ("api.openai.com", "openai", "/v1/embeddings"),
@@ -122,7 +122,7 @@ def arrived(providers: Providers) -> dict[str, list[Request]]:
     return {host: [request for request, _ in providers[host].log] for host in HOSTS}
 
 
-def test_two_sessions_are_limited_independently(name: str, gateway: Gateway) -> None:
+def test_each_session_has_its_own_limit(name: str, gateway: Gateway) -> None:
     """LiteLLM allows 60 calls a minute, the others 20 at once and then one a second."""
     one, other, began, allowed = new_session_id(), new_session_id(), time.monotonic(), 0
     with agent(gateway) as http:
@@ -137,10 +137,10 @@ def test_two_sessions_are_limited_independently(name: str, gateway: Gateway) -> 
 
 
 @PROXIES
-def test_a_client_with_a_new_session_for_each_call_meets_the_limit_of_its_address(
+def test_new_session_ids_do_not_avoid_the_limit_of_the_clients_address(
     name: str, start: Start
 ) -> None:
-    gateway = start(name, FORTY_FOR_A_CLIENT[name])  # the recipe's 400 calls take ten times as long
+    gateway = start(name, FORTY_FOR_A_CLIENT[name])  # with 400 calls, the test is ten times as long
     with agent(gateway) as http:
         answered = [call(http, gateway, new_session_id()).status_code for _ in range(40)]
         while answered[-1] == 200 and len(answered) < 400:
@@ -148,18 +148,16 @@ def test_a_client_with_a_new_session_for_each_call_meets_the_limit_of_its_addres
     assert (answered[:40], answered[-1]) == ([200] * 40, 429)
 
 
-@PROXIES  # LiteLLM's minute takes too long for a test
+@PROXIES  # LiteLLM counts by the minute, which takes too long for a test
 def test_a_refused_session_may_soon_call_again(gateway: Gateway) -> None:
-    """It may have tried many times meanwhile."""
+    """It may even try many times before that."""
     session_id, deadline = new_session_id(), time.monotonic() + 5
     assert first_refusal(gateway, session_id).status_code == 429
     while statuses(gateway, session_id, 1) == [429]:
         assert time.monotonic() < deadline
 
 
-def test_calls_in_no_session_do_not_escape_the_limit(
-    gateway: Gateway, providers: Providers
-) -> None:
+def test_calls_in_no_session_are_limited(gateway: Gateway, providers: Providers) -> None:
     before = len(gateway.audit())
     answered = statuses(gateway, None, 3 * CALLS_AT_ONCE)
     assert sum(status in (400, 429) for status in answered) > CALLS_AT_ONCE
@@ -170,7 +168,7 @@ def test_calls_in_no_session_do_not_escape_the_limit(
 
 
 @pytest.mark.parametrize("malformed", MALFORMED.values(), ids=MALFORMED)
-def test_calls_with_malformed_ids_do_not_escape_the_limit(
+def test_calls_with_malformed_ids_are_limited(
     malformed: str, gateway: Gateway, providers: Providers
 ) -> None:
     before = len(gateway.audit())
@@ -185,16 +183,16 @@ def test_calls_with_malformed_ids_do_not_escape_the_limit(
     }
 
 
-def test_a_crowd_does_not_push_a_session_out_of_its_limit(gateway: Gateway) -> None:
+def test_calls_of_many_other_sessions_do_not_reset_a_sessions_limit(gateway: Gateway) -> None:
     session_id = new_session_id()
     assert first_refusal(gateway, session_id).status_code == 429
-    for _ in range(CROWD):
+    for _ in range(OTHER_SESSIONS):
         statuses(gateway, new_session_id(), 1)
     assert 429 in statuses(gateway, session_id, CALLS_AT_ONCE)
 
 
 def test_a_session_is_limited_by_the_id_in_the_audit(gateway: Gateway) -> None:
-    """With a second ID, a session does not escape its limit, nor use up another one's."""
+    """A second ID on each call neither avoids the limit nor uses up another session's limit."""
     before, one = len(gateway.audit()), new_session_id()
     answered = [status_for(gateway, one, new_session_id()) for _ in range(3 * CALLS_AT_ONCE)]
     assert sum(status in (400, 429) for status in answered) > CALLS_AT_ONCE
@@ -215,9 +213,7 @@ def test_the_audit_has_the_session_and_the_status_of_each_call(gateway: Gateway)
     assert good["client"] == refused["client"] == "127.0.0.1"
 
 
-def test_the_duration_lasts_until_the_answer_has_ended(
-    gateway: Gateway, providers: Providers
-) -> None:
+def test_the_duration_includes_the_whole_answer(gateway: Gateway, providers: Providers) -> None:
     before, seconds = len(gateway.audit()), 0.6
 
     def slow(_: Request) -> Response:
@@ -234,7 +230,7 @@ def test_the_duration_lasts_until_the_answer_has_ended(
     assert gateway.audit(before + 1)[-1]["duration_ms"] >= seconds * 1000
 
 
-def test_the_provider_sees_none_of_our_headers(gateway: Gateway, providers: Providers) -> None:
+def test_the_provider_gets_none_of_our_headers(gateway: Gateway, providers: Providers) -> None:
     every = gateway_headers(
         OPENAI,
         provider="openai",
@@ -260,7 +256,7 @@ def test_the_provider_sees_none_of_our_headers(gateway: Gateway, providers: Prov
 
 
 @PROXIES
-def test_the_provider_sees_the_key_and_what_else_is_its_own(
+def test_the_provider_gets_its_key_and_the_clients_other_headers(
     gateway: Gateway, providers: Providers
 ) -> None:
     with agent(gateway) as http:
@@ -270,7 +266,7 @@ def test_the_provider_sees_the_key_and_what_else_is_its_own(
 
 
 @pytest.mark.parametrize("forward", FORWARDS)
-def test_a_marker_that_is_listed_leads_to_its_provider(
+def test_a_call_with_a_listed_marker_reaches_its_provider(
     forward: str, gateway: Gateway, providers: Providers
 ) -> None:
     host, provider, path = FORWARDS[forward]
@@ -289,7 +285,7 @@ def test_a_marker_that_is_listed_leads_to_its_provider(
 @pytest.mark.parametrize(
     "forward", ["", "https://elsewhere.example/v1", "https://api.openai.com", "openai", "{live}"]
 )
-def test_a_marker_that_is_not_listed_leads_nowhere(
+def test_a_call_with_an_unlisted_marker_is_refused(
     forward: str, gateway: Gateway, providers: Providers, httpserver: HTTPServer
 ) -> None:
     marker = forward.format(live=f"http://127.0.0.1:{httpserver.port}/v1")
@@ -304,9 +300,9 @@ def test_a_marker_that_is_not_listed_leads_nowhere(
     assert not httpserver.log
 
 
-# nginx before 1.23 takes the first, which is in the list.
+# Not nginx: before 1.23 it takes the first of the two markers, which is in the list.
 @pytest.mark.parametrize("name", ["haproxy", "envoy", "litellm"])
-def test_two_markers_lead_nowhere(gateway: Gateway, providers: Providers) -> None:
+def test_a_call_with_two_markers_is_refused(gateway: Gateway, providers: Providers) -> None:
     headers = {**agent_headers(gateway), SESSION_ID_HEADER: new_session_id()}
     assert (
         answer_to(gateway, [*headers.items(), ("X-Cagent-Forward", "https://api.anthropic.com")])[0]
@@ -328,14 +324,14 @@ def event(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
 
 
 def test_a_stream_arrives_in_pieces(gateway: Gateway, providers: Providers) -> None:
-    """The provider sends the second part when the client has seen the first."""
+    """The provider sends the second part only after the client has seen the first one."""
     seen = threading.Event()
 
     def answer(_: Request) -> Response:
         def pieces() -> Iterator[bytes]:
             for text in ("first", "second"):
                 yield event({"role": "assistant", "content": text})
-                if not seen.wait(PATIENCE):
+                if not seen.wait(STREAM_TIMEOUT):
                     return
             yield event({}, "stop") + b"data: [DONE]\n\n"
 
@@ -374,7 +370,7 @@ def test_the_calls_of_concurrent_sessions_add_up_exactly(
     assert len(providers["api.openai.com"].log) == SESSIONS * CALLS_EACH
 
 
-def test_if_a_session_is_required_the_adapter_can_raise_before_the_gateway_refuses(
+def test_a_required_session_is_checked_by_the_gateway_and_by_the_adapter(
     name: str, start: Start, providers: Providers
 ) -> None:
     gateway = start(name, REFUSALS[name])
@@ -444,7 +440,7 @@ def test_the_audit_has_the_tokens_of_every_provider(path: str, gateway: Gateway)
 
 
 @pytest.mark.parametrize("name", CALLS_IN_ALL)
-def test_a_session_that_has_made_its_calls_is_stopped_and_another_is_not(
+def test_a_session_that_has_used_up_its_calls_is_refused_and_others_are_not(
     name: str, start: Start
 ) -> None:
     gateway, one = start(name, CALLS_IN_ALL[name]), new_session_id()
@@ -489,16 +485,16 @@ def test_the_audit_stays_json_whatever_is_in_the_request_line(
             pass
     after, deadline = new_session_id(), time.monotonic() + TIMEOUT
     statuses(gateway, after, 1)
-    # A request that is not HTTP need not have a line, so wait for that of the call after it.
+    # A request that is not HTTP may have no line. So wait for the line of the call after it.
     while gateway.audit(before + 1)[-1]["session"] != after:
         assert time.monotonic() < deadline
     assert {line["status"] for line in gateway.audit()[before:]} <= {200, 400, 404, 414, 421, 431}
 
 
 def test_no_log_has_a_key(gateway: Gateway, providers: Providers) -> None:
-    """Google takes a key in the query, and a marker may have one by mistake. A prompt is secret."""
+    """Google takes a key in the query. By mistake, a marker may have a key. A prompt is secret."""
     before = len(gateway.audit())
-    # LiteLLM has keys of its own.
+    # LiteLLM refuses unknown keys in Authorization.
     keys = {"X-Goog-Api-Key": KEY} if gateway.client_key else CREDENTIALS
     headers = {**agent_headers(gateway), **keys, SESSION_ID_HEADER: new_session_id()}
     bad = {**headers, "X-Cagent-Forward": f"https://me:{KEY}@api.openai.com/v1"}
@@ -521,7 +517,9 @@ def hang_up(request: Request) -> Response:
     return Response()
 
 
-def test_long_prompts_and_long_answers_pass(gateway: Gateway, providers: Providers) -> None:
+def test_long_prompts_and_long_answers_are_passed_on(
+    gateway: Gateway, providers: Providers
+) -> None:
     long = "x" * 2_000_000
     headers = {SESSION_ID_HEADER: new_session_id()}
     with agent(gateway) as http:
@@ -553,10 +551,10 @@ def test_a_call_that_fails_at_the_provider_is_not_sent_again(
     assert (line["session"], line["status"]) == (session_id, answer.status_code)
 
 
-def test_impostors_get_no_call(
+def test_a_server_with_a_wrong_certificate_gets_no_call(
     name: str, start: Start, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The name, or the authority, of their certificates is not what the gateway knows."""
+    """One certificate has another name, and the other comes from an unknown authority."""
     folders = [tmp_path_factory.mktemp("impostors") for _ in range(2)]
     with (
         running_providers(folders[0], ["elsewhere.example"]) as other_name,
@@ -572,7 +570,7 @@ def test_impostors_get_no_call(
         assert not any(provider.log for provider in hosts.values())
 
 
-def test_a_stream_that_breaks_off_does_not_seem_to_have_ended(
+def test_a_stream_that_breaks_off_does_not_look_complete(
     name: str, gateway: Gateway, providers: Providers
 ) -> None:
     seen = threading.Event()
@@ -580,7 +578,7 @@ def test_a_stream_that_breaks_off_does_not_seem_to_have_ended(
     def answer(request: Request) -> Response:
         def pieces() -> Iterator[bytes]:
             yield event({"role": "assistant", "content": "first"})
-            seen.wait(PATIENCE)
+            seen.wait(STREAM_TIMEOUT)
             hang_up(request)
 
         return Response(pieces(), mimetype="text/event-stream")
@@ -600,26 +598,26 @@ def test_a_stream_that_breaks_off_does_not_seem_to_have_ended(
             seen.set()
     assert b"first" in got
     assert b"[DONE]" not in got
-    # LiteLLM reports the error in the stream. The streams of the others break off.
+    # LiteLLM reports the error in the stream. The other gateways break the stream off.
     assert (b'"error"' in got) == (name == "litellm")
     (line,) = gateway.audit(before + 1)[before:]
     assert line["session"] == session_id
 
 
-@PROXIES  # LiteLLM reads the answer to its end, and charges it
+@PROXIES  # not LiteLLM: it reads and charges the whole answer
 def test_a_client_that_hangs_up_ends_its_call(gateway: Gateway, providers: Providers) -> None:
     asked, gone, session_id = threading.Event(), threading.Event(), new_session_id()
 
     def think(request: Request) -> Response:
         connection = request.environ["werkzeug.socket"]
-        connection.settimeout(PATIENCE)
+        connection.settimeout(STREAM_TIMEOUT)
         asked.set()
         try:
             connection.recv(1)
         except TimeoutError:
             return Response()
         except OSError:
-            pass  # an end, too
+            pass  # the connection has ended, too
         gone.set()
         return Response()
 
@@ -627,14 +625,14 @@ def test_a_client_that_hangs_up_ends_its_call(gateway: Gateway, providers: Provi
     with socket.create_connection(("127.0.0.1", gateway.place.port), TIMEOUT) as client:
         client.sendall(raw_call(gateway, session_id, "HTTP/1.1"))
         assert asked.wait(TIMEOUT)
-    assert gone.wait(PATIENCE)
+    assert gone.wait(STREAM_TIMEOUT)
     (line,) = gateway.audit(1)
     assert line["session"] == session_id
     assert line["status"] != 200
 
 
 def test_a_balancer_may_speak_http_1_0(gateway: Gateway) -> None:
-    """As nginx does by default."""
+    """A balancer with nginx does so by default."""
     before, session_id = len(gateway.audit()), new_session_id()
     with socket.create_connection(("127.0.0.1", gateway.place.port), TIMEOUT) as client:
         client.sendall(raw_call(gateway, session_id, "HTTP/1.0"))
@@ -645,7 +643,7 @@ def test_a_balancer_may_speak_http_1_0(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 429, 500, 503])
-def test_the_providers_refusals_are_passed_on(
+def test_a_providers_error_is_passed_on(
     status: int, gateway: Gateway, providers: Providers
 ) -> None:
     refusal = {"error": {"message": "not now", "type": "some_error", "code": "some_code"}}

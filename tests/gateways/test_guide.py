@@ -1,4 +1,4 @@
-"""What examples/gateways/README.rst says: its commands are run, and its audit line is compared."""
+"""Tests of examples/gateways/README.rst: its commands, its table and its line of the audit."""
 
 from __future__ import annotations
 

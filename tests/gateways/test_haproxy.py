@@ -1,4 +1,4 @@
-"""What only HAProxy's recipe does: it tells what it has counted, and limits a session's tokens."""
+"""Tests of HAProxy's recipe alone: it shows its counters, and limits a session's tokens."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_the_table_has_the_calls_of_each_session(start: Start) -> None:
     assert served.count(one) >= 20
 
 
-def test_a_session_that_has_spent_its_tokens_is_stopped_until_it_is_cleared(start: Start) -> None:
-    gateway = start("haproxy", {"ge 10000000": "ge 12"})  # a call costs six
+def test_a_session_that_has_used_up_its_tokens_is_refused_until_it_is_cleared(start: Start) -> None:
+    gateway = start("haproxy", {"ge 10000000": "ge 12"})  # each call uses six tokens
     one, other = new_session_id(), new_session_id()
     assert statuses(gateway, one, 4) == [200, 200, 403, 403]
     assert statuses(gateway, other, 2) == [200, 200]
@@ -48,7 +48,8 @@ def test_a_session_that_has_spent_its_tokens_is_stopped_until_it_is_cleared(star
 
 def test_without_the_lines_for_tokens_it_still_counts_calls(start: Start) -> None:
     recipe = (HERE / "haproxy" / "haproxy.cfg").read_text(encoding="utf-8")
-    without = {line: "" for line in recipe.splitlines() if "tokens.lua" in line}  # the README's sed
+    # The README's sed deletes the same lines.
+    without = {line: "" for line in recipe.splitlines() if "tokens.lua" in line}
     assert len(without) == 4
     gateway, one = start("haproxy", {**without, **TWO_CALLS}), new_session_id()
     assert statuses(gateway, one, 3) == [200, 200, 403]

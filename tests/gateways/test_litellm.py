@@ -1,4 +1,4 @@
-"""What only LiteLLM's recipe does: it counts the cost, and keeps keys."""
+"""Tests of LiteLLM's recipe alone: it counts the cost of calls, and checks keys."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def ask(
     return status, json.loads(answer)
 
 
-def test_each_session_is_billed_in_money(litellm: Gateway) -> None:
+def test_the_audit_has_the_cost_of_each_session(litellm: Gateway) -> None:
     before, session_id = len(litellm.audit()), new_session_id()
     statuses(litellm, session_id, 3)
     lines = litellm.audit(before + 3)[before:]
@@ -64,13 +64,12 @@ def test_each_session_is_billed_in_money(litellm: Gateway) -> None:
     assert bill[session_id] == [6, 12, pytest.approx(3 * price_of(2))]
 
 
-def test_a_budget_stops_one_session_and_not_another(
-    strict_litellm: Gateway, providers: Providers
-) -> None:
-    """With another key, the same ID is another session: an ID is no credential."""
+def test_each_session_has_its_own_budget(strict_litellm: Gateway, providers: Providers) -> None:
+    """The same ID with another key is another session, because an ID is not a secret."""
     session_id, text = new_session_id(), "word " * 10
     answered = [ask(strict_litellm, session_id, FIRST, text)[0] for _ in range(5)]
-    assert answered == [200, 200, 200, 403, 403]  # the third call was let in under the budget
+    # The third call began while the session was below its budget.
+    assert answered == [200, 200, 200, 403, 403]
     assert len(providers[OPENAI_HOST].log) == 3
     status, body = ask(strict_litellm, session_id, FIRST)
     assert (status, body["error"]["code"]) == (403, "session_budget_exceeded")
@@ -78,14 +77,14 @@ def test_a_budget_stops_one_session_and_not_another(
     assert ask(strict_litellm, session_id, SECOND)[0] == 200
 
 
-def test_a_client_with_a_new_session_for_each_call_meets_the_limit_of_its_key(
+def test_new_session_ids_do_not_avoid_the_limit_of_the_clients_key(
     strict_litellm: Gateway,
 ) -> None:
     answered = [ask(strict_litellm, new_session_id(), THIRD)[0] for _ in range(32)]
     assert answered == [200] * 30 + [429] * 2
 
 
-def test_only_known_keys_are_served_and_the_provider_gets_its_own(
+def test_only_known_keys_are_accepted_and_the_provider_gets_its_own_key(
     litellm: Gateway, providers: Providers
 ) -> None:
     assert ask(litellm, new_session_id(), "sk-unknown")[0] == 401
@@ -110,7 +109,7 @@ def test_only_known_keys_are_served_and_the_provider_gets_its_own(
 def test_a_client_can_not_change_settings_of_the_gateway(
     more: dict[str, Any], litellm: Gateway, providers: Providers, httpserver: HTTPServer
 ) -> None:
-    """LiteLLM takes settings from the body. One of these makes a call cost nothing."""
+    """LiteLLM takes settings from the body. One of these settings makes a call free."""
     more = json.loads(json.dumps(more).replace("{live}", httpserver.url_for("/v1")))
     assert ask(litellm, new_session_id(), FIRST, **more)[0] == 400
     assert not httpserver.log

@@ -1,4 +1,4 @@
-"""A change of nginx's recipe that its README suggests."""
+"""Tests of a change to nginx's recipe that its README suggests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cagent_session import SESSION_ID_HEADER, new_session_id
 
 
 @pytest.mark.parametrize("header", ["Authorization", "X-Api-Key", "X-Goog-Api-Key"])
-def test_with_the_api_key_in_the_bucket_an_attacker_does_not_use_up_a_session(
+def test_if_the_limit_is_by_api_key_an_attacker_can_not_use_up_a_session(
     header: str, start: Start
 ) -> None:
     readme = (programs.HERE / "nginx" / "README.rst").read_text(encoding="utf-8")

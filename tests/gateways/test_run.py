@@ -1,4 +1,4 @@
-"""examples/gateways/run.py: what it prints, how it fails, and that it stops the gateway."""
+"""Tests of examples/gateways/run.py: its output, its errors, and that it stops the gateway."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_signal_stops_the_gateway_too(how: signal.Signals) -> None:
     assert not still_listens(line)
 
 
-def test_a_missing_program_gets_a_line_that_says_how_to_install_it(
+def test_the_error_for_a_missing_program_says_how_to_install_it(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(programs, "PATH", "")
@@ -94,7 +94,7 @@ def test_a_missing_program_gets_a_line_that_says_how_to_install_it(
     assert errors == f"run.py: there is no {program.executable}: {program.install}\n"
 
 
-def test_a_gateway_that_does_not_start_shows_what_it_said(
+def test_the_error_for_a_gateway_that_does_not_start_shows_its_output(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     must_be_installed("nginx")
@@ -140,7 +140,9 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     ]
 
 
-def test_a_missing_program_fails_in_ci_and_elsewhere_skips(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_program_fails_in_ci_and_is_skipped_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(programs, "PATH", "")
     monkeypatch.setenv("CI", "true")
     with pytest.raises(programs.NotInstalledError, match="apt-get install nginx"):

@@ -1,4 +1,4 @@
-"""Servers that record what arrives, and a client of each transport."""
+"""Fixtures: servers that record the requests that arrive, and a client of each transport."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Arrived:
     body: bytes
 
     def get(self, name: str) -> str | None:
-        """Return the header's value. It must not arrive twice."""
+        """Return the header's value, or ``None``. A header must not arrive twice."""
         values = [value for key, value in self.headers if key.lower() == name.lower()]
         assert len(values) <= 1, f"{name} arrived {len(values)} times"
         return values[0] if values else None
@@ -75,7 +75,7 @@ class Server:
         self.answers[path] = lambda handler, _: reply(handler, status, headers or {}, body)
 
     def answer_in_turn(self, path: str, *answers: tuple[int, dict[str, str]]) -> None:
-        """Set the answers, status and headers, of the next requests for *path*."""
+        """Set the answers to the next requests for *path*: a status and headers each."""
         following = iter(answers)
         self.answers[path] = lambda handler, _: reply(handler, *next(following))
 
@@ -85,7 +85,7 @@ class Server:
 
 
 def tunnel(handler: BaseHTTPRequestHandler, address: str) -> None:
-    """Act as an HTTP proxy's tunnel (RFC 9110, section 9.3.6) until one end closes it."""
+    """Forward bytes in both directions, as a proxy does after CONNECT (RFC 9110, 9.3.6)."""
     host, port = address.rsplit(":", 1)
     handler.close_connection = True
     with socket.create_connection((host, int(port)), 10) as far:
@@ -102,7 +102,7 @@ def tunnel(handler: BaseHTTPRequestHandler, address: str) -> None:
 
 class Listener(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128  # with the default of 5, a sixth connection waits for a second
+    request_queue_size = 128  # by default 5; a sixth connection would wait for a second
 
 
 def reply(
@@ -133,7 +133,7 @@ def read_body(handler: BaseHTTPRequestHandler) -> bytes:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Server]]:
-    """Return a function that starts a server. All stop at the end of the test."""
+    """Return a function that starts a server. All servers stop at the end of the test."""
     running: list[ThreadingHTTPServer] = []
 
     def start(host: str = "127.0.0.1", wrap: Callable[[Any], Any] | None = None) -> Server:
@@ -141,7 +141,7 @@ def serve() -> Iterator[Callable[..., Server]]:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True  # without this an answer may wait for 40 milliseconds
+            disable_nagle_algorithm = True  # otherwise an answer may take 40 milliseconds
 
             def handle_one_request(self) -> None:
                 self.raw_requestline = self.rfile.readline(65537)
@@ -181,20 +181,20 @@ def gateway(serve: Callable[..., Server]) -> Server:
 
 @pytest.fixture
 def elsewhere(serve: Callable[..., Server]) -> Server:
-    """Another host than the gateway: another port makes another origin."""
+    """A server that is not the gateway. Its port differs, so its origin does, too."""
     return serve()
 
 
 @pytest.fixture
 def http() -> Iterator[requests.Session]:
-    """Return a session without an adapter of this library, and without the machine's proxies."""
+    """Return a session that has no adapter of this library and ignores the machine's proxies."""
     with requests.Session() as session:
         session.trust_env = False
         yield session
 
 
 Client = Callable[..., Any]
-"""A client of any transport. ``client(method, url, headers)`` also follows redirects."""
+"""A client of any transport. ``client(method, url, headers)`` sends and follows redirects."""
 
 
 def requests_client(session: requests.Session, stack: ExitStack) -> Client:
@@ -212,7 +212,7 @@ def mounted_by_hand(gateway: str | None, missing: Missing) -> requests.Session:
 
 
 def httpx_options(hook: Any) -> dict[str, Any]:
-    """Return parameters for a client. A context for TLS would make each client slow."""
+    """Return parameters for a client. It loads no certificates, because that is slow."""
     return {
         "event_hooks": {"request": [hook]},
         "follow_redirects": True,
@@ -256,7 +256,7 @@ TRANSPORTS: dict[str, Callable[[str | None, Missing, ExitStack], Client]] = {
 
 @pytest.fixture(params=TRANSPORTS)
 def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Client]]:
-    """Return a function that makes a client. A test runs once with each transport."""
+    """Return a function that makes a client. Each test runs once with each transport."""
     make = TRANSPORTS[request.param]
     with ExitStack() as stack:
 

@@ -1,4 +1,4 @@
-"""The example agent: what it prints, which session each of its calls is in, and how it fails."""
+"""Tests of the example agent: its output, the session of each of its calls, and its errors."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ BILL = re.compile(r"(main|sub) +(\S+) +(\d+) +(\d+)  (\S+|the user)").fullmatch
 
 
 class Result(NamedTuple):
-    """How the program ended, and what it printed."""
+    """The exit status of the program, and what it printed."""
 
     status: int
     output: str
     errors: str
 
     def rows(self, table: Any) -> list[tuple[str | int, ...]]:
-        """Return the rows of the table of calls or of the bill, with numbers as such."""
+        """Return the rows of the table of calls or of the bill, with numbers as ``int``."""
         rows = [row.groups() for row in map(table, self.output.splitlines()) if row]
         return [tuple(int(cell) if cell.isdigit() else cell for cell in row) for row in rows]
 
 
 class Run(Protocol):
-    """Runs the example with arguments and environment variables."""
+    """A function that runs the example with arguments and environment variables."""
 
     def __call__(self, *arguments: str, **variables: str) -> Result: ...
 
 
 def environment() -> dict[str, str]:
-    """Return the environment without what the example reads."""
+    """Return the environment without the variables that the example reads."""
     ours = ("DOCKER_AGENT_MODELS_GATEWAY", "CAGENT_MODELS_GATEWAY", "OPENAI_API_KEY")
     return {
         name: value
@@ -75,7 +75,7 @@ def agent() -> Any:
 
 @pytest.fixture
 def run(agent: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the example in this process, which is quicker than a program of its own."""
+    """Run the example in this process, because that is quicker than a new one."""
 
     def run_here(*arguments: str, **variables: str) -> Result:
         monkeypatch.setattr(os, "environ", {**environment(), **variables})
@@ -91,7 +91,7 @@ def run(agent: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 
 
 def program(before: str, *arguments: str) -> subprocess.Popen[str]:
-    """Start the example as a program, after the statements of *before*."""
+    """Run the statements *before* and then the example, in a new process."""
     code = f"{before}\nimport runpy; runpy.run_path({AGENT!r}, run_name='__main__')"
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", code, *arguments],
@@ -129,7 +129,7 @@ def options(gateway: ModelsGateway, provider: HTTPServer) -> tuple[str, ...]:
 
 @pytest.fixture
 def unused_url() -> Iterator[str]:
-    """Return a URL on which nobody listens."""
+    """Return a URL at which no server listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -182,7 +182,7 @@ def test_without_a_gateway_it_runs_with_stand_ins(run: Run) -> None:
     assert lines[-3].startswith("What you have seen: ")
 
 
-def test_with_a_gateway_it_says_where_its_calls_go(
+def test_with_a_gateway_it_prints_the_gateway_and_the_provider(
     run: Run, options: tuple[str, ...], gateway: ModelsGateway, provider: HTTPServer
 ) -> None:
     result = run(*options, "--model", "my-model")
@@ -205,7 +205,7 @@ def test_it_prints_what_the_gateway_received(
     }
 
 
-def test_title_and_compaction_say_what_they_are_and_offer_no_tools(
+def test_title_and_compaction_calls_have_their_header_and_no_tools(
     run: Run, options: tuple[str, ...], gateway: ModelsGateway
 ) -> None:
     run(*options)
@@ -226,7 +226,7 @@ def test_session_model_and_prompt_reach_the_gateway(
     assert gateway.calls[0].json["messages"] == [{"role": "user", "content": "my prompt"}]
 
 
-def test_the_provider_gets_the_key_and_nothing_of_ours(
+def test_the_provider_gets_the_key_and_no_cagent_header(
     run: Run, options: tuple[str, ...], gateway: ModelsGateway, provider: HTTPServer
 ) -> None:
     result = run(*options, OPENAI_API_KEY=" sk-secret\n")
@@ -248,7 +248,7 @@ def test_the_provider_gets_the_key_and_nothing_of_ours(
         (" ", " / ", "\t{}/ "),
     ],
 )
-def test_the_gateway_is_found_where_docker_agent_finds_it(
+def test_it_reads_the_gateway_from_the_same_settings_as_docker_agent(
     run: Run,
     options: tuple[str, ...],
     gateway: ModelsGateway,
@@ -257,7 +257,7 @@ def test_the_gateway_is_found_where_docker_agent_finds_it(
     docker_agent: str,
     cagent: str,
 ) -> None:
-    """The option comes first, then the variables. White space and one slash are trimmed."""
+    """The option wins over the variables. White space and one slash at the end are removed."""
     option, docker_agent, cagent = (
         url.format(gateway.url, unused=unused_url) for url in (option, docker_agent, cagent)
     )
@@ -267,14 +267,14 @@ def test_the_gateway_is_found_where_docker_agent_finds_it(
 
 
 @pytest.mark.parametrize("status", [401, 302, None])
-def test_a_provider_that_does_not_answer_as_hoped_does_not_matter(
+def test_it_succeeds_if_the_provider_refuses_or_does_not_answer(
     run: Run,
     options: tuple[str, ...],
     provider: HTTPServer,
     unused_url: str,
     status: int | None,
 ) -> None:
-    """The gateway may be the only way out."""
+    """An agent may reach the provider only through the gateway."""
     provider.clear()
     refusal = Answer("who are you?", status, {"Location": "/v1/models/all"})
     provider.expect_request("/v1/models").respond_with_response(refusal)
@@ -284,7 +284,7 @@ def test_a_provider_that_does_not_answer_as_hoped_does_not_matter(
     assert "and carried no X-Cagent-* header." in result.output
 
 
-def test_the_model_is_told_of_its_mistakes(
+def test_the_model_gets_an_error_for_each_wrong_tool_call(
     run: Run, options: tuple[str, ...], gateway: ModelsGateway
 ) -> None:
     for answer in (
@@ -319,7 +319,9 @@ def test_the_model_is_told_of_its_mistakes(
         (("--model", "two\nlines"), "X-Cagent-Model"),
     ],
 )
-def test_bad_arguments(run: Run, arguments: tuple[str, ...], problem: str) -> None:
+def test_bad_arguments_end_it_with_a_usage_error(
+    run: Run, arguments: tuple[str, ...], problem: str
+) -> None:
     result = run(*arguments)
     assert (result.status, result.output) == (2, "")
     assert problem in result.errors.partition("agent.py: error: ")[2]
@@ -337,7 +339,7 @@ def test_bad_variables_are_named(run: Run, name: str, value: str) -> None:
     assert "sk-secret" not in result.output + result.errors
 
 
-def test_a_gateway_that_can_not_be_reached(run: Run, unused_url: str) -> None:
+def test_an_unreachable_gateway_ends_it_with_one_line(run: Run, unused_url: str) -> None:
     result = run("--models-gateway", unused_url)
     assert_fails(result, "no answer from the gateway: ConnectionError")
 
@@ -351,7 +353,9 @@ def test_a_gateway_that_can_not_be_reached(run: Run, unused_url: str) -> None:
         (Answer("long" * 999, 500), "500 long"),
     ],
 )
-def test_a_refused_call(run: Run, gateway: ModelsGateway, refusal: Answer, shown: str) -> None:
+def test_a_refused_call_ends_it_with_the_gateways_answer(
+    run: Run, gateway: ModelsGateway, refusal: Answer, shown: str
+) -> None:
     """The gateway's answer is shown in one short line, without the key."""
     gateway.expect_request(CHAT).respond_with_response(refusal)
     result = run("--models-gateway", gateway.url, OPENAI_API_KEY="sk-secret")
@@ -363,7 +367,7 @@ def test_a_refused_call(run: Run, gateway: ModelsGateway, refusal: Answer, shown
 @pytest.mark.parametrize(
     ("kind", "header"), [("title", "GeneratingTitle"), ("compaction", "Compacting")]
 )
-def test_a_refused_call_outside_the_run_loop(
+def test_a_refused_call_outside_the_run_loop_ends_it(
     run: Run, gateway: ModelsGateway, kind: str, header: str
 ) -> None:
     request = gateway.expect_request(CHAT, headers={f"X-Cagent-{header}": "1"})
@@ -372,7 +376,7 @@ def test_a_refused_call_outside_the_run_loop(
     assert_fails(result, f"the gateway refused the {kind} call: 403 No.")
 
 
-def test_a_refused_call_of_the_sub_agent(run: Run, gateway: ModelsGateway) -> None:
+def test_a_refused_call_of_the_sub_agent_ends_it(run: Run, gateway: ModelsGateway) -> None:
     answers = tool_call("transfer_task", '{"task": "t"}'), Answer("No.", 403)
     for answer in answers:
         gateway.expect_ordered_request(CHAT).respond_with_response(answer)
@@ -394,13 +398,13 @@ def test_a_refused_call_of_the_sub_agent(run: Run, gateway: ModelsGateway) -> No
         '{"choices": [{"message": {}}]}',
     ],
 )
-def test_a_malformed_answer(run: Run, gateway: ModelsGateway, document: str) -> None:
+def test_a_malformed_answer_ends_it(run: Run, gateway: ModelsGateway, document: str) -> None:
     gateway.expect_request(CHAT).respond_with_data(document, mimetype="application/json")
     result = run("--models-gateway", gateway.url)
     assert_fails(result, "malformed answer from the gateway")
 
 
-def test_an_answer_that_breaks_off(run: Run, gateway: ModelsGateway) -> None:
+def test_an_answer_that_breaks_off_ends_it(run: Run, gateway: ModelsGateway) -> None:
     def pieces() -> Iterator[bytes]:
         yield b'{"choices": ['
         raise ConnectionResetError
@@ -410,7 +414,7 @@ def test_an_answer_that_breaks_off(run: Run, gateway: ModelsGateway) -> None:
     assert_fails(result, "no answer from the gateway: ChunkedEncodingError")
 
 
-def test_a_model_that_never_stops_calling_tools(run: Run, gateway: ModelsGateway) -> None:
+def test_it_ends_if_the_model_never_stops_calling_tools(run: Run, gateway: ModelsGateway) -> None:
     gateway.expect_request(CHAT).respond_with_response(tool_call("count_words", '{"text": "t"}'))
     assert_fails(run("--models-gateway", gateway.url), "after 8 rounds")
     assert len(gateway.calls) == 8
@@ -420,7 +424,7 @@ def test_a_model_that_never_stops_calling_tools(run: Run, gateway: ModelsGateway
 def test_a_header_that_reaches_the_provider_is_reported(
     run: Run, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, on_a_copy: bool
 ) -> None:
-    """Only the provider sees a header that is added to a copy of the request."""
+    """If an adapter adds the header to a copy of the request, only the provider sees it."""
     send = HTTPAdapter.send
 
     def send_with_header(self: Any, request: PreparedRequest, **kwargs: Any) -> Response:
@@ -436,14 +440,14 @@ def test_a_header_that_reaches_the_provider_is_reported(
         assert_fails(run(*options), "the call to the provider carried X-Cagent-Id")
 
 
-def test_a_gateway_that_received_other_calls_is_reported(
+def test_it_fails_if_the_gateway_received_other_calls(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ModelsGateway, "calls", [])
     assert_fails(run(), "the gateway received other calls than the agent sent")
 
 
-def test_it_prints_what_the_terminal_can_not_show(options: tuple[str, ...]) -> None:
+def test_it_replaces_characters_that_the_terminal_can_not_print(options: tuple[str, ...]) -> None:
     ascii_only = "import sys; sys.stdout.reconfigure(encoding='ascii', errors='strict')"
     with program(ascii_only, *options, "na\u00efve \U0001f600") as process:
         output, errors = process.communicate(timeout=60)
@@ -462,7 +466,7 @@ def test_without_the_extra_only_the_stand_ins_are_missing(options: tuple[str, ..
     assert with_a_gateway.returncode == 0
 
 
-def test_it_ends_quietly_when_nobody_reads_on() -> None:
+def test_it_ends_quietly_when_its_output_is_closed() -> None:
     with program("") as process:
         assert process.stdout is not None
         process.stdout.close()
@@ -473,7 +477,7 @@ def test_it_ends_quietly_when_nobody_reads_on() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child process")
 def test_ctrl_c_ends_it_at_once(gateway: ModelsGateway) -> None:
-    """Even while the sub-agent's thread waits for the gateway."""
+    """It also ends if the sub-agent's thread waits for the gateway."""
     reached, released = threading.Event(), threading.Event()
 
     def wait(_: ReceivedRequest) -> Answer:

@@ -1,4 +1,4 @@
-"""A state machine that tries to send a session ID where the rule forbids it."""
+"""A Hypothesis state machine that looks for a session ID where the rule forbids it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CHALLENGE = 'Digest realm="r", nonce="n", qop="auth", algorithm=SHA-256'
 
 @dataclass
 class Hop:
-    """One request as it reached the network."""
+    """One request, as it arrived in the network."""
 
     origin: str
     cagent_headers: dict[str, Any]
@@ -53,7 +53,7 @@ class Hop:
 
 @dataclass
 class Network:
-    """The network of all clients. It records what arrives, and redirects along a route."""
+    """The network of all clients. It records each request, and redirects it along a route."""
 
     route: list[str] = field(default_factory=list)
     challenge: bool = False
@@ -79,7 +79,7 @@ def origin_in(url: str) -> str:
 
 
 class NetworkAdapter(BaseAdapter):
-    """The inner adapter of every session. It can be copied and pickled."""
+    """The inner adapter of each session. It can be copied and pickled."""
 
     def send(self, request: Any, **options: Any) -> requests.Response:  # type: ignore[override]
         status, headers = NETWORK.answer(request.url or "", request.headers)
@@ -123,7 +123,7 @@ REQUESTS = st.builds(
 
 @dataclass
 class Client:
-    """A session, and its expected state."""
+    """A requests.Session, and its expected state."""
 
     session: requests.Session
     gateway: str | None = None
@@ -133,8 +133,9 @@ class Client:
 class Sessions(RuleBasedStateMachine):
     """Mount, unmount, copy, pickle, send, redirect, enter and leave scopes, in any order.
 
-    What arrived is compared with a simple model of the rule: the innermost open scope when the
-    request was sent, the client's gateway, and whether the redirects have left an origin.
+    Each request that arrives is compared with a simple model of the rule. The model knows the
+    innermost open scope at the time of the call, the client's gateway, and whether the redirects
+    have left an origin.
     """
 
     clients = Bundle("clients")
@@ -163,7 +164,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(scope=scopes)
     def leave(self, scope: session_scope) -> None:
-        """In any order, and perhaps a second time."""
+        """Leave any scope, also one that was left before."""
         scope.__exit__(None, None, None)
         if scope in self.open:
             self.open.remove(scope)
@@ -250,7 +251,7 @@ class Sessions(RuleBasedStateMachine):
     def send_a_sent_request_again(
         self, sender: Client, client: Client, request: Any, duplicate: Any, **how: Any
     ) -> None:
-        """A request that one client sent in a session, sent again by another client."""
+        """Send a request by one client in a session, and then again by another client."""
         if not sender.mounted:
             return
         callers = request.headers.get("X-Cagent-Session-Id")
@@ -285,7 +286,7 @@ class Sessions(RuleBasedStateMachine):
         assert dict(request.headers) == before
 
     def check(self, gateway: str | None, chain: list[str], *, marked: bool, callers: Any) -> None:
-        """Compare what arrived along *chain* with the rule."""
+        """Compare the requests that arrived along *chain* with the rule."""
         assert [hop.origin for hop in NETWORK.arrived] == chain
         stayed = True
         for previous, hop in zip([chain[0], *chain], NETWORK.arrived, strict=False):

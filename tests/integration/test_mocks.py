@@ -1,4 +1,4 @@
-"""Mocks, recordings and caches: whether they see a session ID, and whether they store it."""
+"""Tests with mocks, recordings and caches: which of them see or store a session ID."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SECRETS = {SESSION_ID_HEADER: "sess-secret", **CREDENTIALS}
 
 @pytest.fixture
 def http() -> Iterator[requests.Session]:
-    """The client of the code under test. It is mounted, but its gateway does not exist."""
+    """Return the client of the code under test. It is mounted, and its gateway does not exist."""
     with mount(requests.Session(), GATEWAY) as session:
         session.headers.update(gateway_headers(f"{PROVIDER}/v1"))
         yield session
@@ -88,10 +88,10 @@ def test_responses_passes_calls_through_to_the_models_gateway(
 
 
 @pytest.mark.session_id("sess-1")
-def test_a_mocker_of_requests_mock_sees_no_session_id(
+def test_requests_mock_by_itself_sees_no_session_id(
     http: requests.Session, requests_mock: Mocker
 ) -> None:
-    """It replaces the adapters. If this changes, the next test and the guide can be simpler."""
+    """A mocker replaces our adapter. If that changes, simplify the next test and the guide."""
     mockers = [requests_mock, Mocker(), Mocker(session=http)]
     for mocker in mockers:
         mocker.post(GATEWAY + CHAT)
@@ -114,9 +114,9 @@ def adapter_of_the_mock_mounted_first(http: requests.Session) -> Iterator[Adapte
 
 
 def mocker_with_our_adapter(_: requests.Session) -> Mocker:
-    """Return a mocker. It needs no access to the session.
+    """Return a mocker that works without access to the session.
 
-    requests_mock does not document its parameter ``adapter``.
+    requests_mock does not document the parameter ``adapter``.
     """
     return Mocker(adapter=SessionIdAdapter(GATEWAY, inner=Adapter()))
 
@@ -139,7 +139,7 @@ def test_requests_mock_inside_our_adapter_matches_the_session_id(
 
 
 @pytest.mark.parametrize("filtered", [[], list(SECRETS)], ids=["unfiltered", "filtered"])
-def test_a_cassette_contains_the_session_id_and_the_key_unless_they_are_filtered(
+def test_a_cassette_stores_the_session_id_and_the_key_unless_they_are_filtered(
     models_gateway: ModelsGateway,
     gateway_session: requests.Session,
     tmp_path: Path,
@@ -178,7 +178,7 @@ def test_a_replayed_call_in_no_session_is_found_by_missing_but_not_by_the_gatewa
     models_gateway.assert_attributed("sess-1", calls=1)
 
 
-# The setting that the guide to testing shows.
+# The guide to testing shows this setting.
 IGNORED = {"ignored_parameters": [*DEFAULT_IGNORED_PARAMS, SESSION_ID_HEADER]}
 
 
@@ -186,7 +186,7 @@ IGNORED = {"ignored_parameters": [*DEFAULT_IGNORED_PARAMS, SESSION_ID_HEADER]}
 def cached_session(
     gateway: ModelsGateway, database: Path, **settings: Any
 ) -> Iterator[CachedSession]:
-    """Return a mounted session that stores the answers of all calls, also of POST, in a file."""
+    """Return a mounted session that stores all answers in a file, also those to POST."""
     settings |= {"backend": "sqlite", "allowable_methods": ["GET", "POST"]}
     with mount(CachedSession(str(database), **settings), gateway.url) as session:
         session.trust_env = False
@@ -198,7 +198,7 @@ def cached_session(
     ("settings", "shown"),
     [
         ({}, "sess-secret"),
-        ({"match_headers": True}, "sess-secret"),  # the cache looks before the ID is set
+        ({"match_headers": True}, "sess-secret"),  # the cache compares headers before the ID is set
         (IGNORED, "REDACTED"),
         (IGNORED | {"match_headers": True}, "REDACTED"),
     ],
@@ -236,7 +236,7 @@ def test_a_cache_stores_and_shows_the_session_id_unless_the_header_is_ignored(
 def test_a_cache_stores_the_session_id_of_a_redirected_request_even_if_the_header_is_ignored(
     models_gateway: ModelsGateway, tmp_path: Path
 ) -> None:
-    """requests-cache applies the setting only to the last request, as the guide says."""
+    """requests-cache applies the setting only to the last request. The guide says so."""
     moved = {"Location": f"{models_gateway.url}/new"}
     models_gateway.expect_request("/old").respond_with_data(status=307, headers=moved)
     models_gateway.expect_request("/new").respond_with_data("moved")
@@ -252,7 +252,7 @@ def test_a_cache_stores_the_session_id_of_a_redirected_request_even_if_the_heade
 @pytest.mark.session_id("sess-1")
 @pytest.mark.parametrize("cached", [False, True], ids=["plain session", "cached session"])
 @pytest.mark.parametrize("pinned", [False, True], ids=["marker only", "pinned"])
-def test_a_redirect_to_another_server_takes_no_headers_along(
+def test_a_redirect_to_another_server_has_no_cagent_headers(
     models_gateway: ModelsGateway, cached: bool, pinned: bool
 ) -> None:
     session = CachedSession(backend="memory") if cached else requests.Session()
@@ -294,14 +294,14 @@ def test_ask(models_gateway, gateway_session, session_id, record_mode):
     ],
     ids=["by default", "at any port"],
 )
-def test_a_recording_is_replayed_at_the_next_gateway_unless_the_port_has_to_match(
+def test_a_recording_can_be_replayed_with_another_port_if_match_on_omits_it(
     pytester: pytest.Pytester, match_on: dict[str, list[str]], outcome: dict[str, int], line: str
 ) -> None:
     pytester.makeini("[pytest]\naddopts = -pno:asyncio")
     pytester.makepyfile(test_inner=RECORDED_TEST % {"filter_headers": list(SECRETS), **match_on})
     pytester.runpytest_inprocess("--record-mode=once").assert_outcomes(passed=1)
     cassette = pytester.path / "cassettes" / "test_inner" / "test_ask.yaml"
-    # By chance the next gateway could have the same port, but not port 1.
+    # The next gateway may get the same port again, but never port 1.
     recorded = cassette.read_text(encoding="utf-8")
     recorded, ports = re.subn(r"127\.0\.0\.1:\d+", "127.0.0.1:1", recorded)
     assert (ports, "Hello!" in recorded, "secret" in recorded) == (1, True, False)
@@ -356,10 +356,10 @@ def test_next():
 """
 
 
-def test_the_workers_of_xdist_keep_their_sessions_apart_and_report_problems(
+def test_with_xdist_sessions_stay_separate_and_problems_are_reported(
     models_gateway: ModelsGateway, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # loading all plugins is slow
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # it is slow to load all plugins
     pytester.makeini("[pytest]\ncagent_require_session = true")
     modules = ["test_one", "test_two"]
     pytester.makepyfile(**dict.fromkeys(modules, XDIST_TESTS % {"shared": models_gateway.url}))

@@ -1,6 +1,6 @@
-"""OpenTelemetry's instrumentation of requests: the rule holds, and its spans get the session ID.
+"""Tests with OpenTelemetry's instrumentation of requests: the headers and the spans of calls.
 
-The SDK and the instrumentation are the real ones. They are installed in any order.
+The SDK and the instrumentation are real. The tests mount and instrument in different orders.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def spans(provider: TracerProvider) -> InMemorySpanExporter:
 
 @pytest.fixture
 def set_up(provider: TracerProvider) -> Iterator[Connect]:
-    """Return a function that makes a session in the named steps. Afterwards all is undone."""
+    """Return a function that makes a session in the named steps. They are undone afterwards."""
     send, stack = requests.Session.send, ExitStack()
     instrumentor = RequestsInstrumentor()
 
@@ -94,7 +94,7 @@ def set_up(provider: TracerProvider) -> Iterator[Connect]:
 
 @pytest.fixture(params=ORDERS)
 def connect(request: pytest.FixtureRequest, set_up: Connect) -> Connect:
-    """Return a function that makes an instrumented and mounted session, in one of the orders."""
+    """Return a function that makes a mounted and instrumented session, in one of the orders."""
     return lambda gateway=None, **options: set_up(request.param, gateway, **options)
 
 
@@ -103,7 +103,7 @@ def ids_of(span: Any) -> tuple[Any, Any]:
 
 
 def span_of(arrived: Any, spans: Any) -> Any:
-    """Return the client span whose ID arrived in the request's header ``traceparent``."""
+    """Return the client span with the ID in the request's header ``traceparent``."""
     sent = CaseInsensitiveDict(arrived.headers)["traceparent"].split("-")[2]
     (span,) = (
         span for span in spans.get_finished_spans() if format_span_id(span.context.span_id) == sent
@@ -125,10 +125,10 @@ def span_of(arrived: Any, spans: Any) -> Any:
         (False, None, "callers", None),
     ],
 )
-def test_the_rule_holds_and_the_span_of_the_call_gets_the_session(
+def test_headers_follow_the_rule_and_the_span_gets_the_session(
     connect: Connect, spans: Any, gateway: Any, bound: bool, scope: Any, callers: Any, arrives: Any
 ) -> None:
-    """The span gets the session even if the header does not: the server does not see the span."""
+    """The span always gets the session ID, because the server does not see the span."""
     http = connect()
     headers = {**(MARKED if bound else {}), **({"X-Cagent-Session-Id": callers} if callers else {})}
     with session_scope(scope):
@@ -149,10 +149,10 @@ def test_only_a_pinned_gateway_gets_the_session(
     assert [ids_of(span) for span in spans.get_finished_spans()] == [("sess-1", "sess-1")] * 2
 
 
-def test_a_redirect_off_the_origin_takes_only_the_trace_along(
+def test_a_redirect_off_the_origin_keeps_only_the_trace_header(
     connect: Connect, spans: Any, gateway: Any, elsewhere: Any
 ) -> None:
-    """The call and its redirects are one span."""
+    """One span stands for the call and its redirects."""
     gateway.redirect("/one", "/two", 307)
     gateway.redirect("/two", f"{elsewhere.url}/three", 307)
     elsewhere.redirect("/three", f"{gateway.url}/four", 307)
@@ -174,7 +174,7 @@ def test_a_redirect_off_the_origin_takes_only_the_trace_along(
 def test_a_prepared_request_that_is_sent_again_carries_the_current_session(
     connect: Connect, spans: Any, gateway: Any
 ) -> None:
-    """Only the instrumentation changes the caller's request."""
+    """The library leaves the caller's request unchanged. The instrumentation adds a header."""
     http = connect()
     prepared = http.prepare_request(
         requests.Request("POST", gateway.url, headers=MARKED, json={"model": "m"})
@@ -236,7 +236,7 @@ def test_retries_keep_session_and_span(connect: Connect, spans: Any, gateway: An
 def test_concurrent_sessions_may_share_a_client(
     connect: Connect, spans: Any, elsewhere: Any
 ) -> None:
-    """Header and span have the same ID. A call to a provider has only the span."""
+    """Header and span have the same ID. For a call to the provider, only the span has it."""
     ids = [f"sess-{number % 5}" for number in range(24)]
     with ModelsGateway() as gateway, SessionExecutor(ThreadPoolExecutor(8)) as pool:
         http, together = connect(gateway.url), threading.Barrier(8)
@@ -272,7 +272,7 @@ def test_concurrent_sessions_may_share_a_client(
         ("instrument, mount, unmount", None, True),
     ],
 )
-def test_undoing_one_leaves_the_other(
+def test_unmount_keeps_the_instrumentation_and_uninstrument_keeps_the_adapter(
     set_up: Connect, spans: Any, gateway: Any, steps: str, arrives: str | None, traced: bool
 ) -> None:
     http = set_up(steps)

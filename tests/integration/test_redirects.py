@@ -1,4 +1,4 @@
-"""Redirects of requests, whoever follows them, on real sockets."""
+"""Tests of redirects with requests, on real sockets. requests or the caller follows them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def by_resolve_redirects(session: requests.Session, response: requests.Response)
 
 def by_yielded_requests(session: requests.Session, response: requests.Response) -> None:
     following = session.resolve_redirects(response, response.request, yield_requests=True)
-    session.send(next(following))  # type: ignore[arg-type] # a request, as was asked for
+    session.send(next(following))  # type: ignore[arg-type] # yield_requests=True yields requests
 
 
 def by_next(session: requests.Session, response: requests.Response) -> None:
@@ -84,7 +84,7 @@ def by_the_connection(_: requests.Session, response: Any) -> None:
         by_the_connection,
     ],
 )
-def test_no_way_to_follow_a_redirect_off_the_origin_takes_headers_along(
+def test_a_followed_redirect_off_the_origin_has_no_cagent_headers(
     session: requests.Session, gateway: Any, elsewhere: Any, follow: Follow
 ) -> None:
     gateway.redirect("/", elsewhere.url + "/new")
@@ -98,7 +98,7 @@ def test_no_way_to_follow_a_redirect_off_the_origin_takes_headers_along(
 @pytest.mark.parametrize(
     "follow", [by_resolve_redirects, by_yielded_requests, by_next, by_a_copy_of_the_request]
 )
-def test_every_way_to_follow_a_redirect_inside_the_origin_keeps_the_session(
+def test_a_followed_redirect_inside_the_origin_keeps_the_session(
     session: requests.Session, gateway: Any, follow: Follow
 ) -> None:
     gateway.redirect("/", gateway.url + "/new")
@@ -108,8 +108,8 @@ def test_every_way_to_follow_a_redirect_inside_the_origin_keeps_the_session(
     assert gateway.session_ids == ["sess-1", "sess-1"]
 
 
-class Refreshing(requests.Session):
-    """Follows a header of its own, with any status."""
+class OwnRedirects(requests.Session):
+    """A session that follows its own header, with any status."""
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         return resp.headers.get("X-Moved-To")
@@ -117,11 +117,11 @@ class Refreshing(requests.Session):
 
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("status", [200, 402])
-def test_a_session_with_redirects_of_its_own_takes_nothing_along(
+def test_a_sessions_own_kind_of_redirect_has_no_cagent_headers(
     gateway: Any, elsewhere: Any, known: bool, status: int
 ) -> None:
     gateway.answer("/", status, {"X-Moved-To": elsewhere.url + "/new"})
-    session = mount(Refreshing(), gateway.url if known else None)
+    session = mount(OwnRedirects(), gateway.url if known else None)
     session.trust_env = False
     with session, session_scope("sess-1"):
         session.get(gateway.url + "/", headers=HEADERS)
@@ -129,10 +129,10 @@ def test_a_session_with_redirects_of_its_own_takes_nothing_along(
     assert [request.cagent_headers for request in elsewhere.arrived] == [set()]
 
 
-def test_headers_of_the_session_go_to_the_known_gateway_alone(
+def test_headers_of_the_session_go_only_to_the_known_gateway(
     http: requests.Session, gateway: Any, elsewhere: Any
 ) -> None:
-    """Every request of such a session has the headers, also those to other hosts."""
+    """A session's headers are added to all its requests, also to those for other hosts."""
     http.headers.update(HEADERS)
     mount(http, gateway.url)
     with session_scope("sess-1"):
@@ -157,10 +157,10 @@ def test_a_request_that_was_redirected_away_can_be_sent_again(
     assert [request.cagent_headers for request in elsewhere.arrived] == [set()] * 3
 
 
-def test_a_redirect_of_a_hooks_own_request_leaves_the_first_request_alone(
+def test_a_redirect_of_a_hooks_request_does_not_affect_the_first_request(
     session: requests.Session, gateway: Any, elsewhere: Any
 ) -> None:
-    """A hook gets a token by a redirect off the origin. The first call keeps its marker."""
+    """The hook's request is redirected off the origin. The first call keeps its marker."""
     gateway.redirect("/token", elsewhere.url + "/token")
     gateway.redirect("/", "/new", 307)
 
@@ -179,7 +179,7 @@ def test_a_redirect_of_a_hooks_own_request_leaves_the_first_request_alone(
 def test_a_hook_may_remove_the_hooks_of_its_request(
     http: requests.Session, gateway: Any, hooks: Any
 ) -> None:
-    """The response must not be lost."""
+    """The caller still gets the response."""
 
     def remove(response: requests.Response, **_: Any) -> None:
         response.request.hooks = hooks
@@ -191,7 +191,7 @@ def test_a_hook_may_remove_the_hooks_of_its_request(
     assert http.send(response.request.copy()).status_code == 200
 
 
-def test_one_request_sent_by_many_threads_and_redirected_away(
+def test_a_request_sent_by_many_threads_and_redirected_away_keeps_its_sessions(
     http: requests.Session, gateway: Any, elsewhere: Any
 ) -> None:
     gateway.redirect("/", elsewhere.url + "/new")
@@ -208,8 +208,8 @@ def test_one_request_sent_by_many_threads_and_redirected_away(
     assert all(request.cagent_headers == set() for request in elsewhere.arrived)
 
 
-def test_a_url_that_the_caller_changes_is_no_redirect(gateway: Any, elsewhere: Any) -> None:
-    """For example by a load balancer. Without a known gateway, the caller's marker counts."""
+def test_a_url_changed_by_the_caller_is_not_a_redirect(gateway: Any, elsewhere: Any) -> None:
+    """A load balancer may do so. Without a known gateway, the caller's marker decides."""
     adapter = SessionIdAdapter()
     request = requests.Request("GET", gateway.url + "/", headers=HEADERS).prepare()
     with session_scope("sess-1"):
@@ -226,7 +226,7 @@ def test_a_url_that_the_caller_changes_is_no_redirect(gateway: Any, elsewhere: A
         lambda request: request.headers.copy(),
     ],
 )
-def test_an_inner_adapter_that_replaces_the_headers_hides_no_redirect(
+def test_a_redirect_is_noticed_if_an_inner_adapter_replaces_the_headers(
     session: requests.Session, gateway: Any, elsewhere: Any, write: Callable[[Any], Any]
 ) -> None:
     class Signing(HTTPAdapter):
@@ -245,10 +245,10 @@ def test_an_inner_adapter_that_replaces_the_headers_hides_no_redirect(
 
 
 @pytest.mark.parametrize("session_id", ["sess-1", None])
-def test_the_origin_is_the_one_to_which_an_inner_adapter_sends(
+def test_an_inner_adapter_may_change_the_origin(
     http: requests.Session, gateway: Any, elsewhere: Any, session_id: str | None
 ) -> None:
-    """A load balancer may change the host. A redirect on that host stays inside the origin."""
+    """An adapter may change the host. A redirect on the new host stays inside the origin."""
 
     class Balancing(HTTPAdapter):
         def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
@@ -265,7 +265,7 @@ def test_the_origin_is_the_one_to_which_an_inner_adapter_sends(
     assert markers == [HEADERS["X-Cagent-Forward"]] * 2
 
 
-def test_one_redirected_request_sent_by_many_threads_takes_nothing_along(
+def test_a_redirected_request_sent_by_many_threads_has_no_cagent_headers(
     http: requests.Session, gateway: Any, elsewhere: Any
 ) -> None:
     gateway.redirect("/", elsewhere.url + "/new")
@@ -280,10 +280,10 @@ def test_one_redirected_request_sent_by_many_threads_takes_nothing_along(
 
 
 @pytest.mark.parametrize("stays", [True, False])
-def test_headers_without_a_marker_stay_inside_the_origin_too(
+def test_headers_without_a_marker_also_stay_inside_the_origin(
     http: requests.Session, gateway: Any, elsewhere: Any, stays: bool
 ) -> None:
-    """Such as the install ID alone, if the gateway's URL is not known."""
+    """One example is the install ID alone. The gateway's URL is not known here."""
     gateway.redirect("/", (gateway if stays else elsewhere).url + "/new")
     with session_scope("sess-1"):
         mount(http).get(gateway.url + "/", headers={"X-Cagent-Id": "machine-1"})

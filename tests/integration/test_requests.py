@@ -1,4 +1,4 @@
-"""Other features of requests still work, and keep the session. On real sockets."""
+"""Tests of other features of requests, on real sockets: they work, and keep the session."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHALLENGE = {
 
 @pytest.fixture(params=["mount", "adapter"])
 def session(request: pytest.FixtureRequest, http: requests.Session) -> requests.Session:
-    """Return a session after ``mount()``, or one whose user mounted the adapter for plain HTTP."""
+    """Return a session after ``mount()``, or a session with the adapter mounted for plain HTTP."""
     if request.param == "mount":
         mount(http)
     else:
@@ -52,10 +52,10 @@ def test_retries_belong_to_the_session_that_sent(session: requests.Session, gate
         lambda r: pickle.loads(pickle.dumps(r)).request,
     ],
 )
-def test_a_sent_request_sent_again_carries_the_session_of_that_sending(
+def test_a_request_that_is_sent_again_carries_the_current_session(
     session: requests.Session, gateway: Any, again: Callable[[Any], Any]
 ) -> None:
-    """An ID that this library has set is not taken for the caller's."""
+    """An ID that this library has set does not count as the caller's ID."""
     gateway.redirect("/moved", "/new", 307)
     with session_scope("sess-1"):
         response = session.post(f"{gateway.url}/moved", allow_redirects=False)
@@ -74,10 +74,10 @@ def test_a_sent_request_remembers_the_callers_id(session: requests.Session, gate
     assert gateway.session_ids == ["sess-1", "callers", "by hand"]
 
 
-def test_digest_authentication_keeps_the_session_and_loses_it_by_a_redirect(
+def test_digest_authentication_keeps_the_session_and_a_redirect_away_drops_it(
     session: requests.Session, gateway: Any, elsewhere: Any
 ) -> None:
-    """The redirect is followed with the headers of the first request, not of the second one."""
+    """The redirect is followed with the headers of the first request, not of the second."""
     moved = {"Location": elsewhere.url + "/new"}
     gateway.answer_in_turn("/", (401, CHALLENGE), (200, {}), (401, CHALLENGE), (307, moved))
     with session_scope("sess-1"):
@@ -90,7 +90,7 @@ def test_digest_authentication_keeps_the_session_and_loses_it_by_a_redirect(
 def send_again_when(
     status: int, headers: dict[str, str]
 ) -> Callable[..., requests.Response | None]:
-    """Return a response hook that sends a request again, as many programs have one."""
+    """Return a response hook that sends the request again. Many programs have such a hook."""
 
     def hook(response: Any, **options: Any) -> requests.Response | None:
         if response.status_code != status:
@@ -105,7 +105,7 @@ def send_again_when(
 def test_a_hook_that_refreshes_a_token_keeps_the_session(
     session: requests.Session, gateway: Any
 ) -> None:
-    """As docker-agent does."""
+    """docker-agent refreshes tokens in this way."""
     gateway.answer_in_turn("/", (401, {}), (307, {"Location": "/new"}))
     session.hooks["response"].append(send_again_when(401, {"Authorization": "new"}))
     with session_scope("sess-1"):
@@ -114,7 +114,7 @@ def test_a_hook_that_refreshes_a_token_keeps_the_session(
     assert (gateway.session_ids, tokens[:2]) == (["sess-1"] * 3, ["old", "new"])
 
 
-def test_hooks_in_a_row_whose_answer_redirects_take_nothing_along(
+def test_a_redirect_after_two_hooks_has_no_cagent_headers(
     session: requests.Session, gateway: Any, elsewhere: Any
 ) -> None:
     """The second hook sends the first hook's request again."""
@@ -127,7 +127,9 @@ def test_hooks_in_a_row_whose_answer_redirects_take_nothing_along(
     assert [request.cagent_headers for request in elsewhere.arrived] == [set()]
 
 
-def test_streamed_upload_is_sent_once_and_whole(session: requests.Session, gateway: Any) -> None:
+def test_streamed_upload_is_sent_once_and_completely(
+    session: requests.Session, gateway: Any
+) -> None:
     with session_scope("sess-1"):
         session.post(gateway.url, data=(piece for piece in (b"one ", b"two")))
         session.post(gateway.url, data=io.BytesIO(b"three"))
@@ -146,7 +148,7 @@ def test_upload_is_rewound_for_a_redirect(session: requests.Session, gateway: An
 
 
 def test_streamed_answer_arrives_unbuffered(session: requests.Session, gateway: Any) -> None:
-    """Upstream tests this, too: the first event is read before the second is written."""
+    """The first event is read before the second is written. Upstream tests this, too."""
     read_first = threading.Event()
 
     def stream(handler: Any, _: Any) -> None:
@@ -170,7 +172,7 @@ def test_streamed_answer_arrives_unbuffered(session: requests.Session, gateway: 
     assert gateway.session_ids == ["sess-1"]
 
 
-def test_stream_read_in_another_session_belongs_to_the_one_it_was_sent_in(
+def test_a_stream_belongs_to_the_session_in_which_its_call_was_sent(
     session: requests.Session, gateway: Any
 ) -> None:
     gateway.answer("/", 200, body=b"streamed")
@@ -184,7 +186,7 @@ def test_stream_read_in_another_session_belongs_to_the_one_it_was_sent_in(
 def test_plain_http_proxy_gets_the_session(
     session: requests.Session, serve: Callable[..., Any]
 ) -> None:
-    """A proxy sees all headers of requests by plain HTTP."""
+    """With plain HTTP, a proxy sees all headers."""
     proxy = serve()
     with session_scope("sess-1"):
         session.post("http://gateway.example/v1", proxies={"http": proxy.url}, timeout=10)
@@ -193,8 +195,8 @@ def test_plain_http_proxy_gets_the_session(
     ]
 
 
-def test_tunnel_keeps_the_session_from_the_proxy(serve: Callable[..., Any], tmp_path: Any) -> None:
-    """For https, the proxy makes a tunnel to the gateway. It sees nothing of the request."""
+def test_an_https_proxy_does_not_see_the_session(serve: Callable[..., Any], tmp_path: Any) -> None:
+    """With https, the proxy only forwards encrypted bytes. It does not see the request."""
     authority = trustme.CA()
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(tls)

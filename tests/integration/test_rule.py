@@ -1,4 +1,4 @@
-"""What every transport sends, on real sockets: the rule, concurrency and redirects."""
+"""Tests of every transport, on real sockets: the rule, concurrency and redirects."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_rule(connect: Any, gateway: Any, pinned: bool) -> None:
     assert gateway.session_ids == [arrives for _, _, arrives in RULE]
 
 
-def test_pinned_gateway_alone_sees_the_session(connect: Any, gateway: Any, elsewhere: Any) -> None:
+def test_only_a_pinned_gateway_gets_the_session(connect: Any, gateway: Any, elsewhere: Any) -> None:
     client = connect(gateway.url)
     with session_scope("sess-1"):
         client("POST", gateway.url + "/v1", MARKED)
@@ -59,7 +59,7 @@ def test_pinned_gateway_alone_sees_the_session(connect: Any, gateway: Any, elsew
     assert elsewhere.session_ids == [None]
 
 
-def test_direct_call_carries_no_cagent_header(connect: Any, elsewhere: Any) -> None:
+def test_a_direct_call_has_no_cagent_header(connect: Any, elsewhere: Any) -> None:
     """Upstream: a client that does not use the gateway sends no X-Cagent-* header."""
     client = connect()
     with session_scope("sess-1"):
@@ -82,8 +82,8 @@ def test_identity_headers_arrive(connect: Any, gateway: Any) -> None:
     assert named.get("X-Cagent-Model-Name") == "fast"
 
 
-def test_missing_session_can_be_refused(connect: Any, gateway: Any) -> None:
-    """With a current session, with the caller's ID, or without a marker, no session is missing."""
+def test_a_missing_session_can_raise_an_error(connect: Any, gateway: Any) -> None:
+    """No session is missing if there is a current session or a caller's ID, or no marker."""
     client = connect(missing="raise")
     problem = r"POST http://127\.0\.0\.1:\d+/v1 is bound .* session_scope\(\)$"
     with pytest.raises(MissingSessionId, match=problem):
@@ -102,11 +102,11 @@ def test_a_warning_of_a_missing_session_points_at_the_call(connect: Any, gateway
         client("POST", gateway.url, MARKED)
     assert gateway.session_ids == [None]
     files = [Path(warning.filename).name for warning in warned]
-    assert files == ["conftest.py"]  # it makes the clients' calls
+    assert files == ["conftest.py"]  # this module calls the clients
 
 
 @pytest.mark.parametrize("pinned", [False, True])
-def test_redirect_off_the_origin_takes_no_header_along(
+def test_a_redirect_off_the_origin_has_no_cagent_header(
     connect: Any, gateway: Any, elsewhere: Any, pinned: bool
 ) -> None:
     client = connect(gateway.url if pinned else None)
@@ -122,10 +122,10 @@ def test_redirect_off_the_origin_takes_no_header_along(
 
 
 @pytest.mark.parametrize("pinned", [False, True])
-def test_what_left_the_origin_stays_unmarked_when_it_comes_back(
+def test_a_redirect_that_comes_back_to_the_origin_has_no_cagent_header(
     connect: Any, gateway: Any, elsewhere: Any, pinned: bool
 ) -> None:
-    """Over any number of redirects. requests treats ``Authorization`` in the same way."""
+    """This holds for any number of redirects. requests does the same to ``Authorization``."""
     gateway.redirect("/one", "/two")
     gateway.redirect("/two", f"{elsewhere.url}/three")
     elsewhere.redirect("/three", "/four")
@@ -156,10 +156,10 @@ def test_redirect_inside_the_origin_keeps_the_session(connect: Any, gateway: Any
 @pytest.mark.parametrize(
     ("slashes", "arrive"), [("//", {1}), ("////", {0, 1}), ("http:////", {0, 1})]
 )
-def test_redirect_to_a_reference_without_scheme_or_with_too_many_slashes(
+def test_a_redirect_without_scheme_or_with_too_many_slashes_has_no_cagent_header(
     connect: Any, gateway: Any, elsewhere: Any, slashes: str, arrive: set[int]
 ) -> None:
-    """With four slashes the host depends on the release of Python."""
+    """With four slashes, the host depends on the version of Python."""
     gateway.redirect("/old", slashes + elsewhere.url.removeprefix("http://") + "/new")
     client = connect()
     with session_scope("sess-1"), contextlib.suppress(httpx.HTTPError, httpx2.HTTPError):
@@ -168,7 +168,9 @@ def test_redirect_to_a_reference_without_scheme_or_with_too_many_slashes(
     assert not any(request.cagent_headers for request in elsewhere.arrived)
 
 
-def test_redirect_to_another_name_of_the_same_machine(connect: Any, gateway: Any) -> None:
+def test_a_redirect_to_another_name_of_the_machine_has_no_cagent_header(
+    connect: Any, gateway: Any
+) -> None:
     """Origins are compared by name, not by address."""
     gateway.redirect("/old", gateway.url.replace("127.0.0.1", "localhost") + "/new")
     client = connect()
@@ -180,7 +182,7 @@ def test_redirect_to_another_name_of_the_same_machine(connect: Any, gateway: Any
     ]
 
 
-def test_a_call_to_another_host_that_redirects_to_the_gateway_gains_nothing(
+def test_a_redirect_from_another_host_to_the_gateway_has_no_cagent_header(
     connect: Any, gateway: Any, elsewhere: Any
 ) -> None:
     elsewhere.redirect("/old", f"{gateway.url}/new")
@@ -192,7 +194,7 @@ def test_a_call_to_another_host_that_redirects_to_the_gateway_gains_nothing(
 
 
 def test_concurrent_sessions_share_one_client(connect: Any, gateway: Any, elsewhere: Any) -> None:
-    """As upstream, with 16 sessions at once. Some of the calls are redirected off the origin."""
+    """As in upstream's test, 16 sessions call at once. Some calls are redirected off the origin."""
     gateway.redirect("/away", f"{elsewhere.url}/gone", 307)
     client, together = connect(), threading.Barrier(16)
 

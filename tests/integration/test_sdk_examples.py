@@ -1,4 +1,4 @@
-"""The program that every example of a provider's SDK runs. No SDK is needed here."""
+"""Tests of examples/sdks/example_program.py, without an SDK."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Start = Callable[..., None]
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Return a function that runs the program with arguments: no gateway is set, but a key is."""
+    """Return a function that runs the program. The environment has a key and no gateway."""
     for name in ("DOCKER_AGENT_MODELS_GATEWAY", "CAGENT_MODELS_GATEWAY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -45,7 +45,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
 
 class Client:
-    """What an SDK's client does, with requests."""
+    """A client like an SDK's. It uses requests."""
 
     def __init__(self, gateway: str, headers: dict[str, str]) -> None:
         self.url = f"{gateway}/v1/chat/completions"
@@ -91,14 +91,16 @@ def test_the_stand_in_shows_what_each_session_is_billed(
         (ask_nothing, "No call reached the gateway."),
     ],
 )
-def test_the_stand_in_misses_an_attributed_call(start: Start, ask: Any, message: str) -> None:
+def test_with_the_stand_in_a_missing_attributed_call_is_an_error(
+    start: Start, ask: Any, message: str
+) -> None:
     with pytest.raises(SystemExit) as ended:
         start(ask=ask)
     assert ended.value.code == message
 
 
 @pytest.mark.parametrize("way", ["option", "variable"])
-def test_your_gateway_gets_the_calls(
+def test_it_sends_the_calls_to_your_gateway(
     start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], way: str
 ) -> None:
     with ModelsGateway() as gateway:

@@ -1,4 +1,4 @@
-"""The built distributions hold what they should and nothing else, and they work."""
+"""Tests of the built distributions: they hold the right files, and they work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODULES = {
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Build the sdist, and from it the wheel, as an index would get them."""
+    """Build the sdist, and build the wheel from it."""
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT], check=True
@@ -53,8 +53,8 @@ def test_the_wheel_holds_the_package_and_its_licence(built: tuple[Path, Path]) -
     )
 
 
-def test_the_sdist_holds_what_the_tests_need_too(built: tuple[Path, Path]) -> None:
-    """Whoever packages it for a distribution runs them from there."""
+def test_the_sdist_also_holds_what_the_tests_need(built: tuple[Path, Path]) -> None:
+    """Packagers of Linux distributions run the tests from the sdist."""
     _, sdist = built
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -73,7 +73,7 @@ def test_the_sdist_holds_what_the_tests_need_too(built: tuple[Path, Path]) -> No
 def environment(
     built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
-    """Install the wheel in a folder, and return an environment in which it is imported first."""
+    """Install the wheel in a folder. Return environment variables that make it come first."""
     site = tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*pip, "--target", str(site), str(built[0])], check=True)
@@ -90,7 +90,7 @@ def run(
 
 
 def test_the_installed_package_is_complete(environment: dict[str, str], tmp_path: Path) -> None:
-    """The tests of what can be imported pass; of the checkout, they can import nothing else."""
+    """The tests of the package's names pass. They can't import the package of the checkout."""
     for name in ("tests", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
     found = run(
@@ -108,7 +108,7 @@ def test_the_installed_package_is_complete(environment: dict[str, str], tmp_path
 def test_importing_the_package_before_pytest_causes_no_warning(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Pytest warns of an imported plugin whose assertions it can no longer rewrite."""
+    """By default, pytest warns if a plugin was imported too early to rewrite its assertions."""
     (tmp_path / "test_it.py").write_text("def test_it(session_id): pass")
     program = "import cagent_session, pytest; pytest.main(['-p', 'no:asyncio'])"
     ran = run("-c", program, folder=tmp_path, environment=environment)
@@ -126,7 +126,8 @@ def test_pytest_6_starts_beside_the_package(built: tuple[Path, Path], tmp_path: 
         pytest.skip(f"pytest 6 comes from the package index: {installed.stderr}")
     subprocess.run([*pip, "--no-deps", "--no-index", str(built[0])], check=True)
     (tmp_path / "test_it.py").write_text("def test_it(): pass")
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")  # or that of a folder above would count
+    # Without this file, pytest would use that of a folder above.
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
     program = (
         f"import sys; sys.path.insert(0, {site!r}); import pytest; pytest.main(['test_it.py'])"
     )

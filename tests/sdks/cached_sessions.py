@@ -1,4 +1,4 @@
-"""More tests for the SDKs that descend from openai 0.28. They keep a session for each thread."""
+"""Tests for SDKs that are derived from openai 0.28. Such an SDK keeps a session per thread."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cagent_session.testing import ModelsGateway
 
 
 class CachesSessions(AsyncNeedsMore):
-    """The SDK gets a function that makes sessions. It calls it once for each thread."""
+    """An SDK that gets a function which makes sessions, and calls it once for each thread."""
 
     sdk: Any  # the package
-    api_requestor: Any  # its module that makes and keeps the sessions
+    api_requestor: Any  # the SDK's module that makes and keeps sessions
     arguments_of_make_session: tuple[Any, ...] = ()
 
     @pytest.fixture(autouse=True)

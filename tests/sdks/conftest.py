@@ -1,4 +1,4 @@
-"""Fixtures for the provider SDKs' tests, and the environment in which SDKs are imported."""
+"""Fixtures for the tests of the provider SDKs, and the environment for importing SDKs."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ KEYS = [
     "VOYAGE_API_KEY",
 ]
 
-sys.path.append(str(EXAMPLES))  # the tests call through the clients that the examples make
+sys.path.append(str(EXAMPLES))  # the tests use the clients that the examples make
 
-# This is no fixture because some SDKs read their key when they are imported.
+# This is not a fixture, because some SDKs read their key when they are imported.
 os.environ.update(dict.fromkeys(KEYS, "key"), NO_PROXY="127.0.0.1")
 for name in ("DOCKER_AGENT_MODELS_GATEWAY", "CAGENT_MODELS_GATEWAY"):
     os.environ.pop(name, None)
 
-# Fixtures that stand for a method's name, and how these names begin.
+# Each of these fixtures is the name of a method. The values are prefixes of the names.
 METHODS = {"way": ("ask_", "stream_"), "stream": ("stream_",), "usage": ("usage_",)}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that takes ``way`` once for each way to call of its class, and so on."""
+    """Run a test that takes such a fixture once for each of these methods of its class."""
     for fixture in METHODS.keys() & {*metafunc.fixturenames}:
         names = [name for name in dir(metafunc.cls) if name.startswith(METHODS[fixture])]
         metafunc.parametrize(fixture, names)

@@ -8,7 +8,7 @@ from contract import AttributesCalls, StatesUsage, Streams
 
 
 class Chats(StatesUsage, Streams):
-    """It has chat completions."""
+    """An SDK with chat completions."""
 
     def stream_chat(self, client: Any, prompt: str) -> Any:
         messages = [{"role": "user", "content": prompt}]
@@ -22,7 +22,7 @@ class Chats(StatesUsage, Streams):
 
 
 class ChatsAsync(Streams):
-    """Its asynchronous client has chat completions."""
+    """An SDK whose asynchronous client has chat completions."""
 
     async def ask_async(self, client: Any, prompt: str) -> Any:
         messages = [{"role": "user", "content": prompt}]
@@ -38,14 +38,14 @@ class ChatsAsync(Streams):
 
 
 class Embeds(AttributesCalls):
-    """It has embeddings."""
+    """An SDK with embeddings."""
 
     def ask_embeddings(self, client: Any, prompt: str) -> Any:
         return len(client.embeddings.create(model="a-model", input=prompt).data[0].embedding) > 0
 
 
 class IsOpenAI(Chats, ChatsAsync, Embeds):
-    """It is openai's own SDK: it has responses, and states the tokens of a stream if asked to."""
+    """The SDK of OpenAI itself. It has responses, and can state the tokens of a stream."""
 
     def ask_chat(self, client: Any, prompt: str) -> Any:
         messages = [{"role": "user", "content": prompt}]

@@ -1,12 +1,12 @@
 """Make calls from many threads for a long time, and check every request that arrives.
 
 The threads use every kind of client, and every way in which a session can reach a call. Two hosts
-answer with redirects, errors, resets, and slow or truncated answers. A finding is one of these:
+answer with redirects, errors, resets, and slow or truncated answers. There are these findings:
 
-- wrong: a request carries another ID, or arrives too often, or a call ends as it may not end
-- leaked: an ``X-Cagent-*`` header arrives where it may not go, or a scope stays open
-- lost: a request arrives without its session's ID, or not at all, or a call fails without a reason
-- memory: more is in use than before, measured after each round, when all connections are closed
+- wrong: a request carries a wrong ID or arrives too often, or a call ends in a way that is wrong
+- leaked: an ``X-Cagent-*`` header arrives where it must not, or a scope stays open
+- lost: a request arrives without its session's ID or not at all, or a call fails without a fault
+- memory: the memory in use after a round grows. A round ends when all connections are closed
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ IDENTITY = library.gateway_headers("https://api.openai.com/v1", provider="openai
 OWN_ID = {SESSION_ID_HEADER: "set-by-hand"}
 
 # A route has a letter for each hop: g is the gateway, f is another host on another port, and a is
-# another name for the gateway's host and port. All but the last one redirect.
+# the gateway under another host's name. All hops but the last one redirect.
 AT_HOME = ("g", "gg", "ggg")
 AWAY = ("gf", "ga", "gfg", "gag", "ggf", "gff", "gfag", "gggfg")
-FROM_AWAY = ("f", "ff", "fg", "af", "ag")  # only for clients that know the gateway's URL
+FROM_AWAY = ("f", "ff", "fg", "af", "ag")  # only with clients that know the gateway's URL
 SENT_SHARE_OF = {"reset at once": 0, "reset in the head": 0.05, "reset": 0.7, "truncated": 0.8}
 FAULTS = ["none", "slow", "503", *SENT_SHARE_OF]
 CHUNKED = f"Transfer-Encoding: chunked\r\n\r\n1f4\r\n{'x' * 500}\r\n0\r\n\r\n"
@@ -93,9 +93,9 @@ class Call:
     session_id: str | None
     headers: dict[str, str]  # the X-Cagent-* headers that the caller sets
     route: str
-    arrivals: list[tuple[int, str]] = field(default_factory=list)  # each with its hop and fault
+    arrivals: list[tuple[int, str]] = field(default_factory=list)  # a hop and a fault each
     ended: str = "with another error"
-    hops: int = 0  # that the client followed
+    hops: int = 0  # how many redirects the client followed
 
     def url(self, hop: int) -> str:
         return f"{self.client.soak.urls[self.route[hop]]}/{self.number}/{hop}"
@@ -128,7 +128,7 @@ class Call:
 
 
 class Client:
-    """A client of any kind, and the ways in which a session can reach its calls."""
+    """A client of one kind. Methods named ``in_`` or ``one_`` are ways to call in a session."""
 
     def __init__(self, soak: Soak, kind: str) -> None:
         self.soak, self.kind, urls = soak, kind, random.choice([(), (soak.urls["g"],)])
@@ -139,13 +139,13 @@ class Client:
         return f"<{self.kind} for {self.gateway!r}>"
 
     def call(self, session_id: object, again: Any = None, **fixed: Any) -> Any:
-        """Make a call, which must arrive in a session. Return a request to send *again*."""
+        """Make a call that must arrive in this session. Return a request to send *again*."""
         call, request = self.plan(session_id, again, **fixed)
         with self.ending(call) as answers:
             answers.append(response := self.http.send(request, stream=True))
             read = getattr(response, "iter_content", None) or response.iter_bytes
             with contextlib.closing(response):
-                any(random.random() < 0.1 for _ in read(64))  # reads all of it, or a part
+                any(random.random() < 0.1 for _ in read(64))  # reads all or a part
         return random.choice([request, *(answer.request for answer in answers)])
 
     async def call_async(self, session_id: object) -> None:
@@ -169,7 +169,7 @@ class Client:
 
     @contextlib.contextmanager
     def ending(self, call: Call) -> Iterator[list[Any]]:
-        """Note how *call* ends. The list is for its answer."""
+        """Record how *call* ends. The caller puts the answer into the list."""
         answers: list[Any] = []
         try:
             yield answers
@@ -178,7 +178,7 @@ class Client:
             call.ended = "refused"
         except (requests.RequestException, httpx.HTTPError, httpx2.HTTPError) as error:
             call.ended = f"failed: {error!r}"
-        except Exception as error:  # noqa: BLE001 - no other may come out of a client
+        except Exception as error:  # noqa: BLE001 - a client must raise no other errors
             self.soak.findings.append(f"wrong: {error!r} from {call}")
 
     def in_scopes(self) -> None:
@@ -190,7 +190,7 @@ class Client:
             self.call(outer)
 
     def one_request_again(self) -> None:
-        """Send one request in several sessions: the caller's own, or that of the last answer."""
+        """Send a request in several sessions: the caller's request, or that of the last answer."""
         request = None
         for session_id in (self.soak.session(), None, self.soak.session()):
             fixed = {"route": random.choice(AT_HOME), "headers": IDENTITY}
@@ -207,7 +207,7 @@ class Client:
         while loops:
             loop = random.choice(loops)
             if random.random() < 0.1 or next(loop, loop) is loop:
-                loops.remove(loop)  # some before they end
+                loops.remove(loop)  # some loops are dropped before they end
             self.call(None)
 
     def in_pools_and_threads(self) -> None:
@@ -279,9 +279,9 @@ class Connection(BaseHTTPRequestHandler):
 
 class Soak:
     def __init__(self, sessions: int) -> None:
-        odd = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"  # what an ID may have beside letters
+        odd = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"  # an ID may have these, too
         self.sessions = [f"{n}{odd}" if n % 2 else uuid.uuid4() for n in range(sessions)]
-        self.calls: dict[int, Call] = {}  # of the round
+        self.calls: dict[int, Call] = {}  # the calls of this round
         self.findings, self.counts, self.blocks = list[str](), Counter[str](), list[int]()
         handler = type("Handler", (Connection,), {"soak": self})
         hosts = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
@@ -321,7 +321,7 @@ class Soak:
         for client in self.shared:
             client.http.close()
         while any("process_request" in thread.name for thread in threading.enumerate()):
-            gc.collect()  # answers that were not read to their end keep their connections
+            gc.collect()  # closes the connections of answers that were not read to the end
             time.sleep(0.01)
         for call in self.calls.values():
             self.findings += call.check_end()

@@ -1,4 +1,4 @@
-"""The soak finds nothing in the library, and finds what is broken on purpose."""
+"""Tests of the soak: it finds nothing in the library, and it finds what a test breaks."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from soak import Soak
 from cagent_session import SessionIdAdapter, current_session_id, session_scope
 
 send = SessionIdAdapter.send
-kept: list[object] = []  # what a broken adapter does not forget
+leaked_objects: list[object] = []  # what an adapter with a memory leak keeps
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_logged() -> Iterator[None]:
-    """Pytest keeps what is logged. The soak would find that memory grows."""
+def without_logging() -> Iterator[None]:
+    """Turn logging off: pytest keeps all records, so memory would grow."""
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
-    kept.clear()
+    leaked_objects.clear()
 
 
-def test_nothing_is_found() -> None:
-    """Every kind of client, way to a call, route and fault was met."""
+def test_it_finds_nothing_in_the_library() -> None:
+    """The run must have every kind of client, way to call, route and fault."""
     run = Soak(sessions=200)
     run.run(seconds=12, threads=32)
     assert run.findings == []
-    met = [*soak.KINDS, "completed", "failed", "refused"]
-    met += [f"way {way.__name__}" for way in soak.WAYS]
-    met += [f"fault {fault}" for fault in soak.FAULTS]
-    met += [f"route {route}" for route in soak.AT_HOME + soak.AWAY + soak.FROM_AWAY]
-    assert set(met) == set(run.counts)
+    expected_counts = [*soak.KINDS, "completed", "failed", "refused"]
+    expected_counts += [f"way {way.__name__}" for way in soak.WAYS]
+    expected_counts += [f"fault {fault}" for fault in soak.FAULTS]
+    expected_counts += [f"route {route}" for route in soak.AT_HOME + soak.AWAY + soak.FROM_AWAY]
+    assert set(expected_counts) == set(run.counts)
 
 
 def test_the_program_prints_a_summary_and_its_verdict() -> None:
@@ -66,7 +66,7 @@ def forget_the_origin(adapter: Any, request: Any, **options: Any) -> Any:
 
 
 def keep_each_call(adapter: Any, request: Any, **options: Any) -> Any:
-    kept.extend(object() for _ in range(100))
+    leaked_objects.extend(object() for _ in range(100))
     return send(adapter, request, **options)
 
 
@@ -79,7 +79,7 @@ def keep_each_call(adapter: Any, request: Any, **options: Any) -> Any:
         (keep_each_call, "memory"),
     ],
 )
-def test_what_is_broken_is_found(
+def test_it_finds_what_is_broken(
     broken: Any, finding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SessionIdAdapter, "send", broken)

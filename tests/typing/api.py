@@ -1,6 +1,6 @@
-"""The types of the public names. mypy and pyright read this file. It is not run.
+"""The types of the public names. mypy and pyright check this file. It is not run.
 
-A line with ``type: ignore`` is an error for both. Both complain if it is none.
+Both must find an error in each line with ``type: ignore``. Otherwise they report the comment.
 """
 
 # pyright: reportUnnecessaryTypeIgnoreComment=true
@@ -88,7 +88,7 @@ session_scope()  # type: ignore[call-arg] # an ID is needed
 
 
 def always_raises_in_a_scope() -> int:
-    with session_scope("sess-1"):  # a scope swallows no exception, so no return is missing below
+    with session_scope("sess-1"):  # exceptions leave a scope, so no return is missing
         raise ValueError
 
 
@@ -122,7 +122,7 @@ awaitable: Coroutine[Any, Any, float] = coroutine(Sess(), retries=1)
 assert_type(async_generator(Sess()), AsyncGenerator[int, str])
 
 function(1)  # type: ignore[arg-type] # the parameter's type is kept
-generator("sess-1")  # type: ignore[arg-type] # likewise
+generator("sess-1")  # type: ignore[arg-type] # the parameter's type is kept
 
 
 async def awaits() -> None:
@@ -202,7 +202,7 @@ def job(number: int, /, *names: str, flag: bool = False) -> complex:
 carried = carry_session(job)
 assert_type(carried(1, "a", "b", flag=True), complex)
 carried("1")  # type: ignore[arg-type] # the signature is kept
-carried(1, other=True)  # type: ignore[call-arg] # likewise
+carried(1, other=True)  # type: ignore[call-arg] # the signature is kept
 carry_session(None)  # type: ignore[arg-type] # nothing to call
 
 assert_type(carry_session(generator)(Sess()), Generator[int, str, bytes])
@@ -239,8 +239,8 @@ assert_type(mount(SDKSession(), gateway), SDKSession)
 assert_type(mount(SDKSession(), Gateway.from_environment(), missing="raise"), SDKSession)
 assert_type(unmount(SDKSession()), SDKSession)
 mount(requests.Session(), missing="ignore")  # type: ignore[arg-type] # no such choice
-mount(httpx.Client())  # type: ignore[type-var] # httpx takes the hooks
-unmount(httpx.Client())  # type: ignore[type-var] # likewise
+mount(httpx.Client())  # type: ignore[type-var] # httpx takes hooks instead
+unmount(httpx.Client())  # type: ignore[type-var] # httpx takes hooks instead
 
 
 def make_session(pool_size: int = 10) -> SDKSession:
@@ -279,7 +279,7 @@ httpx2.AsyncClient(event_hooks={"request": [hook, session_id_hook(), async_hook]
 session_id_hook(Gateway.from_environment())
 session_id_hook(gateway=gateway, missing="warn")
 session_id_hook(missing="ignore")  # type: ignore[arg-type] # no such choice
-async_session_id_hook(missing="ignore")  # type: ignore[arg-type] # likewise
+async_session_id_hook(missing="ignore")  # type: ignore[arg-type] # no such choice
 
 
 # explain
@@ -316,10 +316,10 @@ runtime_error: type[RuntimeError] = MissingSessionId
 warning: type[UserWarning] = MissingSessionIdWarning
 
 
-# The integrations: what logging and OpenTelemetry take
+# The integrations, as arguments of logging and OpenTelemetry
 
 logging.StreamHandler().addFilter(SessionIdFilter())
 SessionIdFilter(default="none")
 SessionIdFilter(default=None)
-SessionIdFilter("agent")  # type: ignore[call-arg] # no logger's name, which logging.Filter takes
+SessionIdFilter("agent")  # type: ignore[call-arg] # logging.Filter takes a name, this filter does not
 TracerProvider().add_span_processor(SessionIdSpanProcessor())

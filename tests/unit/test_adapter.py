@@ -1,4 +1,4 @@
-"""``SessionIdAdapter``, ``mount``, ``unmount`` and ``session_factory``, without a network."""
+"""Tests of ``SessionIdAdapter``, ``mount``, ``unmount`` and ``session_factory``, offline."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MARKED = {"X-Cagent-Forward": "https://api.openai.com/v1"}
 
 
 class RecordingAdapter(BaseAdapter):
-    """A third party's adapter without a network."""
+    """A third party's adapter. It records what it gets, and sends nothing."""
 
     def __init__(self) -> None:
         self.sent: list[requests.PreparedRequest] = []
@@ -53,7 +53,7 @@ class RecordingAdapter(BaseAdapter):
         self.closed += 1
 
     def __len__(self) -> int:
-        return 0  # like an empty cache: bool() of the adapter is false
+        return 0  # so bool() of the adapter is false, like that of an empty cache
 
     def __deepcopy__(self, memo: Any) -> RecordingAdapter:
         return RecordingAdapter()  # like a cache that can't be copied
@@ -93,7 +93,7 @@ def test_a_request_that_needs_no_change_is_not_copied() -> None:
     assert [id(sent) for sent in inner.sent] == [id(unmarked), id(right_already), id(request)]
 
 
-def test_a_subclass_of_prepared_request_stays_one() -> None:
+def test_a_subclass_of_prepared_request_keeps_its_class() -> None:
     class SignedRequest(requests.PreparedRequest):
         signature = "none"
 
@@ -116,7 +116,7 @@ def test_the_callers_id_may_be_bytes_and_an_empty_one_does_not_count() -> None:
         adapter.send(prepared(**{"X-Cagent-Session-Id": ""}))
 
 
-def test_the_usual_path_parses_no_url(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_usual_call_parses_no_url(monkeypatch: pytest.MonkeyPatch) -> None:
     for gateway in ("https://gw.example", "https://gw.example:8443"):
         monkeypatch.undo()
         adapter = SessionIdAdapter(gateway, inner=RecordingAdapter())
@@ -147,7 +147,7 @@ def test_inner_gets_the_arguments_of_send_by_keyword(args: Any, kwargs: Any) -> 
 
 
 @pytest.mark.parametrize("wrap", [None, GATEWAY], ids=["once", "twice"])
-def test_what_is_set_reaches_the_innermost_adapter(wrap: str | None) -> None:
+def test_an_attribute_is_set_on_the_innermost_adapter(wrap: str | None) -> None:
     inner = HTTPAdapter()
     outer = SessionIdAdapter(inner=SessionIdAdapter(wrap, inner=inner) if wrap else inner)
     outer.max_retries = retries = Retry(5)
@@ -177,7 +177,7 @@ def test_an_unknown_attribute_is_an_attribute_error(inner: Any) -> None:
             getattr(adapter, name)
 
 
-def test_close_closes_the_inner_adapter_or_the_own_connections(
+def test_close_closes_the_inner_adapter_or_its_own_connections(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     SessionIdAdapter(inner=(inner := RecordingAdapter())).close()
@@ -188,8 +188,8 @@ def test_close_closes_the_inner_adapter_or_the_own_connections(
     assert cleared == [True]
 
 
-def test_a_subclass_may_override_what_the_http_adapter_offers() -> None:
-    """SDKs and users set TLS contexts in init_poolmanager."""
+def test_a_subclass_may_override_methods_of_the_http_adapter() -> None:
+    """For example, SDKs and users set TLS contexts in init_poolmanager."""
 
     class Pinned(SessionIdAdapter):
         def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -228,7 +228,7 @@ class TeamAdapter(SessionIdAdapter):
     __attrs__ = [*HTTPAdapter.__attrs__, "team"]  # noqa: RUF012 - as in requests
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.team = "red"  # before any other attribute is set
+        self.team = "red"  # the first attribute of all
         super().__init__(*args, **kwargs)
 
 
@@ -280,7 +280,7 @@ def test_mount_wraps_and_unmount_restores_the_same_objects() -> None:
     session.mount("https://gw.example/v1/", longer := RecordingAdapter())
     session.mount("file://", RecordingAdapter())
     before = list(session.adapters.items())
-    for _ in range(2):  # mounting twice wraps once
+    for _ in range(2):  # the second call does not wrap again
         assert mount(session, GATEWAY) is session
         adapters: list[Any] = list(session.adapters.values())
         assert all(isinstance(adapter, SessionIdAdapter) for adapter in adapters)
@@ -305,7 +305,7 @@ def test_mounting_again_wraps_new_adapters_and_applies_the_new_settings() -> Non
 
 
 @pytest.mark.parametrize("inner", [None, HTTPAdapter()])
-def test_an_adapter_that_the_caller_mounted_stays_as_it_is(inner: HTTPAdapter | None) -> None:
+def test_an_adapter_that_the_caller_mounted_stays_unchanged(inner: HTTPAdapter | None) -> None:
     session = requests.Session()
     session.mount(GATEWAY, own := SessionIdAdapter(GATEWAY, missing="raise", inner=inner))
     mount(session)
@@ -321,11 +321,11 @@ def test_an_adapter_that_the_caller_mounted_stays_as_it_is(inner: HTTPAdapter | 
         ({"gateway": "https://user:hunter2@gw.example"}, InvalidGatewayURL),
         ({"gateway": "gw.example"}, InvalidGatewayURL),
         ({"missing": "explode"}, ValueError),
-        ({}, TypeError),  # one of the adapters is none
+        ({}, TypeError),  # one of the adapters is not an adapter
     ],
 )
 @pytest.mark.parametrize("mounted", [False, True])
-def test_a_failed_mount_leaves_the_session_as_it_was(
+def test_a_failed_mount_leaves_the_session_unchanged(
     arguments: dict[str, Any], error: type[Exception], mounted: bool
 ) -> None:
     session = requests.Session()
@@ -395,7 +395,7 @@ def test_factory_keeps_the_class_and_the_adapters_of_the_sessions_it_makes() -> 
         assert max_retries_of(session) == 5
 
 
-def test_factory_gives_its_sessions_the_retries_an_sdk_would() -> None:
+def test_factory_gives_its_sessions_retries() -> None:
     """An SDK that takes a factory does not mount its own adapters."""
     factory = pickle_round_trip(session_factory(gateway=GATEWAY, max_retries=2, pool_maxsize=3))
     for url in (GATEWAY, "http://gateway.example"):
@@ -443,7 +443,9 @@ NOT_A_VALUE = (
         ),
     ],
 )
-def test_factory_refuses_at_once(arguments: Any, error: type[Exception], problem: str) -> None:
+def test_factory_refuses_bad_arguments_at_once(
+    arguments: Any, error: type[Exception], problem: str
+) -> None:
     with pytest.raises(error, match=problem):
         session_factory(**arguments)
 
@@ -453,11 +455,11 @@ def test_a_session_of_another_class_is_refused_when_it_is_made() -> None:
         session_factory(dict, headers=MARKED)()  # type: ignore[type-var]
 
 
-# What an inner adapter does
+# What an inner adapter changes
 
 
 class WritingAdapter(RecordingAdapter):
-    """Writes on the request that it sends."""
+    """Changes the request that it sends, by calling *write*."""
 
     def __init__(self, write: Callable[[Any], None]) -> None:
         super().__init__()
@@ -469,10 +471,10 @@ class WritingAdapter(RecordingAdapter):
 
 
 @pytest.mark.parametrize("has_store", [True, False])
-def test_what_an_inner_adapter_writes_stays_on_the_callers_request(
+def test_headers_set_by_an_inner_adapter_stay_on_the_callers_request(
     has_store: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An Idempotency-Key that is set if missing is the same when the request is sent again."""
+    """So a request that is sent again keeps the Idempotency-Key of its first sending."""
     monkeypatch.setattr(sent_headers, "_HAS_STORE", has_store)
     keys: list[str] = []
 
@@ -502,7 +504,7 @@ def edit_headers(request: Any) -> None:
 
 @pytest.mark.parametrize("write", [replace_headers, copy_headers, edit_headers])
 @pytest.mark.parametrize("gateway", [None, GATEWAY, "https://other.example"])
-def test_every_way_of_writing_works_as_without_this_library(
+def test_an_inner_adapter_can_change_headers_in_every_way(
     write: Callable[[Any], None], gateway: str | None
 ) -> None:
     request = prepared(**{"X-Cagent-Session-Id": "callers", "X-Gone": "soon"})
@@ -515,7 +517,7 @@ def test_every_way_of_writing_works_as_without_this_library(
     assert request.headers == expected
 
 
-def test_attributes_that_it_sets_are_the_callers_requests_too() -> None:
+def test_attributes_set_by_an_inner_adapter_stay_on_the_callers_request() -> None:
     def sign(request: Any) -> None:
         request.url += "?signature=1"
         request.signed = True
@@ -525,7 +527,7 @@ def test_attributes_that_it_sets_are_the_callers_requests_too() -> None:
     assert (request.url, request.signed) == (GATEWAY + "/?signature=1", True)
 
 
-def test_what_it_writes_before_an_error_stays_too() -> None:
+def test_headers_set_by_an_inner_adapter_before_an_error_stay() -> None:
     def fail(request: Any) -> None:
         request.headers["Idempotency-Key"] = "7"
         raise requests.ConnectionError
@@ -543,14 +545,16 @@ def test_what_it_writes_before_an_error_stays_too() -> None:
         (lambda headers: headers.pop("X-Cagent-Session-Id"), None),
     ],
 )
-def test_an_id_that_it_writes_is_its_own(write: Callable[[Any], Any], left: str | None) -> None:
+def test_an_inner_adapter_may_replace_or_remove_the_session_id(
+    write: Callable[[Any], Any], left: str | None
+) -> None:
     request = prepared()
     adapter = SessionIdAdapter(inner=WritingAdapter(lambda sent: write(sent.headers)))
     assert sent_id(adapter, request) == left
     assert request.headers.get("X-Cagent-Session-Id") == left
 
 
-def test_what_is_written_on_the_sent_request_later_is_not_the_callers() -> None:
+def test_later_changes_of_the_sent_request_do_not_reach_the_callers_request() -> None:
     request = prepared()
     with session_scope("sess-1"):
         sent = SessionIdAdapter(inner=RecordingAdapter()).send(request).request
@@ -582,7 +586,7 @@ def methods_of_http_adapter() -> list[str]:
 
 
 @pytest.mark.parametrize("name", [n for n in methods_of_http_adapter() if n != "send"])
-def test_every_method_that_the_inner_adapter_overrides_runs(name: str) -> None:
+def test_methods_that_the_inner_adapter_overrides_are_called(name: str) -> None:
     inner = type("Own", (HTTPAdapter,), {name: lambda self, *args, **_: ("own", args)})()
     adapter = SessionIdAdapter(inner=inner)
     for outer in (adapter, SessionIdAdapter(GATEWAY, inner=adapter)):
@@ -590,7 +594,7 @@ def test_every_method_that_the_inner_adapter_overrides_runs(name: str) -> None:
     assert callable(getattr(SessionIdAdapter, name))
 
 
-def test_properties_and_class_attributes_are_the_inner_adapters() -> None:
+def test_properties_and_class_attributes_belong_to_the_inner_adapter() -> None:
     adapter: Any = SessionIdAdapter(inner=(inner := TLSAdapter()))
     adapter.level = 2
     adapter.timeout = 8
@@ -610,7 +614,7 @@ def test_a_method_of_the_inner_adapter_can_be_patched() -> None:
     assert "patched" not in inner.proxy_headers("p")
 
 
-def test_an_attribute_of_an_adapter_with_slots_is_set_there() -> None:
+def test_an_attribute_in_slots_is_set_on_the_inner_adapter() -> None:
     class Slotted(BaseAdapter):
         __slots__ = ("limit",)
 
@@ -650,7 +654,7 @@ def test_a_class_may_combine_it_with_another_adapter(make: Callable[[Any], Any])
 # Adapters around adapters
 
 
-def test_two_adapters_for_two_gateways_each_serve_their_own() -> None:
+def test_two_adapters_can_serve_two_gateways() -> None:
     one, two = "https://one.example", "https://two.example"
     adapter = SessionIdAdapter(
         one, inner=SessionIdAdapter(two, inner=(inner := RecordingAdapter()))
@@ -665,7 +669,7 @@ def test_two_adapters_for_two_gateways_each_serve_their_own() -> None:
     assert ours == [{**MARKED, **model, "X-Cagent-Session-Id": "sess-1"}] * 2 + [{}]
 
 
-def test_an_adapter_around_another_hides_no_missing_session() -> None:
+def test_an_outer_adapter_does_not_hide_a_missing_session() -> None:
     inner = SessionIdAdapter("https://two.example", inner=RecordingAdapter(), missing="raise")
     adapter = SessionIdAdapter("https://one.example", inner=inner)
     with pytest.raises(MissingSessionId):
@@ -689,7 +693,7 @@ def test_an_adapter_around_another_hides_no_missing_session() -> None:
 )
 @pytest.mark.parametrize("kind", [dict, CaseInsensitiveDict])
 def test_names_in_bytes_or_in_two_spellings_are_seen(headers: Any, kind: Any) -> None:
-    """A program can set such headers after the request was prepared."""
+    """A program can set such headers after the request is prepared."""
     here, elsewhere = prepared(), prepared("https://other.example")
     for request in (here, elsewhere):
         request.headers = kind({**headers, b"X-Other": b"1"})
@@ -710,7 +714,7 @@ def test_a_missing_session_is_noticed_if_the_marker_is_bytes() -> None:
 
 
 @pytest.mark.parametrize("names", [None, {b"X-Other": b"1"}])
-def test_other_names_in_bytes_and_no_headers_at_all_stay(names: Any) -> None:
+def test_other_names_in_bytes_and_headers_of_none_stay_unchanged(names: Any) -> None:
     headers: Any = names and CaseInsensitiveDict(names)
     request = requests.Request("GET", GATEWAY).prepare()
     request.headers = headers
@@ -721,7 +725,7 @@ def test_other_names_in_bytes_and_no_headers_at_all_stay(names: Any) -> None:
 
 @pytest.mark.parametrize("callers", [None, "callers"])
 @pytest.mark.parametrize("converted", [CaseInsensitiveDict, dict, lambda headers: headers.items()])
-def test_the_headers_of_a_sent_request_given_to_a_new_call_bring_no_old_session(
+def test_headers_reused_from_a_sent_request_have_no_old_session_id(
     converted: Callable[[Any], Any], callers: str | None
 ) -> None:
     session = requests.Session()
@@ -733,7 +737,7 @@ def test_the_headers_of_a_sent_request_given_to_a_new_call_bring_no_old_session(
     assert [r.headers.get("X-Cagent-Session-Id") for r in inner.sent] == ["sess-1", callers]
 
 
-def test_on_the_wire_the_id_is_a_plain_str() -> None:
+def test_the_id_that_is_sent_is_a_plain_str() -> None:
     """Programs that record requests as YAML write a subclass of str in another form."""
     seen: list[Any] = []
     adapter = SessionIdAdapter(
@@ -747,7 +751,7 @@ def test_on_the_wire_the_id_is_a_plain_str() -> None:
 
 @pytest.mark.parametrize("callers", [None, "callers"])
 def test_a_pickled_response_has_plain_headers_with_the_callers_values(callers: str | None) -> None:
-    """It loads without this library, and brings no old session when it is sent again."""
+    """It can be loaded without this library. If it is sent again, it has no old session ID."""
     own = {} if callers is None else {"X-Cagent-Session-Id": callers}
     with session_scope("sess-1"):
         sent = SessionIdAdapter(inner=RecordingAdapter()).send(prepared(**own)).request

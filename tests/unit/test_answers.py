@@ -1,4 +1,4 @@
-"""The models gateway's default answers: each provider's format, and the tokens that are billed."""
+"""Tests of the models gateway's default answers: their formats, and the tokens billed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cagent_session.testing import ModelsGateway, Usage
 
 Document = dict[str, Any]
 
-ANSWERS = Path(__file__).with_name("answers.txt")  # what the gateway answers, as it is sent
+ANSWERS = Path(__file__).with_name("answers.txt")  # the raw answers of the gateway
 
 TEXT = "Where is  the\ncat?"
 ECHO = f"You said: {TEXT}"
@@ -44,7 +44,7 @@ GENERATION = "/api/v1/services/aigc/text-generation/generation"
 
 @dataclass(frozen=True)
 class Api:
-    """How a client calls one API: its path, and the parts of a request's body."""
+    """An API: its path, and the parts of a request's body."""
 
     path: str
     question: Document
@@ -63,7 +63,7 @@ def messages(*more: Document) -> Document:
 
 
 def contents(*more: Document) -> Document:
-    """Return the same in Gemini's format."""
+    """Return the messages in Gemini's format."""
     parts = [[{"text": TEXT}], *([part] for part in more)]
     return {"contents": [{"role": "user", "parts": each} for each in parts]}
 
@@ -117,7 +117,7 @@ GOOGLE = Api(
     stream={},
     stream_path=f"{GEMINI}:streamGenerateContent?alt=sse",
 )
-# google-generativeai writes names in snake_case, and numbers for types and modes.
+# google-generativeai writes names in snake_case. Types and modes are numbers.
 OLD_GOOGLE = replace(
     GOOGLE,
     with_result=contents(
@@ -141,7 +141,7 @@ OLLAMA = Api(
     {**messages({"role": "tool", "tool_name": "find", "content": "on the mat"}), "stream": False},
     {**WITH_SYSTEM, "stream": False},
     {"tools": [CHAT_TOOL]},
-    {"tools": []},  # Ollama has no other way
+    {"tools": []},  # Ollama has no other way to forbid tools
     {"format": SCHEMA},
 )
 COHERE = Api(
@@ -183,7 +183,7 @@ plain_and_streamed = pytest.mark.parametrize("streamed", [False, True], ids=["pl
 
 
 class Client:
-    """Calls the gateway. In the answers, each made-up ID is replaced by ID, and each time by 0."""
+    """Calls the gateway. In the answers, it replaces generated IDs by ID and times by 0."""
 
     def __init__(self, gateway: ModelsGateway, http: requests.Session) -> None:
         self.gateway, self.http = gateway, http
@@ -210,7 +210,7 @@ class Client:
         return document
 
     def chunks(self, api: Api, **more: Any) -> list[Document]:
-        """Return the documents of a streamed completion, which ends with a line of its own."""
+        """Return the documents of a streamed completion, without its end, ``[DONE]``."""
         text = self.ask(api, {**api.question, **more}, streamed=True)
         *events, done, end = text.split("\n\n")
         assert (done, end) == ("data: [DONE]", "")
@@ -223,7 +223,7 @@ def client(models_gateway: ModelsGateway, gateway_session: requests.Session) -> 
 
 
 def answer_cases() -> dict[str, tuple[Api, Document]]:
-    """Return an API and the parts of a request besides the question, for each kind of answer."""
+    """Return an API and the additional parts of a request, for each kind of answer."""
     incremental = {"parameters": {"result_format": "message", "incremental_output": True}}
     return {
         **{f"{name}, echo": (api, {}) for name, api in APIS.items()},
@@ -247,7 +247,7 @@ def all_answers(client: Client) -> str:
 
 
 def test_the_answers_have_the_formats_of_the_providers(client: Client) -> None:
-    """``python tests/unit/test_answers.py`` writes the file again: look at what has changed."""
+    """To renew the file, run ``python tests/unit/test_answers.py`` and check its changes."""
     assert all_answers(client).split("== ") == ANSWERS.read_text("utf-8").split("== ")
 
 
@@ -327,7 +327,7 @@ def test_the_output_format_decides_between_json_and_text(
     assert client.gateway.calls[0].completion_tokens == len(text.split())
 
 
-def test_json_is_answered_once_no_tool_is_to_be_called(client: Client) -> None:
+def test_the_answer_is_json_after_the_tools_result(client: Client) -> None:
     called = client.plain(CHAT, **CHAT.tools, **AS_JSON)
     answered = client.plain(CHAT, **CHAT.with_result, **CHAT.tools, **AS_JSON)
     assert called["choices"][0]["finish_reason"] == "tool_calls"
@@ -504,7 +504,7 @@ NAMED, EACH_IN_TURN = ["find", "find"], ["other", "find"]
 def test_a_required_call_is_made_even_after_a_tools_result(
     client: Client, api: Api, choice: Document, tools: list[str]
 ) -> None:
-    """Without a name, one tool after the other is called. One of them may end an agent's run."""
+    """If the request names no tool, the tools take turns. One of them may end an agent's run."""
     bodies = [
         {**body, **other_tool_first(api), **choice} for body in (api.question, api.with_result)
     ]
@@ -574,7 +574,7 @@ def test_other_paths_answer_with_a_chat_completion(
     ],
 )
 @plain_and_streamed
-def test_the_content_of_a_message_may_be_a_text_parts_or_nothing(
+def test_the_content_of_a_message_may_be_text_or_parts_or_missing(
     client: Client, content: Any, words: int, streamed: bool
 ) -> None:
     client.ask(CHAT, {"messages": [{"role": "user", "content": content}]}, streamed=streamed)
@@ -735,7 +735,7 @@ def test_a_completion_has_a_choice_for_each_prompt(
 
 
 def test_a_request_for_a_response_may_hold_earlier_items(client: Client) -> None:
-    """Clients that keep the conversation themselves send them."""
+    """Clients that store the conversation themselves send earlier items."""
     (message,) = client.plain(RESPONSES)["output"]
     (call,) = client.plain(RESPONSES, **RESPONSES.tools)["output"]
     question = {"role": "user", "content": [{"type": "input_text", "text": "And now?"}]}
@@ -869,7 +869,7 @@ def test_a_tools_result_can_be_any_json(client: Client) -> None:
 
 
 @each_api
-def test_a_client_that_hangs_up_does_no_harm(
+def test_the_gateway_keeps_working_after_a_client_hangs_up(
     client: Client,
     api: Api,
     capfd: pytest.CaptureFixture[str],

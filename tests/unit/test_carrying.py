@@ -1,4 +1,4 @@
-"""``carry_session`` and ``SessionExecutor``: threads, timers, callbacks, pools and processes."""
+"""Tests of ``carry_session`` and ``SessionExecutor``: threads, event loops, pools, processes."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_every_kind_of_function_runs_in_the_carried_session() -> None:
 
 
 class Job:
-    """A class is callable, and so may its instances be."""
+    """A class whose instances are callable, too."""
 
     def __init__(self) -> None:
         self.session_id = current_session_id()
@@ -120,8 +120,8 @@ def test_only_callables_can_be_carried(thing: Any) -> None:
             carry(thing)
 
 
-def test_the_session_nearest_to_the_function_wins() -> None:
-    """So a program can carry a callable without knowing whether it has a session already."""
+def test_a_callable_keeps_the_session_that_it_already_has() -> None:
+    """A program may carry a callable that already has a session. The callable keeps it."""
     carried = carried_from("first", current_session_id)
     assert carried_from("second", carried)() == "first"
     decorated = in_session(lambda: "decorated")(current_session_id)
@@ -150,7 +150,9 @@ DUPLICATES += [
 
 @pytest.mark.parametrize("duplicate", DUPLICATES)
 @pytest.mark.parametrize("session_id", ["sess-1", None])
-def test_it_survives_copying_and_pickling(duplicate: Any, session_id: str | None) -> None:
+def test_a_carried_function_can_be_copied_and_pickled(
+    duplicate: Any, session_id: str | None
+) -> None:
     carried = carried_from(session_id, current_session_id)
     with session_scope("runner"):
         duplicated = duplicate(carried)
@@ -204,7 +206,7 @@ def test_the_event_loops_callbacks_tasks_and_executor_run_in_the_carried_session
     assert asyncio.run(main()) == ["carried", "scheduler", "carried", "carried", inherited]
 
 
-def test_a_carried_function_shows_the_functions_attributes_and_keeps_its_own() -> None:
+def test_a_carried_function_has_the_functions_attributes_and_runs_in_its_session() -> None:
     def job() -> str | None:
         return current_session_id()
 
@@ -216,13 +218,13 @@ def test_a_carried_function_shows_the_functions_attributes_and_keeps_its_own() -
 
 
 def is_coroutine_function(carried: Any) -> bool:
-    """Ask as APScheduler and Flask do: with asyncio's function, which Python 3.14 deprecates."""
+    """Check like APScheduler and Flask, with asyncio's function. Python 3.14 deprecates it."""
     ask = inspect if sys.version_info >= (3, 14) else asyncio
     return bool(ask.iscoroutinefunction(carried))
 
 
 def test_a_carried_coroutine_function_is_recognized() -> None:
-    """Starlette and others check ``__call__``. ``inspect`` sees the mark since Python 3.12."""
+    """Starlette and others check ``__call__``. Since Python 3.12, ``inspect`` sees a mark."""
     carried: Any = carried_from("sess-1", coroutine)
     for each in (carried, pickle.loads(pickle.dumps(carried))):
         assert inspect.iscoroutinefunction(each.__call__)
@@ -276,7 +278,7 @@ def test_tasks_share_the_event_loops_default_executor() -> None:
 
 
 class RecordingExecutor(Executor):
-    """Runs mapped jobs at once. Records its calls, and the session in which they were made."""
+    """Runs mapped jobs at once. It records calls of its methods, and their session."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -297,7 +299,7 @@ class RecordingExecutor(Executor):
 
 
 class PlainExecutor(Executor):
-    """Its ``shutdown`` has no ``cancel_futures``, as in the executor of Dask's client."""
+    """An executor like that of Dask's client: ``shutdown`` has no ``cancel_futures``."""
 
     waited: Any = None
 
@@ -327,7 +329,7 @@ def test_map_passes_its_parameters_to_the_inner_executor() -> None:
 
 
 def test_the_inner_executor_is_called_in_no_session() -> None:
-    """Threads that it starts may inherit the context."""
+    """Otherwise, threads that it starts could inherit the session."""
     pool = SessionExecutor(inner := RecordingExecutor())
     with session_scope("sess-1"):
         pool.submit(echo)
@@ -353,8 +355,8 @@ def test_shutting_down_shuts_the_inner_executor_down(
     assert inner.calls == [call]
 
 
-# This is a separate program because Python warns if a process with threads, such as pytest's, is
-# forked.
+# This is a separate program, because Python warns if a process with threads is forked. The process
+# of pytest has threads.
 PROGRAM = """
 import functools
 import json
@@ -453,10 +455,10 @@ def run_python(*args: str) -> str:
         ("Pool", ["sess-1", "sess-1"]),
     ],
 )
-def test_a_process_starts_in_no_session_and_a_carried_job_brings_its_own(
+def test_a_process_starts_in_no_session_and_a_carried_job_has_its_own(
     seen_in_processes: dict[str, Any], what: str, seen: Any
 ) -> None:
-    """A pool's process that is forked inside a scope must not keep it for all jobs."""
+    """A pool may be forked inside a scope. Its processes must not keep that session."""
     assert seen_in_processes[what] == seen
 
 
@@ -520,16 +522,16 @@ print("done")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("source", [FORK_IN_SCOPES, FORK_IN_GENERATOR, FORK_IN_TASK])
 def test_a_forked_child_is_in_no_session_in_any_copied_context(tmp_path: Path, source: str) -> None:
-    """``asyncio.run`` copies the context, and so does every task."""
+    """Here, ``asyncio.run`` and a task copy the context."""
     program = tmp_path / "forking.py"
     program.write_text(FORKING.format(source), encoding="utf-8")
     assert run_python("-W", "ignore::DeprecationWarning", str(program)) == "done\n"
 
 
-# A SessionExecutor where the inner executor is expected
+# A SessionExecutor in place of the inner executor
 
 
-def test_it_is_of_the_inner_executors_class_and_has_its_attributes() -> None:
+def test_it_is_an_instance_of_the_inner_class_and_has_its_attributes() -> None:
     """Dask asks a pool for its number of workers."""
     with SessionExecutor(ThreadPoolExecutor(3)) as pool:
         assert isinstance(pool, ThreadPoolExecutor)
@@ -540,7 +542,7 @@ def test_it_is_of_the_inner_executors_class_and_has_its_attributes() -> None:
 
 
 @pytest.mark.parametrize("duplicate", DUPLICATES)
-def test_an_executor_that_can_be_copied_and_pickled_still_can(duplicate: Any) -> None:
+def test_it_can_be_copied_and_pickled_if_the_inner_executor_can(duplicate: Any) -> None:
     pool = duplicate(SessionExecutor(RecordingExecutor()))
     assert type(pool) is SessionExecutor
     with session_scope("sess-1"):

@@ -1,4 +1,4 @@
-"""Celery tasks run in the session of their publisher.
+"""Tests of the integration with Celery: tasks run in the session of their publisher.
 
 The worker is a thread here. The tests in tests/workers use real workers.
 """
@@ -42,13 +42,13 @@ def publish_another(self: Any) -> str:
 
 
 def publish_another_with_retries(self: Any) -> str:
-    """Publish a task that is not a retry of this one, in another session."""
+    """Publish another task in another session. It has *retries*, but is not a retry."""
     with session_scope("sub-session"):
         return self.app.tasks["current"].apply_async(retries=1).id  # type: ignore[no-any-return]
 
 
 def retry_once(self: Any, scope: str | None) -> list[str | None]:
-    """Publish the retry in *scope*; in the retry, return the current session."""
+    """Publish the retry in *scope*. In the retry, return the current session."""
     if self.request.retries:
         return [current_session_id(), "retried"]
     with session_scope(scope):
@@ -107,11 +107,11 @@ def make_app() -> Celery:
 
 @pytest.fixture(scope="module")
 def app_with_worker() -> Iterator[Celery]:
-    """An app with a worker. All tasks run in one thread, so a task could affect the next one."""
+    """Return an app with a worker. All its tasks run in one thread, one after the other."""
     app = instrument(make_app())
     with start_worker(app, pool="solo", perform_ping_check=False, loglevel="WARNING") as worker:
         yield app
-        # The message wakes the worker up. Without it, the worker notices the end seconds later.
+        # This message wakes the worker. Otherwise it takes seconds to notice the end.
         app.control.shutdown(destination=[worker.hostname])
 
 
@@ -119,7 +119,7 @@ def app_with_worker() -> Iterator[Celery]:
 def app(
     request: pytest.FixtureRequest, app_with_worker: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> Celery:
-    """The app with a worker, with the messages of each of Celery's protocols."""
+    """Return the app with a worker. Each test runs with both message protocols of Celery."""
     amqp = app_with_worker.amqp
     monkeypatch.setattr(amqp, "create_task_message", amqp.task_protocols[request.param])
     return app_with_worker
@@ -127,13 +127,13 @@ def app(
 
 @pytest.fixture
 def plain_app() -> Celery:
-    """An app without a worker. It is not instrumented."""
+    """Return an app without a worker. It is not instrumented."""
     return make_app()
 
 
 @pytest.fixture
 def instrumented(plain_app: Celery) -> Celery:
-    """An instrumented app without a worker."""
+    """Return an instrumented app without a worker."""
     return instrument(plain_app)
 
 
@@ -147,7 +147,7 @@ def result_of(result: AsyncResult) -> Any:
 
 
 def published_headers(app: Celery, **options: Any) -> dict[str, Any]:
-    """Publish a task, and return the headers of its message, which is taken off the queue."""
+    """Publish a task, take its message from the queue, and return the message's headers."""
     app.send_task("current", **options)
     queue_name = app.conf.task_default_queue
     with app.connection_for_read() as connection, connection.SimpleQueue(queue_name) as queue:
@@ -249,7 +249,7 @@ def test_an_error_callback_without_a_message_is_in_the_session_of_its_task(app: 
 def test_a_task_with_a_malformed_id_runs_in_no_session_with_a_warning(
     app: Celery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, value: Any
 ) -> None:
-    # A worker may have changed this logger so that the root's handlers don't get its records.
+    # A worker may have changed this logger, so its records may not reach the root's handlers.
     logger = logging.getLogger("cagent_session.integrations.celery")
     monkeypatch.setattr(logger, "handlers", [caplog.handler])
     monkeypatch.setattr(logger, "propagate", False)
@@ -263,10 +263,10 @@ def test_a_task_with_a_malformed_id_runs_in_no_session_with_a_warning(
 
 @with_and_without_session
 @pytest.mark.parametrize("nested", [{"trace": "1"}, {SESSION_ID_HEADER: "callers"}, {}, "odd", 5])
-def test_a_header_named_headers_hides_no_session(
+def test_a_header_named_headers_keeps_the_session(
     app: Celery, nested: Any, session_id: str | None
 ) -> None:
-    """Some tracers send one."""
+    """Some tracers send such a header."""
     callers = nested.get(SESSION_ID_HEADER) if isinstance(nested, dict) else None
     headers = {"headers": nested}
     with session_scope(session_id):
@@ -276,7 +276,7 @@ def test_a_header_named_headers_hides_no_session(
             assert retried == [session_id, "retried"]
 
 
-def test_other_headers_of_a_message_stay(instrumented: Celery) -> None:
+def test_other_headers_of_a_message_stay_unchanged(instrumented: Celery) -> None:
     headers = {"tenant": "t-1"}
     with session_scope("sess-1"):
         published = published_headers(instrumented, headers=headers)
@@ -290,7 +290,7 @@ def test_other_headers_of_a_message_stay(instrumented: Celery) -> None:
         ("sess-1", {"headers": {SESSION_ID_HEADER: "callers"}}, "sess-1"),
         (None, {"headers": {SESSION_ID_HEADER: "callers"}}, "callers"),
         (None, {}, None),
-        ("sess-1", {"retries": 1}, "sess-1"),  # published again with its retries, but no retry
+        ("sess-1", {"retries": 1}, "sess-1"),  # published again with its retries, but not a retry
     ],
 )
 def test_the_current_session_replaces_the_callers_header(
@@ -362,7 +362,7 @@ def test_an_app_can_be_instrumented_again_after_a_patch_has_removed_it(plain_app
 def test_a_send_task_that_is_replaced_in_the_class_later_is_called(
     instrumented: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Error trackers and tracers replace it."""
+    """Error trackers and tracers replace it in this way."""
     send_task = Mock(wraps=functools.partial(Celery.send_task, instrumented))
     monkeypatch.setattr(Celery, "send_task", lambda app, name: send_task(name))
     with session_scope("sess-1"):
@@ -406,7 +406,7 @@ def test_an_eager_task_uses_the_header_that_its_message_would_have(
     assert result.get() == expected
 
 
-def test_an_unpickled_app_has_to_be_instrumented_by_itself(instrumented: Celery) -> None:
+def test_an_unpickled_app_must_be_instrumented_again(instrumented: Celery) -> None:
     unpickled = pickle.loads(pickle.dumps(instrumented))
     with session_scope("sess-1"):
         assert SESSION_ID_HEADER not in published_headers(unpickled)
@@ -453,7 +453,7 @@ nothing.apply(headers={SESSION_ID_HEADER: "sess-1"})
 
 
 def test_a_receiver_that_was_connected_earlier_runs_in_the_session() -> None:
-    """A tracer's receiver may start a span there."""
+    """For example, a tracer's receiver may start a span."""
     command = [sys.executable, "-c", EARLIER_RECEIVER]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ran.stdout, ran.stderr) == ("sess-1\n", "")

@@ -1,4 +1,4 @@
-"""``explain``: a text that says why a call carries a session ID or not, and what to do."""
+"""Tests of ``explain``. It says why a call has a session ID or none, and what to do."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mounted(gateway: Gateway | str | None = GATEWAY) -> requests.Session:
 
 def hooked(make: Any, gateway: Gateway | str | None = GATEWAY, **options: Any) -> Any:
     hooks = {"request": [session_id_hook(gateway)]}
-    return make(event_hooks=hooks, verify=False, **options)  # a context for TLS would be slow
+    return make(event_hooks=hooks, verify=False, **options)  # it is slow to load certificates
 
 
 CLIENTS: dict[str, Callable[..., Any]] = {
@@ -80,7 +80,7 @@ NO_ID = f"A request to {URL} would carry no session ID: "
         ("https://gw.example", "http://gw.example", " One is http, and the other is https."),
     ],
 )
-def test_another_host_port_or_scheme_than_the_gateways(
+def test_a_host_port_or_scheme_that_is_not_the_gateways(
     client: Any, gateway: str, url: str, hint: str
 ) -> None:
     with session_scope("sess-1"):
@@ -96,7 +96,8 @@ def test_no_marker(client: Any, headers: Any) -> None:
     with session_scope("sess-1"):
         assert explain(client(), URL, headers) == (
             f"{NO_ID}it has no marker, the header X-Cagent-Forward. Add gateway_headers(...) to "
-            "the headers of the call or of the client."
+            "the headers of the client or of the call. Headers of the call must be given to "
+            "explain(), too."
         )
 
 
@@ -164,10 +165,10 @@ def test_no_session(client: Any) -> None:
     )
 
 
-# What it takes into account
+# What explain() considers
 
 
-def test_headers_of_the_client_count(client: Any) -> None:
+def test_it_considers_headers_of_the_client(client: Any) -> None:
     made = client()
     made.headers.update(MARKED)
     with session_scope("sess-1"):
@@ -175,7 +176,7 @@ def test_headers_of_the_client_count(client: Any) -> None:
         assert "no marker" in explain(made, URL, {"X-Cagent-Forward": ""})
 
 
-def test_the_headers_of_a_sent_request_bring_no_old_session() -> None:
+def test_headers_reused_from_a_sent_request_have_no_old_session_id() -> None:
     session = mounted()
     with responses.RequestsMock() as mocked, session_scope("sess-1"):
         mocked.post(URL)
@@ -191,7 +192,7 @@ class SdksAdapter(HTTPAdapter):
         self.inside = inside
 
 
-def test_inner_adapters_count_and_so_do_all_hooks() -> None:
+def test_it_considers_inner_adapters_and_all_hooks() -> None:
     ours = SessionIdAdapter(GATEWAY)
     client = hooked(httpx.Client, "https://other.example")
     client.event_hooks = {"request": [*client.event_hooks["request"], session_id_hook(GATEWAY)]}
@@ -210,7 +211,7 @@ def test_a_relative_url_is_resolved_against_the_clients_base_url() -> None:
         assert carries in explain(client, "/v1", MARKED)
 
 
-def test_it_sends_and_changes_nothing() -> None:
+def test_it_sends_nothing_and_changes_nothing() -> None:
     session = mounted()
     adapters, headers = dict(session.adapters), dict(session.headers)
     with responses.RequestsMock() as mocked:
@@ -259,7 +260,7 @@ def test_another_client_is_a_type_error_that_names_it(thing: Any) -> None:
         explain(thing, URL)
 
 
-def test_it_needs_no_httpx() -> None:
+def test_it_works_without_httpx() -> None:
     program = (
         "import sys; sys.modules['httpx'] = sys.modules['httpx2'] = None\n"
         "import requests\n"

@@ -1,4 +1,4 @@
-"""``Gateway``'s rule and URLs, and ``gateway_headers``."""
+"""Tests of ``Gateway``, with its rule and its URLs, and of ``gateway_headers``."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_a_request_with_a_marker_is_gateway_bound(marker: Any) -> None:
 
 
 @pytest.mark.parametrize("marker", [None, "", b"", " ", b"\t", 7, [FORWARD]])
-def test_a_marker_that_is_blank_or_no_text_does_not_count(marker: Any) -> None:
-    """http.client would send the last two, if a program sets them by hand."""
+def test_a_marker_that_is_blank_or_not_text_does_not_count(marker: Any) -> None:
+    """A program can set the last two by hand. Python's http.client would send them."""
     assert not is_bound(Gateway(), "https://gw.example/", marker)
     assert not is_bound("https://gw.example", "https://gw.example/", marker)
 
@@ -69,7 +69,7 @@ https://us%65r:p%40ss@gw.example/v1
 
 
 @pytest.mark.parametrize("url", SPELLINGS.split())
-def test_other_spellings_of_the_gateways_origin_are_the_gateways(url: str) -> None:
+def test_other_spellings_of_the_gateways_origin_are_recognized(url: str) -> None:
     for gateway in ("https://gw.example", "https://GW.example:443/v1/", "https://gw.example./"):
         assert is_bound(gateway, url)
 
@@ -99,7 +99,7 @@ ftp://gw.example/
 
 
 @pytest.mark.parametrize("url", OTHER_ORIGINS.split("\n")[1:])
-def test_urls_that_only_look_like_the_gateways_are_not(url: str) -> None:
+def test_urls_that_only_look_like_the_gateways_are_not_recognized(url: str) -> None:
     assert not is_bound("https://gw.example", url)
 
 
@@ -162,8 +162,8 @@ def test_missing_takes_three_values(missing: Any) -> None:
     st.text()
     | st.builds("{}://{}{}".format, st.sampled_from(["http", "HTTPS", "ftp"]), st.text(), st.text())
 )
-def test_any_text_is_a_gateway_url_or_refused(url: str) -> None:
-    """A request to a gateway's URL, with any path, is bound for the gateway."""
+def test_any_text_is_accepted_as_a_gateway_url_or_refused(url: str) -> None:
+    """If the text is a gateway URL, a request to it with any path is bound for the gateway."""
     try:
         gateway = Gateway(url)
     except InvalidGatewayURL:
@@ -175,16 +175,16 @@ STARTS = ["https://gw.example", "https://", "http://gw.example@", "//", ""]
 
 
 @given(st.text(), st.sampled_from(STARTS))
-def test_no_request_url_raises_an_error(rest: str, start: str) -> None:
-    """A URL that is not clearly the gateway's counts as another origin."""
+def test_any_request_url_can_be_checked_without_an_error(rest: str, start: str) -> None:
+    """If a URL is not clearly the gateway's, it counts as another origin."""
     if is_bound("https://gw.example", start + rest):
         gateways = r"https://([^/?#\\]*@)?gw\.example\.?(:443|:)?([/?#]|$)"
         assert re.match(gateways, start + rest, re.IGNORECASE)
 
 
 @given(st.text())
-def test_the_origin_is_what_the_standard_library_reads(rest: str) -> None:
-    """If two parsers disagreed, requests might connect to another host than the one checked."""
+def test_origins_are_read_as_by_the_standard_library(rest: str) -> None:
+    """With two different results, requests might connect to a host that was not checked."""
     origin, split = origin_of(f"http://{rest}"), None
     if origin is not None and rest.isascii():
         split = urlsplit(f"http://{rest}")
@@ -262,7 +262,7 @@ def test_the_rule(
 def test_a_missing_session_is_reported_with_the_remedy_and_without_secrets(
     url: str, shown: str
 ) -> None:
-    """Neither user info nor the query is shown. Gemini's clients put their key in the query."""
+    """The message shows no user info and no query. Gemini's clients put their key in the query."""
     with pytest.raises(MissingSessionId) as missing:
         Gateway(missing="raise").report(request_to(url), "no session", FORWARD, None)
     problem = f"POST {shown} is bound for the models gateway but in no session"
@@ -277,8 +277,8 @@ except Exception as error:
 """
 
 
-def call_from_odd_places(**names: Any) -> list[Any]:
-    """Call from code that is in no module, and from a thread that runs a transport's code only."""
+def call_from_unusual_code(**names: Any) -> list[Any]:
+    """Call from code without a module, and from a thread that only runs a transport's code."""
     run: Any = exec
     code, answers = compile(CALL, "plugin.txt", "exec"), queue.SimpleQueue[Any]()
     run(code, {**names, "answers": answers})
@@ -291,14 +291,14 @@ def call_from_odd_places(**names: Any) -> list[Any]:
 
 def test_the_warning_of_a_missing_session_can_point_at_any_code() -> None:
     with pytest.warns(MissingSessionIdWarning) as warned:
-        answers = call_from_odd_places(
+        answers = call_from_unusual_code(
             gateway=Gateway(missing="warn"), request=request_to("https://gw.example/")
         )
     assert answers == [None, None]
     assert [warning.filename for warning in warned] == ["plugin.txt", "plugin.txt"]
 
 
-def test_gateway_headers_say_what_calls() -> None:
+def test_gateway_headers_describe_the_caller() -> None:
     headers = gateway_headers(
         FORWARD,
         provider="openai",
@@ -361,7 +361,7 @@ def test_gateway_headers_use_gos_names(
         *("https://api.openai.com/v1\r\nX-Evil: 1", "https://api.openai.com/ü"),
     ],
 )
-def test_gateway_headers_refuse_a_forward_that_is_no_base_url(forward: Any) -> None:
+def test_gateway_headers_refuse_a_forward_that_is_not_a_base_url(forward: Any) -> None:
     with pytest.raises(ValueError, match=r"[Ff]orward") as refused:
         gateway_headers(forward)
     assert "hunter2" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""``Gateway`` as a value: comparing, copying, the environment, and the log."""
+"""Tests of ``Gateway`` as a value: comparison, copies, the environment and the log."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _no_gateway_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_it_has_no_url_one_or_several_with_path_and_query() -> None:
+def test_it_may_have_no_url_or_several_and_urls_may_have_path_and_query() -> None:
     assert Gateway().urls == ()
     gateway = Gateway(URL, "http://two.example:8080")
     assert gateway.urls == (URL, "http://two.example:8080")
@@ -42,7 +42,7 @@ def test_it_has_no_url_one_or_several_with_path_and_query() -> None:
         assert gateway.decide("https://docker.com/models?tier=pro", "marker", None)[1] is None
 
 
-def test_equal_gateways_are_equal() -> None:
+def test_gateways_with_equal_values_are_equal() -> None:
     assert Gateway(URL) == Gateway(URL, missing="omit")
     assert hash(Gateway(URL)) == hash(Gateway(URL))
     different = {Gateway(), Gateway(URL), Gateway(URL, missing="warn"), Gateway(URL, "http://h")}
@@ -100,10 +100,10 @@ def test_without_a_variable_there_is_no_gateway(monkeypatch: pytest.MonkeyPatch)
         ({"DOCKER_AGENT_MODELS_GATEWAY": URL, "CAGENT_MODELS_GATEWAY": "nonsense"}, URL),
     ],
 )
-def test_the_gateway_of_the_environment(
+def test_the_gateway_is_read_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, values: dict[str, str], url: str
 ) -> None:
-    """As docker-agent reads it."""
+    """docker-agent reads the variables in the same way."""
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     assert Gateway.from_environment() == Gateway(url)
@@ -158,14 +158,14 @@ def test_each_decision_is_logged_with_its_reason(caplog: pytest.LogCaptureFixtur
 def test_without_a_known_gateway_a_request_without_a_marker_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It may be a request to the gateway."""
+    """Such a request may be a request to the gateway."""
     with caplog.at_level(logging.DEBUG, "cagent_session"), responses.RequestsMock() as mocked:
         mocked.get(GATEWAY)
         mount(requests.Session()).get(GATEWAY)
     assert "no marker: GET https://gw.example/" in caplog.messages
 
 
-def test_without_logging_a_request_without_our_headers_costs_no_decision(
+def test_without_logging_no_decision_is_made_for_a_request_without_our_headers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Gateway, "decide", lambda *_, **__: pytest.fail("decided"))
@@ -176,7 +176,7 @@ def test_without_logging_a_request_without_our_headers_costs_no_decision(
 
 
 def test_it_is_equal_in_another_process() -> None:
-    """Strings have other hashes there."""
+    """In another process, strings have other hashes."""
     program = (
         "import pickle, sys; from cagent_session import Gateway; "
         "gateway = Gateway(*[f'https://{n}.example' for n in range(9)]); "

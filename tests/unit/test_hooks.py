@@ -1,4 +1,4 @@
-"""The request hook for httpx and httpx2, without a network."""
+"""Tests of the request hook for httpx and httpx2, offline."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Answer = Callable[[Any], tuple[int, dict[str, str]]]
 
 
 class Network:
-    """Clients of *module* that send to it, and what arrived: URLs and ``X-Cagent-*`` headers."""
+    """Makes clients of *module*, and records the URL and our headers of each request."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -70,7 +70,7 @@ def net(module: Any) -> Network:
 
 
 @pytest.mark.parametrize("callers", [None, "callers"])
-def test_a_request_sent_again_carries_the_session_of_that_sending(
+def test_a_request_that_is_sent_again_carries_the_current_session(
     net: Network, callers: str | None
 ) -> None:
     """The hook removes its own ID, and restores the caller's."""
@@ -83,7 +83,7 @@ def test_a_request_sent_again_carries_the_session_of_that_sending(
     assert net.session_ids == ["sess-1", "sess-2", callers, "sess-2", callers]
 
 
-def test_a_value_set_by_hand_between_two_sendings_is_the_callers(net: Network) -> None:
+def test_an_id_set_by_hand_between_two_sendings_counts_as_the_callers(net: Network) -> None:
     with net.client() as client:
         request = client.build_request("POST", GATEWAY, headers=MARKED)
         with session_scope("sess-1"):
@@ -105,7 +105,7 @@ def test_digest_authentication_keeps_the_session(net: Network, module: Any) -> N
 
 
 def moved(request: Any) -> tuple[int, dict[str, str]]:
-    """Redirect from the gateway to another host, once more there, and back to the gateway."""
+    """Redirect from the gateway to another host, on that host, and back to the gateway."""
     next_hop = {
         f"{GATEWAY}/one": "https://elsewhere.example/two",
         "https://elsewhere.example/two": "https://elsewhere.example/three",
@@ -115,7 +115,7 @@ def moved(request: Any) -> tuple[int, dict[str, str]]:
     return (307, {"Location": location}) if location else (200, {})
 
 
-def test_a_redirect_followed_by_hand_takes_no_header_along(net: Network) -> None:
+def test_a_redirect_followed_by_hand_has_no_cagent_header(net: Network) -> None:
     net.answer = moved
     with net.client() as client, session_scope("sess-1"):
         response = client.post(f"{GATEWAY}/one", headers=MARKED, follow_redirects=False)
@@ -148,7 +148,7 @@ def test_the_callers_request_keeps_its_marker_when_a_redirect_left_the_origin(
 
 
 def test_a_second_hook_for_the_same_gateway_changes_nothing(net: Network) -> None:
-    """A client may get a hook from its user and one from a library."""
+    """A user and a library may each add a hook to the same client."""
     net.answer = moved
     hooks = session_id_hook(GATEWAY), session_id_hook(GATEWAY)
     with net.client(None, *hooks) as client, session_scope("sess-1"):
@@ -161,7 +161,7 @@ def test_a_second_hook_for_the_same_gateway_changes_nothing(net: Network) -> Non
 
 
 def test_the_extensions_of_client_and_caller_reach_the_transport(net: Network) -> None:
-    """Timeouts are among them, and server names for TLS."""
+    """For example, time-outs and server names for TLS are extensions."""
     with net.client(GATEWAY, timeout=7) as client:
         client.post(GATEWAY, headers=MARKED, extensions={"sni_hostname": "gw.example"})
     extensions = net.requests[0].extensions
@@ -220,7 +220,7 @@ def test_its_repr_shows_gateway_and_missing_but_no_query() -> None:
 ONE, TWO = "https://one.example", "https://two.example"
 
 
-def test_two_hooks_for_two_gateways_each_serve_their_own(net: Network) -> None:
+def test_two_hooks_can_serve_two_gateways(net: Network) -> None:
     headers = {**MARKED, "X-Cagent-Model": "gpt-4o"}
     hooks = session_id_hook(ONE), session_id_hook(TWO)
     with net.client(None, *hooks) as client, session_scope("sess-1"):
@@ -233,7 +233,7 @@ def test_two_hooks_for_two_gateways_each_serve_their_own(net: Network) -> None:
     assert [ours for _, ours in net.sent] == [stamped] * 4 + [{}, {}]
 
 
-def test_two_hooks_hide_no_missing_session(net: Network) -> None:
+def test_with_two_hooks_a_missing_session_is_noticed(net: Network) -> None:
     hooks = session_id_hook(ONE, missing="raise"), session_id_hook(TWO, missing="raise")
     with net.client(None, *hooks) as client:
         for url in (ONE, TWO):
@@ -247,10 +247,10 @@ def test_two_hooks_hide_no_missing_session(net: Network) -> None:
 
 
 @pytest.mark.parametrize("gateway", [None, Gateway(ONE, TWO)])
-def test_a_url_that_the_caller_changes_is_no_redirect(
+def test_a_url_changed_by_the_caller_is_not_a_redirect(
     net: Network, gateway: Gateway | None, module: Any
 ) -> None:
-    """An authentication may try another host."""
+    """For example, an authentication may try another host."""
 
     class Elsewhere(module.Auth):  # type: ignore[misc]
         def auth_flow(self, request: Any) -> Any:
@@ -265,7 +265,7 @@ def test_a_url_that_the_caller_changes_is_no_redirect(
 
 
 def test_a_request_that_was_sent_to_another_host_first_gets_its_headers_back(net: Network) -> None:
-    """The hook removes the caller's headers only for requests to other hosts."""
+    """The hook removes the caller's headers only while the request goes to another host."""
     with net.client(GATEWAY) as client, session_scope("sess-1"):
         request = client.build_request("POST", "https://other.example", headers=MARKED)
         client.send(request)
@@ -278,7 +278,7 @@ def test_a_request_that_was_sent_to_another_host_first_gets_its_headers_back(net
 
 
 @pytest.mark.parametrize("callers", [None, "callers"])
-def test_the_headers_of_a_sent_request_given_to_a_new_call_bring_no_old_session(
+def test_headers_reused_from_a_sent_request_have_no_old_session_id(
     net: Network, callers: str | None
 ) -> None:
     own = {} if callers is None else {"X-Cagent-Session-Id": callers}
@@ -293,7 +293,7 @@ def test_the_headers_of_a_sent_request_given_to_a_new_call_bring_no_old_session(
     assert b"cagent_session" not in pickled
 
 
-def test_headers_of_the_client_go_to_the_known_gateway_alone(net: Network) -> None:
+def test_headers_of_the_client_go_only_to_the_known_gateway(net: Network) -> None:
     headers = gateway_headers("https://api.openai.com/v1", install_id="machine-1")
     with net.client(GATEWAY, headers=headers) as client, session_scope("sess-1"):
         client.post("https://other.example")
@@ -305,7 +305,7 @@ def test_headers_of_the_client_go_to_the_known_gateway_alone(net: Network) -> No
 
 
 def test_a_client_with_another_hook_sends_no_old_session(net: Network) -> None:
-    """The hook of another client has set an ID in the request, in an earlier session."""
+    """In an earlier session, another client's hook has set an ID in the request."""
     with net.client(ONE) as first, net.client(TWO) as second:
         request = first.build_request("POST", ONE, headers=MARKED)
         with session_scope("sess-1"):

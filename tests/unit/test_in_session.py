@@ -1,4 +1,4 @@
-"""``in_session``: each call runs in its own session, and the function otherwise stays the same."""
+"""Tests of ``in_session``: each call runs in its session, and all else stays the same."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def run_loop(session_id: str) -> Iterator[str | None]:
 
 
 def seen_in(result: Any) -> Any:
-    """Run what a function of any kind returned to its end. Return the session that it saw."""
+    """Run the result of a function of any kind to its end. Return the session that it saw."""
 
     async def collect() -> list[Any]:
         return [item async for item in result]
@@ -99,7 +99,7 @@ def seen_in(result: Any) -> Any:
 @pytest.mark.parametrize(
     "of", ["session_id", "session_id.__str__.__self__", lambda session_id: session_id]
 )
-def test_the_body_runs_in_the_session_and_nothing_else_does(fn: Any, of: Any) -> None:
+def test_only_the_body_runs_in_the_session(fn: Any, of: Any) -> None:
     decorated = in_session(of)(fn)
     with session_scope("consumer"):
         assert seen_in(decorated("sess-1")) == "sess-1"
@@ -157,7 +157,7 @@ def test_a_partial_is_of_the_kind_of_its_function(fn: Any) -> None:
 
 
 @pytest.mark.parametrize("fn", KINDS)
-def test_methods_of_every_sort_find_their_parameters(fn: Any) -> None:
+def test_methods_of_every_kind_can_be_decorated(fn: Any) -> None:
     class Agent:
         id = "agent"
 
@@ -265,14 +265,16 @@ def test_a_wrong_name_fails_at_decoration_and_lists_the_right_ones(fn: Any, of: 
     [(echo, "none"), (lambda question, *args, key, **kwargs: None, "question, key")],
 )
 @pytest.mark.parametrize("of", ["args", "kwargs", "args.session_id"])
-def test_collected_arguments_have_no_name_of_their_own(fn: Any, names: str, of: str) -> None:
+def test_arguments_collected_by_args_or_kwargs_can_not_be_named(
+    fn: Any, names: str, of: str
+) -> None:
     problem = rf"in_session\('{of}'\): <function .*> has no such parameter; it has {names}$"
     with pytest.raises(TypeError, match=problem):
         in_session(of)(fn)
 
 
 @pytest.mark.parametrize("of", [None, 7, b"session_id", ["session_id"], SimpleNamespace()])
-def test_of_is_a_name_a_path_or_a_callable(of: Any) -> None:
+def test_of_must_be_a_name_a_path_or_a_callable(of: Any) -> None:
     kind = type(of).__name__
     with pytest.raises(TypeError, match=f"takes a name, a dotted path or a callable, got {kind}$"):
         in_session(of)
@@ -288,7 +290,7 @@ def test_only_functions_can_be_decorated(thing: Any, of: Any) -> None:
         in_session(of)(thing)
 
 
-def test_nothing_leaks_to_the_consumer_between_two_steps() -> None:
+def test_between_two_steps_the_consumer_is_in_its_own_session() -> None:
     stream = run_loop("sess-1")
     assert (next(stream), current_session_id()) == ("sess-1", None)
     with session_scope("consumer"):
@@ -299,7 +301,7 @@ def test_nothing_leaks_to_the_consumer_between_two_steps() -> None:
     assert (next(stream), next(other), current_session_id()) == ("sess-1", "sess-2", None)
 
 
-def test_a_scope_that_the_consumer_opens_and_closes_between_steps_is_its_own() -> None:
+def test_the_consumer_may_open_a_scope_before_a_step_and_close_it_after() -> None:
     stream, scope = run_loop("sess-1"), session_scope("consumer")
     scope.__enter__()
     assert next(stream) == "sess-1"
@@ -307,7 +309,7 @@ def test_a_scope_that_the_consumer_opens_and_closes_between_steps_is_its_own() -
     assert (next(stream), current_session_id()) == ("sess-1", None)
 
 
-def test_a_body_that_leaves_its_consumers_scope_changes_nothing() -> None:
+def test_a_body_can_not_close_its_consumers_scope() -> None:
     scope = session_scope("consumer")
 
     @in_session("session_id")
@@ -321,7 +323,7 @@ def test_a_body_that_leaves_its_consumers_scope_changes_nothing() -> None:
 
 @pytest.mark.parametrize("kind", ["generator", "async generator"])
 def test_a_scope_in_the_body_around_a_yield_stays_in_the_body(kind: str) -> None:
-    """As in a run loop that runs a sub-session inside ``with session_scope(sub.id)``."""
+    """For example, a run loop may run a sub-session inside ``with session_scope(sub.id)``."""
 
     def run_loop(session_id: str) -> Iterator[str | None]:
         yield current_session_id()
@@ -468,7 +470,7 @@ def test_a_thrown_exception_is_not_kept_alive(kind: str, caught: bool) -> None:
 
 @contextlib.contextmanager
 def without_gc() -> Iterator[None]:
-    """Let only reference counts free objects."""
+    """Turn the garbage collector off, so that only reference counts free objects."""
     gc.disable()
     try:
         yield
@@ -477,7 +479,7 @@ def without_gc() -> Iterator[None]:
 
 
 class Stream:
-    """An agent whose asynchronous generator awaits while it cleans up. It records its session."""
+    """An agent with an asynchronous generator that awaits and records its session at its end."""
 
     def __init__(self) -> None:
         self.seen: list[str | None] = []
@@ -498,7 +500,7 @@ class Stream:
 
 
 def run_quietly(main: Callable[[], Awaitable[None]]) -> None:
-    """Run *main* like a program, and fail if the event loop has anything to report."""
+    """Run *main* like a program, and fail if the event loop reports a problem."""
     reports: list[dict[str, Any]] = []
 
     async def program() -> None:
@@ -511,12 +513,12 @@ def run_quietly(main: Callable[[], Awaitable[None]]) -> None:
     assert reports == []
 
 
-def test_a_step_that_forked_leaves_the_child_in_no_session() -> None:
-    """Only the child's side is tested here, by calling the hook. test_carrying forks a process."""
+def test_after_a_fork_in_a_step_the_child_is_in_no_session() -> None:
+    """This test calls the hook that runs in a forked child. test_carrying really forks."""
 
     @in_session("session_id")
     def forking(session_id: str) -> Iterator[str | None]:
-        context._start_in_no_session()  # as in the child
+        context._start_in_no_session()  # as Python does in the child
         yield current_session_id()
         with session_scope("body"):
             yield current_session_id()
@@ -586,7 +588,7 @@ def test_an_async_generator_left_open_is_closed_in_its_session_when_the_loop_end
 
 @pytest.mark.parametrize("in_cycle", [False, True], ids=["dropped", "dropped in a cycle"])
 def test_a_dropped_async_generator_is_closed_in_its_session(in_cycle: bool) -> None:
-    """In a cycle, the garbage collector finalizes the agent and its stream at once."""
+    """In a cycle, the garbage collector finalizes the agent and its stream together."""
 
     async def main() -> None:
         agent = Stream()
@@ -607,7 +609,7 @@ def test_a_dropped_async_generator_is_closed_in_its_session(in_cycle: bool) -> N
 
 
 def test_the_body_of_an_async_generator_has_the_loops_hooks() -> None:
-    """With them the loop registers the asynchronous generators that the body starts."""
+    """The loop needs its hooks to register asynchronous generators that the body starts."""
 
     @in_session("session_id")
     async def run_loop(session_id: str) -> AsyncIterator[Any]:
@@ -665,7 +667,9 @@ def test_cancelling_reaches_the_body_in_its_session_and_the_caller_in_its_own(ki
     ],
     ids=["coroutine", "async generator"],
 )
-def test_what_ends_in_another_context_changes_nothing_there(start: Callable[[], Any]) -> None:
+def test_a_coroutine_closed_in_another_context_changes_nothing_there(
+    start: Callable[[], Any],
+) -> None:
     """The garbage collector may close the coroutine of a dropped task in any context."""
     suspended = start()
     Context().run(suspended.send, None)
@@ -693,8 +697,9 @@ def test_an_error_passes_unchanged_and_the_caller_is_back_in_its_session() -> No
             assert current_session_id() == "caller"
 
 
-# Random bodies and consumers: a body reacts to what it receives at each yield by a script, and a
-# consumer takes random steps. A decorated body must notice the same as an undecorated one.
+# Random bodies and consumers. A script says how the body reacts to each value or error that it
+# receives. The consumer takes random steps. A decorated body must notice the same as an undecorated
+# one.
 
 SCRIPTS = st.lists(
     st.just("go on") | st.sampled_from(["let through", "raise", "chain", "return"]), max_size=5
@@ -717,7 +722,7 @@ STEPS = st.lists(
 
 
 class Body:
-    """One run of a scripted body, and what it noticed."""
+    """One run of a body with a script. It records what it notices."""
 
     def __init__(self, script: list[str]) -> None:
         self.script = script
@@ -750,7 +755,7 @@ class Body:
         return "the end"
 
     async def async_generator(self, session_id: str) -> AsyncGenerator[Any, Any]:
-        reactions = self.generator(session_id)  # the same, with an await before each
+        reactions = self.generator(session_id)  # the same steps, with an await before each
         react: tuple[str, Any] = "send", None
         while True:
             await asyncio.sleep(0)
@@ -761,7 +766,7 @@ class Body:
                 return
             try:
                 react = "send", (yield item)
-            except BaseException as error:  # noqa: BLE001 - the script says what to let through
+            except BaseException as error:  # noqa: BLE001 - the script decides on the error
                 react = "throw", error
 
 
@@ -774,14 +779,14 @@ def step(stream: Any, name: str, *arguments: Any) -> Any:
 
 
 async def consume(stream: Any, steps: list[Any], sessions: set[str | None]) -> list[Any]:
-    """Take the steps, and then enough steps to end any script. Return the outcomes."""
+    """Take the steps, and then more until any script has ended. Return the outcomes."""
     outcomes: list[Any] = []
     for name, *arguments in [*steps, *[("next",)] * 6, ("close",)]:
         thrown = [argument() for argument in arguments] if name == "throw" else arguments
         try:
             result = step(stream, name, *thrown)
             outcomes.append(await result if inspect.isawaitable(result) else result)
-        except BaseException as error:  # noqa: BLE001 - all must be the same
+        except BaseException as error:  # noqa: BLE001 - the test compares all errors
             value = error.value if isinstance(error, StopIteration) else None
             chain = repr(error.__cause__), repr(error.__context__)
             outcomes.append((type(error), str(error), value, error in thrown, chain))
@@ -872,7 +877,7 @@ def test_the_driver_of_an_async_generator_is_not_in_its_session() -> None:
 
 
 def test_a_marked_function_that_returns_an_awaitable_is_called_and_awaited_in_the_session() -> None:
-    """Such as a future. ``inspect.markcoroutinefunction`` is new in Python 3.12."""
+    """A future is such an awaitable. ``inspect.markcoroutinefunction`` is new in Python 3.12."""
     seen: list[str | None] = []
 
     def starts(session_id: str) -> Awaitable[str]:
@@ -900,8 +905,8 @@ class Alarm(Exception):  # noqa: N818 - a signal
 def alarmed_after(call: Callable[[], Any], number: int) -> bool:
     """Make *call*, and raise Alarm at the place of this *number* in ``context.py``.
 
-    A place is the return from a C function: Python runs signal handlers there, among others.
-    Return whether there was such a place.
+    A place is the return from a C function, where Python may run signal handlers. Return whether
+    *call* reached this place.
     """
     places = 0
 
@@ -923,7 +928,7 @@ def alarmed_after(call: Callable[[], Any], number: int) -> bool:
     return False
 
 
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # interrupted before
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # the alarm comes before
 @pytest.mark.parametrize("kind", ["generator", "coroutine"])
 def test_the_consumer_is_not_left_in_the_session_by_a_signal_handlers_exception(kind: str) -> None:
     @in_session("session_id")
@@ -941,7 +946,7 @@ def test_the_consumer_is_not_left_in_the_session_by_a_signal_handlers_exception(
             with contextlib.suppress(StopIteration):
                 run.send(None)
 
-    gc.collect()  # no generator of another test may be closed meanwhile
+    gc.collect()  # so no generator of another test is closed later
     with session_scope("consumer"), without_gc():
         number = 1
         while alarmed_after(consume, number):
@@ -987,7 +992,7 @@ def test_a_function_that_finds_the_id_may_be_defined_anywhere() -> None:
         return lambda sess: sess.id
 
     finders: list[Any] = [session_id_of, wrapped, made(), lambda sess: sess.id]
-    for attribute in ("id", "parent"):  # several functions of the same code
+    for attribute in ("id", "parent"):  # two functions with the same code
 
         def find(sess: Any, attribute: str = attribute) -> Any:
             return getattr(sess, attribute)
@@ -1002,8 +1007,8 @@ def test_a_function_that_finds_the_id_may_be_defined_anywhere() -> None:
         assert run_loop(SimpleNamespace(id="sess-1", parent="sess-1")) == "sess-1"
 
 
-def test_an_annotation_that_can_not_be_evaluated_does_no_harm() -> None:
-    """Since Python 3.14 annotations are evaluated when they are asked for."""
+def test_a_function_may_have_annotations_that_can_not_be_evaluated() -> None:
+    """Since Python 3.14, annotations are evaluated when code reads them."""
     source = """
 @in_session("sess.id")
 def run_loop(sess: ImportedForTypeCheckersOnly) -> ImportedForTypeCheckersOnly:

@@ -1,4 +1,4 @@
-"""The integrations load only their own library, and say what to install if it is missing."""
+"""Tests of the integrations: which libraries they load, and the error if one is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The logging filter: each record gets the ID of the session in which it was logged."""
+"""Tests of the logging filter: each record gets the ID of the session in which it is logged."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def with_filter(handler: Any, **options: Any) -> Any:
 
 @pytest.fixture
 def logger(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
-    """A logger with no other loggers and handlers around it. dictConfig() closes all handlers."""
+    """Return a logger that is isolated from all others, because dictConfig() closes handlers."""
     monkeypatch.setattr(logging, "_handlers", weakref.WeakValueDictionary())
     monkeypatch.setattr(logging, "_handlerList", [])
     monkeypatch.setattr(
@@ -56,7 +56,7 @@ def logger(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
 
 @pytest.fixture
 def records(logger: logging.Logger) -> RecordingHandler:
-    """The records of the logger, which pass a filter without options."""
+    """Return a handler with the logger's records. It has a filter without options."""
     records: RecordingHandler = with_filter(RecordingHandler())
     logger.addHandler(records)
     return records
@@ -147,7 +147,7 @@ def test_dict_config_can_make_the_filter(
 
 
 @pytest.mark.parametrize("given", ["given", None])
-def test_a_session_id_in_extra_stays(
+def test_a_session_id_in_extra_stays_unchanged(
     logger: logging.Logger, records: RecordingHandler, given: str | None
 ) -> None:
     with session_scope("sess-1"):
@@ -156,7 +156,7 @@ def test_a_session_id_in_extra_stays(
     assert records.session_ids == [given, given]
 
 
-def test_the_first_of_several_filters_counts(
+def test_only_the_first_of_several_filters_sets_the_id(
     logger: logging.Logger, records: RecordingHandler
 ) -> None:
     logger.addHandler(second := with_filter(RecordingHandler(), default="second"))
@@ -213,19 +213,18 @@ def test_a_record_that_is_sent_to_another_process_keeps_its_session(
 ) -> None:
     with session_scope(session_id):
         logger.info("to be sent")
-    handler = SocketHandler("127.0.0.1", 0)  # it would connect at the first emit()
+    handler = SocketHandler("127.0.0.1", 0)  # this does not connect before the first emit()
     sent = handler.makePickle(records.records[0])
     with session_scope("receiver"):
-        logger.handle(
-            logging.makeLogRecord(pickle.loads(sent[4:]))
-        )  # the first bytes are the length
+        # The first four bytes are the length.
+        logger.handle(logging.makeLogRecord(pickle.loads(sent[4:])))
     assert records.session_ids == [arrives, arrives]
 
 
 def test_urllib3_logs_a_call_in_its_session(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The threads of the gateway are in no session."""
+    """The gateway's threads are in no session."""
 
     def answer(_: Request) -> Response:
         logging.getLogger("gateway").info("answering")

@@ -1,4 +1,4 @@
-"""The models gateway for tests: what it records, whom it bills, what it refuses."""
+"""Tests of the models gateway for tests: its records, its bills and its refusals."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ QUESTION: dict[str, Any] = {
     "model": "gpt-4o",
     "messages": [{"role": "user", "content": "Where is  the\ncat?"}],
 }
-# The answer is longer than the buffers of sockets. While the client does not read it, the gateway
-# can't have made its end.
+# This answer does not fit into the buffers of sockets. So the gateway can't produce its end before
+# the client reads.
 LONG_WORDS = 200
 LONG: dict[str, Any] = {
     "messages": [{"role": "user", "content": ("x" * 100_000 + " ") * LONG_WORDS}],
@@ -66,7 +66,7 @@ def http(gateway: ModelsGateway) -> Iterator[requests.Session]:
 
 @pytest.fixture
 def ask(gateway: ModelsGateway, http: requests.Session) -> Ask:
-    """Return a function that sends the question, with changes, to the gateway."""
+    """Return a function that sends the question to the gateway. It takes changes of the body."""
 
     def ask(method: str = "POST", path: str = CHAT, **changes: Any) -> requests.Response:
         body = {**QUESTION, **changes}
@@ -102,7 +102,7 @@ def test_it_records_calls_in_order(gateway: ModelsGateway, ask: Ask) -> None:
     )
 
 
-def test_a_body_that_is_not_json_has_no_json(gateway: ModelsGateway, http: Any) -> None:
+def test_the_json_of_a_body_that_is_not_json_is_none(gateway: ModelsGateway, http: Any) -> None:
     http.post(gateway.url + CHAT, data=b"{'a': 1}", timeout=10)
     assert (gateway.calls[0].body, gateway.calls[0].json) == (b"{'a': 1}", None)
 
@@ -140,7 +140,7 @@ def test_the_calls_of_a_session_are_found_by_its_id(
     for scope in (session_id, "sess-2", None):
         with session_scope(scope):
             ask()
-    http.headers[SESSION_ID_HEADER] = ""  # counts as none
+    http.headers[SESSION_ID_HEADER] = ""  # an empty ID counts as no ID
     ask()
     first, second, third, fourth = gateway.calls
     assert gateway.calls_in(session_id) == gateway.calls_in(str(session_id)) == [first]
@@ -195,7 +195,7 @@ GEMINI_LIST = (
     ],
 )
 @pytest.mark.parametrize("size", [1, 1000], ids=["in single bytes", "in one piece"])
-def test_a_handlers_answer_is_billed_in_any_providers_format(
+def test_a_handlers_answer_in_any_providers_format_is_billed(
     gateway: ModelsGateway, ask: Ask, document: bytes, mimetype: str, size: int
 ) -> None:
     def handler(_request: Request) -> Response:
@@ -231,7 +231,7 @@ def test_an_answer_may_state_only_the_total_or_no_tokens(
 def test_a_handlers_streamed_answer_is_sent_and_billed_piece_by_piece(
     gateway: ModelsGateway, http: requests.Session
 ) -> None:
-    """Each piece is sent before the next one is made. Its tokens are billed before it is sent."""
+    """A piece is billed and sent before the next one is made."""
     received = threading.Event()
 
     def events(_request: Request) -> Response:
@@ -346,7 +346,7 @@ def test_a_head_request_gets_no_body(gateway: ModelsGateway, ask: Ask) -> None:
     assert (response.status_code, response.content, gateway.calls[0].method) == (404, b"", "HEAD")
 
 
-def test_a_default_answer_fails_no_check(gateway: ModelsGateway, ask: Ask) -> None:
+def test_after_a_default_answer_the_check_passes(gateway: ModelsGateway, ask: Ask) -> None:
     ask()
     gateway.check()
 
@@ -400,8 +400,8 @@ def test_concurrent_calls_are_billed_to_their_sessions(gateway: ModelsGateway, a
     assert gateway.usage() == {f"sess-{number}": Usage(3, 12, 18) for number in range(16)}
 
 
-def test_clear_forgets_calls_and_handlers(gateway: ModelsGateway, ask: Ask) -> None:
-    """It also forgets a call that has no answer yet."""
+def test_clear_removes_calls_and_handlers(gateway: ModelsGateway, ask: Ask) -> None:
+    """It also removes a call that has no answer yet."""
 
     def handler(_request: Request) -> Response:
         gateway.clear()
@@ -414,7 +414,7 @@ def test_clear_forgets_calls_and_handlers(gateway: ModelsGateway, ask: Ask) -> N
 
 
 def test_it_stops_at_once_while_clients_hold_connections(gateway: ModelsGateway, ask: Ask) -> None:
-    """The shortest of three times counts, because the machine may be busy."""
+    """The test takes the shortest of three times, because the machine may be busy."""
     seconds = []
     for _ in range(3):
         with socket.create_connection((gateway.host, gateway.port), timeout=10):
@@ -622,7 +622,7 @@ def test_it_serves_https(http: requests.Session) -> None:
         assert mount(http, gateway.url).post(gateway.url + CHAT, json=QUESTION, timeout=10).ok
 
 
-def test_it_needs_no_pytest() -> None:
+def test_it_works_without_pytest() -> None:
     code = "import sys, cagent_session.testing; print('pytest' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 

@@ -1,4 +1,4 @@
-"""The span processor: each span gets the ID of the session in which it was started."""
+"""Tests of the span processor: each span gets the ID of the session in which it starts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MakeProvider = Callable[..., TracerProvider]
 
 
 class RecordedSpans(InMemorySpanExporter):
-    """An exporter that keeps the spans."""
+    """An exporter that keeps all spans."""
 
     @property
     def session_ids(self) -> dict[str, Any]:
-        """The session ID of each span, by its name; both values if the attributes differ."""
+        """The session ID of each span, by the span's name. Two IDs if its attributes differ."""
         ids = {
             span.name: tuple((span.attributes or {}).get(name) for name in IDS)
             for span in self.get_finished_spans()
@@ -42,7 +42,7 @@ def spans() -> RecordedSpans:
 
 @pytest.fixture
 def make_provider() -> Iterator[MakeProvider]:
-    """Return a function that makes a provider with processors. None becomes the global one."""
+    """Return a function that makes a provider with processors. It is not made global."""
     providers: list[TracerProvider] = []
 
     def make(*processors: SpanProcessor, **options: Any) -> TracerProvider:
@@ -61,7 +61,7 @@ def make_provider() -> Iterator[MakeProvider]:
 def tracer(
     request: pytest.FixtureRequest, make_provider: MakeProvider, spans: RecordedSpans
 ) -> Tracer:
-    """A tracer that exports to *spans*, with the processors in either order."""
+    """Return a tracer that exports to *spans*. Tests run with both orders of processors."""
     processors = [SessionIdSpanProcessor(), SimpleSpanProcessor(spans)]
     provider = make_provider(
         *(processors if request.param == "ours first" else reversed(processors))
@@ -113,13 +113,13 @@ def test_the_current_session_replaces_the_attributes_that_a_span_starts_with(
     }
 
 
-def test_an_attribute_that_is_set_later_stays(tracer: Tracer, spans: RecordedSpans) -> None:
+def test_an_attribute_that_is_set_later_is_kept(tracer: Tracer, spans: RecordedSpans) -> None:
     with session_scope("sess-1"), tracer.start_as_current_span("run loop") as span:
         span.set_attribute(IDS[1], "by hand")
     assert spans.session_ids == {"run loop": ("sess-1", "by hand")}
 
 
-def test_a_child_span_need_not_be_in_the_session_of_its_parent(
+def test_a_child_span_may_have_another_session_than_its_parent(
     tracer: Tracer, spans: RecordedSpans
 ) -> None:
     with session_scope("main"), tracer.start_as_current_span("run loop"):
@@ -211,12 +211,12 @@ def test_a_span_that_is_recorded_but_not_exported_gets_the_session(
         assert dict(span.attributes) == dict.fromkeys(IDS, "sess-1")
 
 
-def test_the_processor_knows_the_session_beside_a_concurrent_one_but_not_inside_it(
+def test_it_works_next_to_a_concurrent_processor_but_not_inside_one(
     make_provider: MakeProvider,
     spans: RecordedSpans,
     inherited_by_threads: Callable[[str], str | None],
 ) -> None:
-    """A concurrent processor calls those inside it in its own threads."""
+    """A concurrent processor calls its inner processors in threads of its own."""
     inside, beside = ConcurrentMultiSpanProcessor(), ConcurrentMultiSpanProcessor()
     inside.add_span_processor(SessionIdSpanProcessor())
     for concurrent in (inside, beside):
@@ -229,7 +229,7 @@ def test_the_processor_knows_the_session_beside_a_concurrent_one_but_not_inside_
     assert spans.session_ids == {"inside": inherited_by_threads("sess-1"), "beside": "sess-1"}
 
 
-def test_a_flush_reaches_the_processors_that_export(
+def test_a_flush_reaches_later_processors(
     make_provider: MakeProvider, spans: RecordedSpans
 ) -> None:
     """SDKs before 1.42 stop at the first processor that does not return ``True``."""

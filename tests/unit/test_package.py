@@ -1,4 +1,4 @@
-"""The package's public names, and the modules that importing it loads."""
+"""Tests of the package's public names, and of the modules that its import loads."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def test_public_names() -> None:
     )
 
 
-def test_star_import_brings_every_public_name() -> None:
+def test_star_import_imports_every_public_name() -> None:
     namespace: dict[str, object] = {}
     exec("from cagent_session import *", namespace)
     assert set(namespace) >= NAMES
 
 
-def test_dir_lists_all_names_also_before_they_are_loaded() -> None:
+def test_dir_lists_all_names_even_before_they_are_loaded() -> None:
     assert output_of("import cagent_session; print(*dir(cagent_session))") >= NAMES
     assert set(dir(cagent_session)) >= NAMES | vars(cagent_session).keys()
 

@@ -1,4 +1,4 @@
-"""The pytest plugin: its fixtures, its marker, its option, and what it prints in a failure."""
+"""Tests of the pytest plugin: its fixtures, its marker, its option and its messages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PLUGIN = ["-p", "cagent_session.pytest_plugin"]
 
 @pytest.fixture
 def run(pytester: pytest.Pytester) -> Run:
-    """Return a function that runs a user's tests, with the plugins that are installed."""
+    """Return a function that runs a user's tests with all installed plugins."""
     options = ["asyncio_default_fixture_loop_scope = function", "filterwarnings = default"]
     pytester.makeini("\n".join(["[pytest]", *options]))
 
@@ -60,7 +60,7 @@ def run(pytester: pytest.Pytester) -> Run:
 
 
 def run_python(pytester: pytest.Pytester, *arguments: str) -> str:
-    """Run a new interpreter, in which pytest loads no plugins by itself; return its output."""
+    """Run a new interpreter and return its output. pytest loads no plugins by itself in it."""
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, *arguments]
     return subprocess.check_output(command, cwd=pytester.path, env=environment, text=True)
@@ -71,7 +71,7 @@ def ask(http: requests.Session, gateway: ModelsGateway) -> requests.Response:
     return http.post(f"{gateway.url}/v1/chat/completions", json=question, timeout=10)
 
 
-# The plugin is active here as well. So what one test can show needs no pytester.
+# The plugin is active in this module, too. So some of its tests need no pytester.
 
 
 def test_the_fixtures_belong_to_the_same_session(
@@ -134,8 +134,8 @@ class TestOfUnittest(unittest.TestCase):
 
 class AsynchronousTestOfUnittest(unittest.IsolatedAsyncioTestCase):
     async def asyncSetUp(self) -> None:
-        """It is not in the session, as the guide says."""
-        assert current_session_id() is None
+        """From Python 3.11 on, this method is not in the session. The guide says so."""
+        assert sys.version_info < (3, 11) or current_session_id() is None
 
     @pytest.mark.session_id("sess-u")
     async def test_with_marker(self) -> None:
@@ -213,7 +213,7 @@ def test_an_invalid_marker_fails_with_one_line(run: Run, marker: str, problem: s
     assert "two words" not in output.replace("@pytest.mark.session_id('two words')", "")
 
 
-def test_the_marker_also_holds_for_the_tests_fixtures_but_no_wider_ones(run: Run) -> None:
+def test_the_marker_applies_to_function_fixtures_but_not_to_wider_ones(run: Run) -> None:
     result = run("""
         seen = []
 
@@ -323,7 +323,7 @@ OF_ANYIO = """
 @pytest.mark.parametrize(
     ("tests", "loops"), [(OF_PYTEST_ASYNCIO, 1), (OF_ANYIO, 2)], ids=["pytest-asyncio", "anyio"]
 )
-def test_asynchronous_tests_on_event_loops_of_any_scope(
+def test_asynchronous_tests_work_with_event_loops_of_any_scope(
     run: Run, tests: str, loops: int, scope: str
 ) -> None:
     result = run(tests.replace("SCOPE", scope))
@@ -332,8 +332,8 @@ def test_asynchronous_tests_on_event_loops_of_any_scope(
 
 
 @pytest.mark.parametrize("mark", ["", "@pytest.mark.asyncio", "@pytest.mark.anyio"])
-def test_with_hypothesis(run: Run, mark: str) -> None:
-    """An asynchronous example may leave a scope open. The next example is not in it."""
+def test_each_example_of_hypothesis_is_in_the_tests_session(run: Run, mark: str) -> None:
+    """If an asynchronous example leaves a scope open, the next example is not in it."""
     result = run(f"""
         from hypothesis import HealthCheck, given, settings, strategies
 
@@ -365,7 +365,7 @@ REQUIRED = ["-o", "cagent_require_session=true"]
 def test_a_call_in_no_session_fails_its_test_if_sessions_are_required(
     run: Run, line: str, arguments: list[str], outcome: str
 ) -> None:
-    """The test fails although it ignores the error."""
+    """The test fails even if it ignores the error."""
     result = run(
         f"""
         def test_it(models_gateway, gateway_session):
@@ -393,7 +393,7 @@ def test_a_call_in_no_session_fails_its_test_if_sessions_are_required(
         assert "s3cret" not in result.stdout.str().replace("?key=s3cret", "", 1)
 
 
-def test_two_lines_in_conftest_find_the_calls_in_tests_of_any_kind(
+def test_an_autouse_fixture_finds_calls_in_tests_of_any_kind(
     run: Run, pytester: pytest.Pytester
 ) -> None:
     pytester.makeconftest("""
@@ -435,7 +435,7 @@ def test_two_lines_in_conftest_find_the_calls_in_tests_of_any_kind(
 
         def test_calls_nothing(): pass
     """)
-    # Tests that did not pass for another reason get an error as well.
+    # A test that fails or is skipped for another reason gets an error in addition.
     result.assert_outcomes(passed=1, failed=6, skipped=3, errors=3)
     assert result.outlines.count("1 call reached the models gateway in no session:") == 8
 
@@ -448,7 +448,7 @@ def test_two_lines_in_conftest_find_the_calls_in_tests_of_any_kind(
     ],
     ids=["a failing test", "a fixture that ends later"],
 )
-def test_calls_that_are_not_found_with_the_test_are_an_error_in_its_teardown(
+def test_calls_that_are_found_after_the_test_are_an_error_in_its_teardown(
     run: Run, body: str, outcomes: dict[str, int]
 ) -> None:
     result = run(f"""
@@ -678,7 +678,7 @@ def test_a_hook_may_close_its_scope_and_one_that_it_leaves_open_is_closed(
     result.assert_outcomes(passed=3, warnings=warnings)
 
 
-def test_items_that_are_not_functions_are_left_alone(run: Run, pytester: pytest.Pytester) -> None:
+def test_items_that_are_not_functions_are_ignored(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makeconftest("""
         import pytest
 
@@ -723,7 +723,7 @@ def test_a_scope_left_open_fails_the_test_if_warnings_are_errors(run: Run) -> No
     result.stdout.fnmatch_lines(failures)
 
 
-def test_a_scope_that_is_closed_later_is_no_leak(run: Run) -> None:
+def test_a_scope_that_is_closed_later_gets_no_warning(run: Run) -> None:
     result = run("""
         whole_run = session_scope("run")
         whole_run.__enter__()
@@ -824,7 +824,7 @@ def test_the_entry_point_loads_nothing_with_pytest_older_than_7(pytester: pytest
 
 
 def test_an_import_before_pytest_starts_causes_no_warning(pytester: pytest.Pytester) -> None:
-    """Without PYTEST_DONT_REWRITE pytest would warn that it can't rewrite the assertions."""
+    """Without PYTEST_DONT_REWRITE, pytest would warn that it can't rewrite assertions."""
     pytester.makepyfile("def test_it(session_id): pass")
     program = f"import cagent_session.pytest_plugin, pytest; pytest.main({ENTRY_POINT})"
     output = run_python(pytester, "-c", program)

@@ -1,4 +1,4 @@
-"""``session_scope``: which session is current inside a scope, and outside."""
+"""Tests of ``session_scope``: the current session inside and outside of scopes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def test_an_exception_passes_and_the_outer_scope_is_back(error: type[BaseExcepti
 
 @given(st.lists(st.tuples(st.sampled_from(["enter", "leave"]), st.integers(0, 3))))
 @example([*[("enter", number) for number in (0, 1, 2)], ("leave", 0), ("leave", 2), ("leave", 1)])
-def test_in_any_order_the_innermost_open_scope_is_current(steps: list[tuple[str, int]]) -> None:
+def test_scopes_may_end_in_any_order_and_the_innermost_open_one_is_current(
+    steps: list[tuple[str, int]],
+) -> None:
     """Leaving a scope removes its innermost entry. If it is not open, nothing changes."""
     scopes = [session_scope(session_id) for session_id in ("sess-0", "sess-1", "sess-2", None)]
 
@@ -97,7 +99,7 @@ def test_one_scope_may_be_entered_by_threads_at_once() -> None:
 
 
 def test_leaving_a_scope_in_another_context_changes_nothing() -> None:
-    """Neither in the context in which it is open, nor in one in which it is not."""
+    """This holds for the context in which the scope is open, and for any other one."""
     scope = session_scope("sess-1")
     with scope:
         copy_context().run(scope.__exit__, None, None, None)
@@ -109,7 +111,7 @@ def test_leaving_a_scope_in_another_context_changes_nothing() -> None:
 
 
 def test_a_scope_left_by_another_task_changes_nothing_there() -> None:
-    """A task may close an asynchronous generator that another task started, inside its scope."""
+    """A task may close an asynchronous generator that another task has started."""
 
     async def stream() -> AsyncIterator[None]:
         with session_scope("stream"):
@@ -130,8 +132,8 @@ def test_a_scope_left_by_another_task_changes_nothing_there() -> None:
     asyncio.run(main())
 
 
-def test_a_scope_is_no_decorator() -> None:
-    """As a decorator it could not reach the body of a generator or coroutine."""
+def test_a_scope_can_not_be_used_as_a_decorator() -> None:
+    """A decorator could not reach the body of a generator or coroutine."""
     with pytest.raises(TypeError, match="not callable"):
 
         @session_scope("sess-1")  # type: ignore[operator] # the mistake that is tested
@@ -139,8 +141,8 @@ def test_a_scope_is_no_decorator() -> None:
 
 
 @pytest.mark.parametrize("remedy", ["an empty context", "an initializer", "SessionExecutor"])
-def test_the_remedies_if_threads_inherit_the_context(remedy: str) -> None:
-    """For a pool that several sessions use."""
+def test_pools_have_remedies_if_threads_inherit_the_context(remedy: str) -> None:
+    """The remedies are for a pool that several sessions share."""
     initializer = session_scope(None).__enter__ if remedy == "an initializer" else None
     with ThreadPoolExecutor(1, initializer=initializer) as pool:
         used: Executor = SessionExecutor(pool) if remedy == "SessionExecutor" else pool
@@ -178,10 +180,10 @@ with ThreadPoolExecutor(1) as pool:
     ("option", "shown"), [("0", ["None"] * 4), ("1", ["first", "None", "first", "None"])]
 )
 @pytest.mark.parametrize("is_variable", [False, True])
-def test_threads_inherit_the_session_of_their_start_if_python_is_told_so(
+def test_threads_inherit_the_session_if_an_option_of_python_is_set(
     option: str, shown: list[str], is_variable: bool
 ) -> None:
-    """A pool's thread then keeps the session of the first job. ``Context()`` is a remedy."""
+    """Then a pool's thread keeps the session of its first job. ``Context()`` prevents that."""
     flag = f"thread_inherit_context={option}"
     variables = {name: value for name, value in os.environ.items() if "THREAD_INHERIT" not in name}
     arguments = [] if is_variable else ["-X", flag]

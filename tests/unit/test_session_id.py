@@ -1,4 +1,4 @@
-"""Session IDs: which values are valid, and the message for an invalid one."""
+"""Tests of session IDs: the valid values, and the messages for invalid ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UUID = uuid.UUID("12345678-1234-4678-9234-567812345678")
 
 
 class Label(str):
-    """A str whose ``str()`` is another text, which must not be sent."""
+    """A str whose ``str()`` is another text. That text must not be sent."""
 
     __slots__ = ()
 
@@ -76,7 +76,7 @@ def test_an_accepted_id_becomes_a_plain_str(value: str | uuid.UUID, plain: str) 
 
 
 @pytest.mark.parametrize(("value", "problem"), REFUSED_TEXT.items(), ids=REFUSED_TEXT.values())
-def test_text_that_can_not_be_sent_is_refused_and_its_problem_named(
+def test_the_error_for_text_that_can_not_be_sent_names_the_problem(
     value: str, problem: str
 ) -> None:
     with session_scope("outer"):
@@ -98,7 +98,7 @@ def test_values_of_other_types_are_refused(value: Any) -> None:
     assert current_session_id() is None
 
 
-def test_none_is_no_session_id() -> None:
+def test_none_is_not_a_session_id() -> None:
     with pytest.raises(InvalidSessionId, match=r"got NoneType$"):
         validate_session_id(None)  # type: ignore[arg-type] # what an untyped caller may pass
 

@@ -1,4 +1,4 @@
-"""``SentHeaders`` uses a private attribute of requests, or public methods if that is missing."""
+"""Tests of ``SentHeaders`` with the private attribute of requests, and with public methods."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_this_release_of_requests_has_the_private_attribute() -> None:
 
 
 class OtherStore(UserDict[str, Any]):
-    """Headers whose attribute of the same name contains something else."""
+    """Headers with an attribute of the same name and other contents."""
 
     def __init__(self, headers: Any = (), **more: Any) -> None:
         super().__init__(headers, **more)
@@ -73,10 +73,10 @@ def load_again(module: Any) -> Any:
     ("callers", "expected"),
     [(MARKER, {**MARKER, SESSION_ID_HEADER: "sess-1"}), (CALLERS, {}), ({}, {})],
 )
-def test_the_rule_holds_for_headers_of_another_class(
+def test_headers_of_another_class_follow_the_rule(
     send: Send, kind: Any, callers: dict[str, str], expected: dict[str, str]
 ) -> None:
-    """A program can replace the headers of a prepared request. Case does not matter there, too."""
+    """A program can replace a request's headers. The case of names does not matter then, too."""
     request = prepared({})
     request.headers = kind({**OTHER, **callers})
     with session_scope("sess-1"):
@@ -95,7 +95,7 @@ def test_the_rule_holds_for_headers_of_another_class(
         ({}, "sess-1", {}),
     ],
 )
-def test_the_rule_holds_and_the_callers_request_stays(
+def test_headers_follow_the_rule_and_the_callers_request_stays_unchanged(
     send: Send, callers: dict[str, str], session_id: str | None, expected: dict[str, str]
 ) -> None:
     request = prepared(callers)

@@ -1,4 +1,7 @@
-"""The app of the tests' Celery workers. Its tasks call the gateway, or return their session."""
+"""The app that the Celery workers of these tests run.
+
+Its tasks call the gateway, or return the session that they are in.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,11 @@ from kombu.transport import filesystem
 from cagent_session import current_session_id, session_scope
 from cagent_session.integrations.celery import instrument
 
-CONFIG = "CELERY_APP_CONFIG"  # the environment variable with the configuration of a worker's app
+CONFIG = "CELERY_APP_CONFIG"  # an environment variable: the configuration of a worker's app
 
 
 def make_app(**config: Any) -> Celery:
-    """Return an app that has all tasks of this module, and one of its own."""
+    """Return an app with the shared tasks of this module, and a task of its own."""
     app = instrument(Celery("workers", set_as_current=False))
     app.conf.update(config)
     app.task(jobs.ask, name="own")
@@ -38,7 +41,7 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 class Hooked(Task):  # type: ignore[misc]
-    """The methods that Celery calls around a task call the gateway, too."""
+    """A task with hooks, which Celery calls before and after it. They call the gateway, too."""
 
     def before_start(self, task_id: str, args: list[str], kwargs: dict[str, Any]) -> None:
         jobs.ask(args[0], "before_start")
@@ -55,7 +58,7 @@ class Hooked(Task):  # type: ignore[misc]
 
 
 def start_in_a_session(**_: Any) -> None:
-    """Leave a scope open as long as the process lives. No task may run in it."""
+    """Leave a scope open until the process ends. No task may run in it."""
     session_scope("starter").__enter__()
 
 
@@ -64,7 +67,9 @@ if CONFIG in os.environ:  # in a worker, not in the process of the tests
     worker_process_init.connect(start_in_a_session)
 
 
-def put_whole(channel: filesystem.Channel, queue: str, payload: dict[str, Any], **_: Any) -> None:
+def put_in_one_step(
+    channel: filesystem.Channel, queue: str, payload: dict[str, Any], **_: Any
+) -> None:
     """Put a message in its folder in one step.
 
     kombu creates an empty file first. A worker that takes it too early fails.
@@ -75,7 +80,7 @@ def put_whole(channel: filesystem.Channel, queue: str, payload: dict[str, Any], 
     part.rename(path)
 
 
-filesystem.Channel._put = put_whole  # type: ignore[method-assign, assignment]
+filesystem.Channel._put = put_in_one_step  # type: ignore[method-assign, assignment]
 
 ask = task()(jobs.ask)
 ask_without_result = task(name="ask_without_result", ignore_result=True)(jobs.ask)
@@ -84,7 +89,7 @@ fail = task()(jobs.fail)
 
 
 @task()
-def whose() -> str | None:
+def return_session_id() -> str | None:
     return current_session_id()
 
 
@@ -106,7 +111,7 @@ def replaced(self: Any, canvas: dict[str, Any]) -> None:
 
 @task(bind=True)
 def retried(self: Any, gateway: str) -> str | None:
-    """Call the gateway three times. Request the retries in another session than the task's."""
+    """Call the gateway three times. Each retry is requested inside another session's scope."""
     session_id = jobs.ask(gateway, "retried")
     if self.request.retries < 2:
         with session_scope("elsewhere"):
@@ -124,13 +129,13 @@ def retried_on_errors(self: Any, gateway: str) -> str | None:
 
 @task()
 def old_errback(task_id: str, *, gateway: str) -> None:
-    """Celery publishes it, because it takes only a task's ID."""
+    """Take only a task's ID. Celery publishes such an error callback as a task."""
     jobs.ask(gateway, "old errback")
 
 
 @task()
 def new_errback(request: Any, error: Exception, traceback: Any, gateway: str) -> None:
-    """Celery calls it in the process in which the task failed."""
+    """Take three arguments. Celery calls such an error callback where the task failed."""
     jobs.ask(gateway, "new errback")
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the engines share: a gateway, Redis, a Dask cluster and Ray."""
+"""Fixtures for the tests of the engines: a gateway, Redis, a Dask cluster and Ray."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import pytest
 from cagent_session import session_scope
 from cagent_session.testing import ModelsGateway
 
-# Not in a fixture, because Ray reads them when it is imported.
+# This is not a fixture, because Ray reads these variables when it is imported.
 os.environ.update(
     NO_PROXY="127.0.0.1",
     RAY_AUTH_MODE="disabled",  # no token in the home folder
-    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # as on those systems: listen on loopback only
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # listen on loopback only, as on those systems
     RAY_USAGE_STATS_ENABLED="0",
 )
 
@@ -34,7 +34,7 @@ def gateway() -> Iterator[ModelsGateway]:
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis on loopback that stores nothing on disk.
+    """Start a Redis on loopback that stores nothing on disk.
 
     If there is no redis-server, the tests skip. In CI they fail.
     """
@@ -71,7 +71,7 @@ def is_refused(port: int) -> bool:
 
 @pytest.fixture(scope="session")
 def dask_client() -> Iterator[Any]:
-    """A client of a cluster of processes, which was started in a session."""
+    """Return a client of a cluster of processes. The cluster is started in a session."""
     from distributed import Client, LocalCluster  # noqa: PLC0415 - slow, and most tests need none
 
     with session_scope("starter"):
@@ -85,7 +85,7 @@ def dask_client() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def started_ray() -> Iterator[None]:
-    """Ray on this machine, started in a session."""
+    """Start Ray on this machine, in a session."""
     import ray  # noqa: PLC0415 - slow, and most tests need none
 
     options: dict[str, Any] = {
@@ -96,7 +96,7 @@ def started_ray() -> Iterator[None]:
     # In /tmp, because the paths of Ray's sockets must be short.
     with TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         with pytest.MonkeyPatch.context() as patch, session_scope("starter"):
-            # So the workers find jobs.py.
+            # With this, the workers find jobs.py.
             patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
             ray.init(num_cpus=4, _temp_dir=folder, **options)
         yield

@@ -1,4 +1,4 @@
-"""The tests that each engine inherits: a carried job calls the gateway in its session."""
+"""The tests that all engines share: a carried job calls the gateway in its session."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cagent_session.testing import ModelsGateway, Usage
 
 Job = Callable[..., Any]
 Calls = Sequence[tuple[str | None, tuple[Any, ...]]]
-"""Calls of one job: the session and the arguments of each."""
+"""The calls of one job. Each is a session ID and the job's arguments."""
 T = TypeVar("T")
 
 
 def start_each(calls: Calls, start: Callable[..., T]) -> list[T]:
-    """Call *start* with the arguments of each call, in its session; return what it returns."""
+    """Call *start* with the arguments of each call, in its session. Return the results."""
     started = []
     for session_id, arguments in calls:
         with session_scope(session_id):
@@ -30,7 +30,7 @@ def start_each(calls: Calls, start: Callable[..., T]) -> list[T]:
 
 
 def map_each(calls: Calls, start: Callable[..., Iterable[T]]) -> list[T]:
-    """Call *start*, which takes arguments as ``map`` does, once in each session.
+    """Call *start* once in each session. It takes its arguments as ``map`` does.
 
     No result is read before the calls of all sessions are started.
     """
@@ -48,7 +48,7 @@ def results_of(futures: Iterable[Future[T]]) -> list[T]:
 
 
 def start_workers(executor: Executor) -> None:
-    """Start the workers of *executor* in a session, which they must not keep."""
+    """Start the workers of *executor* in a session. They must not keep this session."""
     with session_scope("starter"):
         results_of([executor.submit(current_session_id) for _ in range(8)])
 
@@ -56,10 +56,12 @@ def start_workers(executor: Executor) -> None:
 class Carries:
     """An engine runs each job in the session in which it was sent.
 
-    Each subclass is an engine. Its fixture ``engine`` starts the workers, if it can in a session
-    of their own. Each method whose name begins with ``by_`` is a way to send jobs: it takes the
-    engine, a job and calls of it, and returns their results. The tests make a thousand calls by
-    the way that ``main_way`` names, and a hundred by each of the others.
+    Each subclass tests one engine. Its fixture ``engine`` starts the workers. Where possible, it
+    starts them in a session that no job has.
+
+    Each method whose name begins with ``by_`` is a way to send jobs. It takes the engine, a job and
+    the job's calls, and returns the results. ``main_way`` is the name of one of these methods: the
+    tests make a thousand calls with it, and a hundred calls with each of the others.
     """
 
     main_way: str
@@ -69,7 +71,7 @@ class Carries:
         raise NotImplementedError
 
     def raised_in_job(self, error: BaseException) -> BaseException:
-        """Return the job's own error, if the caller gets a wrapped one."""
+        """Return the error that the job raised. Some engines raise a wrapper of it."""
         return error
 
     def send(self, way: str, engine: Any, job: Job, calls: Calls) -> list[Any]:
@@ -77,13 +79,13 @@ class Carries:
         return results
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run a test that takes a ``way`` once for each function of its class named ``by_...``."""
+        """Run a test that takes a ``way`` once for each method of its class named ``by_...``."""
         if "way" in metafunc.fixturenames:
             metafunc.parametrize(
                 "way", [name for name in dir(metafunc.cls) if name.startswith("by_")]
             )
 
-    def test_each_call_of_twenty_sessions_reaches_the_gateway_in_its_own(
+    def test_each_call_reaches_the_gateway_in_its_own_session(
         self, way: str, engine: Any, gateway: ModelsGateway
     ) -> None:
         session_ids = [
@@ -99,10 +101,10 @@ class Carries:
         assert Counter(asked) == Counter(zip(session_ids, questions, strict=True))
         assert Counter(results) == Counter(session_ids)
 
-    def test_it_makes_the_calls_of_a_loop(
+    def test_it_makes_the_same_calls_as_a_loop(
         self, way: str, engine: Any, gateway: ModelsGateway
     ) -> None:
-        """Also if a question is asked again: in the same session, in another one, and in none."""
+        """Some questions are the same: in one session, in two sessions, and in none."""
         asked = ["sess-1", "sess-1", "sess-2", None, "sess-1", None]
         calls = [(session_id, (gateway.url, "Plan my day")) for session_id in asked]
         calls.append(("sess-2", (gateway.url, "And the day after")))
@@ -120,7 +122,7 @@ class Carries:
     def test_a_job_that_is_not_carried_is_in_no_session(
         self, way: str, engine: Any, gateway: ModelsGateway
     ) -> None:
-        """It is not in the session of an earlier job, nor in that which started the workers."""
+        """It is not in an earlier job's session, nor in the session that started the workers."""
         calls = [(f"sess-{number}", (gateway.url, "Whose am I?")) for number in range(20)]
         for _ in range(2):
             assert None not in self.send(way, engine, ask, calls)

@@ -1,4 +1,4 @@
-"""The jobs of the tests. They are functions that other processes can import."""
+"""The jobs that the tests send to workers. Other processes can import these functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEADERS = gateway_headers("https://api.openai.com/v1", provider="openai", model=
 
 
 def ask(gateway: str, question: str) -> str | None:
-    """Ask the model *question* through *gateway*; return the current session's ID."""
+    """Ask the model *question* through *gateway*. Return the current session's ID."""
     body: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": question}]}
     with mount(requests.Session(), gateway) as http:
         http.trust_env = False  # no proxies and no .netrc: reading them costs more than the call

@@ -1,4 +1,4 @@
-"""Tasks, threads and asynchronous generators of asyncio call the gateway in their session."""
+"""Tests of asyncio: tasks, threads and generators call the gateway in their session."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cagent_session.testing import ModelsGateway
 
 
 def gathered(start: Callable[[], list[Any]]) -> list[Any]:
-    """Call *start* on an event loop; return the results of what it starts."""
+    """Call *start* on an event loop. Return the results of all that it starts."""
 
     async def main() -> list[Any]:
         return await asyncio.gather(*start())
@@ -70,7 +70,7 @@ class TestAsyncio(Carries):
     def by_decorated_generators(self, _: Executor, job: Job, calls: Calls) -> list[Any]:
         @in_session("session_id")
         async def work(session_id: str | None, args: tuple[Any, ...]) -> AsyncGenerator[Any, None]:
-            await asyncio.sleep(0)  # so all others begin
+            await asyncio.sleep(0)  # lets all others begin
             yield None
             yield await asyncio.to_thread(job, *args)
 
@@ -122,7 +122,7 @@ async def closed_as_the_loop_shuts_down(start: Start) -> None:
 async def closed_when_it_is_collected(start: Start) -> None:
     await start()
     gc.collect()
-    await asyncio.sleep(0)  # the event loop makes a task of it
+    await asyncio.sleep(0)  # the event loop makes a task that closes it
     await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
 
 
@@ -145,7 +145,7 @@ async def cancelled_with_its_consumer(start: Start) -> None:
         cancelled_with_its_consumer,
     ],
 )
-def test_what_a_generator_asks_at_its_end_is_in_its_session(
+def test_a_call_at_the_end_of_a_generator_is_in_its_session(
     end: Callable[[Start], Awaitable[None]], gateway: ModelsGateway
 ) -> None:
     @in_session("session_id")

@@ -1,4 +1,7 @@
-"""Celery tasks run in the session in which they were published, on real workers and eagerly."""
+"""Tests of Celery: tasks run in the session in which they were published.
+
+The tasks run on real workers, and eagerly in the process of the tests.
+"""
 
 from __future__ import annotations
 
@@ -37,15 +40,15 @@ from celery_app import (
     replaced,
     retried,
     retried_on_errors,
+    return_session_id,
     run_out_of_time,
-    whose,
 )
 
 from cagent_session import SESSION_ID_HEADER, current_session_id, session_scope
 from cagent_session.integrations.celery import instrument, uninstrument
 from cagent_session.testing import ModelsGateway
 
-SECONDS = 180  # before a test gives up
+SECONDS = 180  # after this time a test fails
 PREFORK = ["redis-prefork", "filesystem-prefork"]
 WORKERS = [*PREFORK, "redis-threads", "redis-gevent", "redis-solo"]
 QUICK = {
@@ -71,8 +74,11 @@ on_prefork, on_workers, everywhere = on(*PREFORK), on(*WORKERS), on(*WORKERS, "e
 
 
 @pytest.fixture(scope="module")
-def ends_of_workers() -> Iterator[ExitStack]:
-    """Waits at the end of the module: a worker may take seconds to end, while the next one runs."""
+def workers_to_wait_for() -> Iterator[ExitStack]:
+    """Return a stack that waits for the workers at the end of the module.
+
+    A worker may take seconds to end. Meanwhile, the next one runs.
+    """
     with ExitStack() as stack:
         yield stack
 
@@ -81,7 +87,7 @@ def ends_of_workers() -> Iterator[ExitStack]:
 def engine(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
-    ends_of_workers: ExitStack,
+    workers_to_wait_for: ExitStack,
 ) -> Iterator[Engine]:
     broker, _, pool = request.param.partition("-")
     folder = tmp_path_factory.mktemp(request.param)
@@ -111,18 +117,18 @@ def engine(
         options = ["--concurrency=2", "--without-gossip", "--without-heartbeat", "--without-mingle"]
         process = start("worker", f"--pool={pool}", "--loglevel=WARNING", *options, engine=engine)
         try:
-            result_of(whose.delay())
+            result_of(return_session_id.delay())
             yield engine
         finally:
             process.terminate()
-            ends_of_workers.callback(wait_for_end, process, engine.log)
-    # The connections to the broker, which all apps share.
+            workers_to_wait_for.callback(wait_for_end, process, engine.log)
+    # All apps share these connections to the broker.
     kombu.pools.reset()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def closing(app: Celery) -> Iterator[Celery]:
-    """Close *app*, and the connections of its backend, which Celery does not close."""
+    """Close *app*. Also close the connections of its backend: Celery does not."""
     with app:
         yield app
     gc.collect()  # results use the backend when they are collected
@@ -164,22 +170,22 @@ def result_of(published: Any) -> Any:
 
 
 def calls_by_session(gateway: ModelsGateway, count: int) -> Counter[str | None]:
-    """Wait until *count* calls are answered; return the number of calls of each session."""
+    """Wait until *count* calls are answered. Return the number of calls of each session."""
     deadline = time.monotonic() + SECONDS
     while sum(call.status == 200 for call in gateway.calls) < count and time.monotonic() < deadline:
         time.sleep(0.01)
     return Counter(call.session_id for call in gateway.calls)
 
 
-def soon() -> datetime:
+def in_a_moment() -> datetime:
     return datetime.now(timezone.utc) + timedelta(seconds=0.1)
 
 
-def asks(url: str, count: int = 3) -> list[Any]:
+def asking_tasks(url: str, count: int = 3) -> list[Any]:
     return [ask.si(url, str(number)) for number in range(count)]
 
 
-CANVASES: dict[str, tuple[int, Callable[[str], Any]]] = {  # with the number of calls of each
+CANVASES: dict[str, tuple[int, Callable[[str], Any]]] = {  # each with its number of calls
     "a task": (1, lambda url: ask.si(url, "?")),
     "a task of the app's own": (1, lambda url: signature("own", (url, "?"))),
     "ignored results": (
@@ -190,46 +196,48 @@ CANVASES: dict[str, tuple[int, Callable[[str], Any]]] = {  # with the number of 
     ),
     "a task with hooks": (4, lambda url: ask_hooked.si(url, "?")),
     "a countdown": (1, lambda url: ask.si(url, "?").set(countdown=0.1)),
-    "an ETA": (1, lambda url: ask.si(url, "?").set(eta=soon())),
+    "an ETA": (1, lambda url: ask.si(url, "?").set(eta=in_a_moment())),
     "tasks published by tasks": (
         1,
         lambda url: publish.si(publish.si(publish.si(ask.si(url, "?")))),
     ),
-    "a group published by a task": (3, lambda url: publish.si(group(asks(url)))),
+    "a group published by a task": (3, lambda url: publish.si(group(asking_tasks(url)))),
     "a retry": (3, lambda url: retried.si(gateway=url)),
     "a retry on errors": (3, lambda url: retried_on_errors.si(gateway=url)),
-    "a chain": (3, lambda url: chain(asks(url))),
+    "a chain": (3, lambda url: chain(asking_tasks(url))),
     "a chain with a retry": (
         5,
         lambda url: chain(ask.si(url, "?"), retried.si(url), ask.si(url, "?")),
     ),
-    "a group": (3, lambda url: group(asks(url))),
-    "a chord": (4, lambda url: chord(asks(url), ask.si(url, "body"))),
+    "a group": (3, lambda url: group(asking_tasks(url))),
+    "a chord": (4, lambda url: chord(asking_tasks(url), ask.si(url, "body"))),
     "a chord with a retry": (
         5,
         lambda url: chord([retried.si(url), ask.si(url, "?")], ask.si(url, "body")),
     ),
     "a chain of groups": (
         5,
-        lambda url: chain(group(asks(url, 2)), group(asks(url, 2)), ask.si(url, "?")),
+        lambda url: chain(
+            group(asking_tasks(url, 2)), group(asking_tasks(url, 2)), ask.si(url, "?")
+        ),
     ),
-    "map": (3, lambda url: publish.map(asks(url))),
+    "map": (3, lambda url: publish.map(asking_tasks(url))),
     "starmap": (3, lambda url: ask.starmap([(url, "?")] * 3)),
     "chunks": (4, lambda url: ask.chunks([(url, "?")] * 4, 2)),
-    "callbacks": (3, lambda url: ask.si(url, "?").set(link=asks(url, 2))),
+    "callbacks": (3, lambda url: ask.si(url, "?").set(link=asking_tasks(url, 2))),
     "an old errback": (1, lambda url: fail.si("!").on_error(old_errback.s(gateway=url))),
     "a new errback": (1, lambda url: fail.si("!").on_error(new_errback.s(url))),
     "a replaced task": (1, lambda url: replaced.si(ask.si(url, "?"))),
     "a task replaced by a chain, in a chain": (
         4,
-        lambda url: chain(replaced.si(chain(asks(url))), ask.si(url, "?")),
+        lambda url: chain(replaced.si(chain(asking_tasks(url))), ask.si(url, "?")),
     ),
 }
 
 
 @everywhere
 @pytest.mark.parametrize(("calls", "canvas"), CANVASES.values(), ids=CANVASES)
-def test_what_a_canvas_calls_is_in_the_session_in_which_it_was_published(
+def test_the_calls_of_a_canvas_are_in_its_publishers_session(
     engine: Engine, gateway: ModelsGateway, calls: int, canvas: Callable[[str], Any]
 ) -> None:
     for session_id in ("sess-1", None, "sess-2"):
@@ -260,23 +268,23 @@ def test_a_scope_that_a_task_leaves_open_ends_with_the_task(engine: Engine) -> N
     with session_scope("sess-1"):
         assert [result_of(leave_a_scope_open.delay()) for _ in range(8)] == ["sess-1"] * 8
     assert current_session_id() is None
-    assert [result_of(whose.delay()) for _ in range(8)] == [None] * 8
+    assert [result_of(return_session_id.delay()) for _ in range(8)] == [None] * 8
     with session_scope("sess-2"):
-        assert [result_of(whose.delay()) for _ in range(8)] == ["sess-2"] * 8
+        assert [result_of(return_session_id.delay()) for _ in range(8)] == ["sess-2"] * 8
 
 
 @everywhere
 def test_an_error_reaches_the_caller_and_the_next_task_is_in_no_session(engine: Engine) -> None:
     with session_scope("sess-1"), pytest.raises(LookupError, match="no such model"):
         result_of(fail.delay("no such model"))
-    assert [result_of(whose.delay()) for _ in range(4)] == [None] * 4
+    assert [result_of(return_session_id.delay()) for _ in range(4)] == [None] * 4
 
 
 @everywhere
 def test_a_uuid_is_a_session_id(engine: Engine) -> None:
     session_id = uuid.uuid4()
     with session_scope(session_id):
-        assert result_of(whose.delay()) == str(session_id)
+        assert result_of(return_session_id.delay()) == str(session_id)
 
 
 @everywhere
@@ -291,9 +299,7 @@ def test_a_header_given_to_apply_async_is_used_only_outside_a_session(engine: En
 
 
 @everywhere
-def test_headers_within_the_headers_as_tracers_send_them_hide_no_session(
-    engine: Engine, gateway: ModelsGateway
-) -> None:
+def test_a_header_named_headers_keeps_the_session(engine: Engine, gateway: ModelsGateway) -> None:
     traced: dict[str, Any] = {"headers": {"headers": {"trace": "t-1"}, "trace": "t-1"}}
     for session_id in ("sess-1", None):
         with session_scope(session_id):
@@ -309,13 +315,15 @@ def test_a_malformed_id_is_logged_as_a_warning_and_the_task_runs_in_no_session(
 ) -> None:
     malformed = ["s3cret id", "s3cret\n", "s3cret" * 50, "", 53, ["s3cret"], {"s3cret": 1}]
     warned = len(engine.log.read_text())
-    published = [whose.apply_async(headers={SESSION_ID_HEADER: value}) for value in malformed]
+    published = [
+        return_session_id.apply_async(headers={SESSION_ID_HEADER: value}) for value in malformed
+    ]
     assert [result_of(result) for result in published] == [None] * len(malformed)
     log = engine.log.read_text()[warned:]
     lines = [line for line in log.splitlines() if "WARNING" in line and SESSION_ID_HEADER in line]
-    assert [f"celery_app.whose[{result.id}]" in "".join(lines) for result in published] == [
-        True
-    ] * len(malformed)
+    assert [
+        f"celery_app.return_session_id[{result.id}]" in "".join(lines) for result in published
+    ] == [True] * len(malformed)
     assert len(lines) == len(malformed)
     assert "s3cret" not in log
 
@@ -324,7 +332,9 @@ def test_a_malformed_id_is_logged_as_a_warning_and_the_task_runs_in_no_session(
 def test_an_eager_task_with_a_malformed_id_runs_in_no_session_too(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert result_of(whose.apply_async(headers={SESSION_ID_HEADER: "s3cret id"})) is None
+    assert (
+        result_of(return_session_id.apply_async(headers={SESSION_ID_HEADER: "s3cret id"})) is None
+    )
     (record,) = (
         record for record in caplog.records if record.name == "cagent_session.integrations.celery"
     )
@@ -333,7 +343,7 @@ def test_an_eager_task_with_a_malformed_id_runs_in_no_session_too(
 
 @on_workers
 @pytest.mark.parametrize("protocol", [1, 2])
-def test_either_protocol_and_a_task_published_by_its_name_are_in_the_session(
+def test_a_task_published_by_name_with_either_protocol_is_in_the_session(
     engine: Engine, gateway: ModelsGateway, protocol: int
 ) -> None:
     with closing(make_app(**engine.config, task_protocol=protocol)) as producer:
@@ -362,7 +372,7 @@ def test_an_app_that_is_not_instrumented_publishes_in_no_session(
 
 
 @on_prefork
-def test_the_tasks_of_a_chord_may_differ_in_session_and_whatever_publishes_the_body_sets_its_own(
+def test_chord_tasks_may_differ_in_session_and_the_bodys_publisher_sets_its_session(
     engine: Engine, gateway: ModelsGateway
 ) -> None:
     header = [
@@ -375,9 +385,9 @@ def test_the_tasks_of_a_chord_may_differ_in_session_and_whatever_publishes_the_b
         (call.json["messages"][0]["content"], call.session_id) for call in gateway.calls
     ]
     assert sorted(first) == [("header", "sess-1"), ("header", "sess-2")]
-    if (
-        engine.app.backend.supports_native_join
-    ):  # the last task of the header publishes the body, otherwise celery.chord_unlock
+    # With such a backend, the header's last task publishes the body. Otherwise the task
+    # celery.chord_unlock does.
+    if engine.app.backend.supports_native_join:
         assert body in [("body", "sess-1"), ("body", "sess-2")]
     else:
         assert body == ("body", None)
@@ -390,21 +400,21 @@ def test_a_task_whose_process_is_killed_runs_again_in_its_session(
     with session_scope("sess-1"):
         assert result_of(die_once.delay(gateway.url, str(tmp_path / "died"))) == "sess-1"
     assert calls_by_session(gateway, 2) == {"sess-1": 2}
-    assert [result_of(whose.delay()) for _ in range(4)] == [None] * 4
+    assert [result_of(return_session_id.delay()) for _ in range(4)] == [None] * 4
 
 
 @on_prefork
-def test_a_task_that_runs_out_of_time_in_another_scope_is_back_in_its_session(
+def test_a_task_that_times_out_in_another_scope_is_back_in_its_session(
     engine: Engine, gateway: ModelsGateway
 ) -> None:
     with session_scope("sess-1"):
         assert result_of(run_out_of_time.apply_async([gateway.url], soft_time_limit=1)) == "sess-1"
     assert calls_by_session(gateway, 1) == {"sess-1": 1}
-    assert [result_of(whose.delay()) for _ in range(4)] == [None] * 4
+    assert [result_of(return_session_id.delay()) for _ in range(4)] == [None] * 4
 
 
 @on_prefork
-def test_what_beat_publishes_is_in_no_session_unless_the_schedule_names_one(
+def test_a_scheduled_task_is_in_no_session_unless_the_schedule_names_one(
     engine: Engine, gateway: ModelsGateway, tmp_path: Path
 ) -> None:
     entry = {"task": "jobs.ask", "schedule": 0.2, "args": [gateway.url, "beat"]}
@@ -419,5 +429,6 @@ def test_what_beat_publishes_is_in_no_session_unless_the_schedule_names_one(
         result_of(leave_a_scope_open.delay())
         assert calls_by_session(gateway, 6).keys() == {None, "nightly"}
     engine.app.control.purge()
-    for result in [whose.delay() for _ in range(16)]:  # behind those that the worker had fetched
+    # These tasks come after all that the worker had fetched before the purge.
+    for result in [return_session_id.delay() for _ in range(16)]:
         result_of(result)

@@ -1,4 +1,4 @@
-"""Jobs that are sent to a Dask cluster of processes call the gateway in their session."""
+"""Tests of Dask: jobs on a cluster of processes call the gateway in their session."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ class TestExecutor(CarriesByExecutor):
         return executor
 
 
-def test_equal_calls_of_one_session_are_made_once_without_pure_false(
+def test_without_pure_false_equal_calls_of_one_session_are_made_once(
     dask_client: Client, gateway: ModelsGateway
 ) -> None:
-    """Dask itself makes equal calls once. Calls of two sessions are not equal."""
+    """Dask makes equal calls once. Calls in different sessions are not equal."""
     calls = [
         (session_id, (gateway.url, "Plan my day"))
         for session_id in ("sess-1", "sess-1", "sess-2", None, None)
@@ -109,7 +109,7 @@ def test_equal_calls_of_one_session_are_made_once_without_pure_false(
 @pytest.mark.parametrize(
     "job", [ask, lambda: ask, Path("x").exists], ids=["function", "lambda", "method"]
 )
-def test_a_carried_functions_token_is_that_of_function_and_session(job: Job) -> None:
+def test_the_token_of_a_carried_function_depends_on_function_and_session(job: Job) -> None:
     jobs = start_each(
         [(session_id, ()) for session_id in ("sess-1", "sess-2", None)], lambda: carry_session(job)
     )
@@ -151,7 +151,7 @@ def test_a_decorated_coroutine_function_runs_in_its_session(dask_client: Client)
     assert dask_client.gather(dask_client.map(work, session_ids, pure=False)) == session_ids
 
 
-def test_a_futures_result_is_a_carried_jobs_argument(dask_client: Client) -> None:
+def test_a_future_passed_to_a_carried_job_arrives_as_its_result(dask_client: Client) -> None:
     def repeat(*seen: str | None) -> tuple[str | None, ...]:
         return (*seen, current_session_id())
 

@@ -1,4 +1,4 @@
-"""The batch job of examples/workers makes the same calls on Celery and on Dask."""
+"""Tests of the batch job in examples/workers: it makes the same calls on Celery and on Dask."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_stand_in_shows_the_bill_of_each_session(program: str) -> None:
     assert bill.split() == BILL
 
 
-def test_your_broker_takes_the_tasks_beside_those_of_others(redis_url: str) -> None:
+def test_it_can_share_your_broker_with_other_programs(redis_url: str) -> None:
     with Celery("other", broker=redis_url) as other:
         other.send_task("charge")
         result = run("on_celery.py", CELERY_BROKER_URL=redis_url)
@@ -55,7 +55,7 @@ def test_your_broker_takes_the_tasks_beside_those_of_others(redis_url: str) -> N
 
 
 @everywhere
-def test_your_gateway_gets_the_calls(program: str, gateway: ModelsGateway) -> None:
+def test_it_sends_the_calls_to_your_gateway(program: str, gateway: ModelsGateway) -> None:
     result = run(
         program,
         "--model",
@@ -86,7 +86,7 @@ def test_your_gateway_gets_the_calls(program: str, gateway: ModelsGateway) -> No
         (["--forward", "provider"], "forward must be an absolute http or https URL"),
     ],
 )
-def test_bad_arguments_are_refused_in_a_line(
+def test_bad_arguments_end_it_with_a_usage_error(
     arguments: list[str],
     problem: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -106,7 +106,7 @@ def test_bad_arguments_are_refused_in_a_line(
 @pytest.mark.parametrize(
     ("program", "error"), [("on_celery.py", "ChordError"), ("on_dask.py", "HTTPError")]
 )
-def test_a_gateway_that_refuses_ends_it_in_a_line(
+def test_a_refused_call_ends_it_with_one_line(
     program: str, error: str, gateway: ModelsGateway
 ) -> None:
     gateway.expect_request("/v1/chat/completions").respond_with_data("no", status=403)
@@ -115,7 +115,7 @@ def test_a_gateway_that_refuses_ends_it_in_a_line(
     assert result.stderr.splitlines()[-1] == f"the batch failed: {error}"
 
 
-def test_a_broker_that_can_not_be_reached_ends_it_in_a_line(tmp_path: Path) -> None:
+def test_an_unreachable_broker_ends_it_with_one_line(tmp_path: Path) -> None:
     broker = {
         "CELERY_BROKER_URL": "redis://:sk-secret@127.0.0.1:1/0",
         "CELERY_RESULT_BACKEND": tmp_path.as_uri(),
@@ -127,7 +127,7 @@ def test_a_broker_that_can_not_be_reached_ends_it_in_a_line(tmp_path: Path) -> N
 
 
 def test_the_program_notices_a_call_in_no_session() -> None:
-    """Here carry_session does nothing."""
+    """In this test carry_session does nothing."""
     start = f"""
 import runpy, sys, cagent_session
 cagent_session.carry_session = lambda fn: fn

@@ -1,10 +1,11 @@
-"""Greenlets call the gateway in their session, in a program that gevent has patched."""
+"""Tests of gevent: in a patched program, greenlets call the gateway in their session."""
 
 from __future__ import annotations
 
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -38,7 +39,7 @@ while True:
 
 
 class TestGevent(Carries):
-    """All jobs run in one other program, because pytest's own process can't be patched."""
+    """All jobs run in another program, because pytest's own process can't be patched."""
 
     main_way = "by_pool"
 
@@ -59,7 +60,10 @@ class TestGevent(Carries):
         assert engine.stdout
         pickle.dump((way, job, calls), engine.stdin)
         engine.stdin.flush()
+        deadline = threading.Timer(120, engine.kill)  # the load below then fails
+        deadline.start()
         outcome: list[Any] | LookupError = pickle.load(engine.stdout)
+        deadline.cancel()
         if isinstance(outcome, LookupError):
             raise outcome
         return outcome
@@ -84,7 +88,7 @@ class TestGevent(Carries):
         return map_each(calls, start)
 
     def by_thread_pool(self, _: None, job: Job, calls: Calls) -> list[Any]:
-        """Its threads are the system's, even in a patched program."""
+        """Use a pool of real threads. gevent's patches do not change it."""
         return by_executor(gevent.threadpool.ThreadPoolExecutor(4), job, calls)
 
     def by_patched_thread_pool(self, _: None, job: Job, calls: Calls) -> list[Any]:
@@ -95,7 +99,7 @@ class TestGevent(Carries):
 
         @in_session("session_id")
         def work(session_id: str | None, *args: Any) -> Any:
-            gevent.sleep()  # so all others enter theirs
+            gevent.sleep()  # lets all others enter their scopes
             return job(*args)
 
         return joined([pool.spawn(work, session_id, *args) for session_id, args in calls])

@@ -1,4 +1,4 @@
-"""Each line of the table in examples/workers/README.rst makes the same calls as the loop."""
+"""Tests of the table in examples/workers/README.rst: each line makes the same calls as the loop."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ NAMES = {
 
 Ask = Callable[[str], Any]
 Names = Iterator[dict[str, Any]]
-"""What a line needs in addition to NAMES, ``ask`` and ``questions``."""
+"""Yields the names that a line uses besides NAMES, ``ask`` and ``questions``."""
 
 
 def nothing(_request: pytest.FixtureRequest, _ask: Ask) -> Names:
@@ -126,7 +126,7 @@ ENGINES = [
 ]
 
 
-def test_each_line_is_run() -> None:
+def test_every_line_has_a_test() -> None:
     assert LINES.keys() == {name for name, _ in ENGINES}
 
 
@@ -147,7 +147,7 @@ def test_a_line_makes_the_calls_of_the_loop(
 
 
 def run(line: str, names: dict[str, Any]) -> Any:
-    """Run *line*, which may use ``await``; return its ``answers``."""
+    """Run *line* and return its ``answers``. The line may use ``await``."""
     namespace = {**NAMES, **names}
     coroutine = eval(compile(line, GUIDE.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), namespace)
     if inspect.iscoroutine(coroutine):

@@ -1,4 +1,4 @@
-"""Pools of joblib call the gateway in the session of each job, with each backend."""
+"""Tests of joblib: with each backend, a job calls the gateway in its session."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TestLoky(CarriesByExecutor):
 def test_tasks_that_are_carried_while_joblib_iterates_may_be_in_no_session(
     backend: str,
 ) -> None:
-    """After the first tasks, joblib iterates in a thread, which is in no session."""
+    """Joblib takes the later tasks in a thread of its own. That thread is in no session."""
     with session_scope("sess-1"):
         results = Parallel(2, backend=BACKENDS[backend])(
             delayed(carry_session(current_session_id))() for _ in range(20)

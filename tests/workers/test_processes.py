@@ -1,4 +1,4 @@
-"""Pools of processes call the gateway in the session of each job."""
+"""Tests of process pools: a job calls the gateway in its session."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from engines import Calls, Carries, CarriesByExecutor, Job, map_each, start_each
 from cagent_session import carry_session, session_scope
 
 
-@pytest.fixture(
-    scope="module", params=["spawn", "forkserver"]
-)  # not fork, because the gateway has threads
+# "fork" is not tested, because the gateway has threads.
+@pytest.fixture(scope="module", params=["spawn", "forkserver"])
 def context(request: pytest.FixtureRequest) -> BaseContext:
     method: str = request.param
     return multiprocessing.get_context(method)

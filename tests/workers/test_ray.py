@@ -1,4 +1,4 @@
-"""Ray's tasks, actors and pools call the gateway in the session of their job."""
+"""Tests of Ray: tasks, actors and pools call the gateway in the session of their job."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cagent_session.testing import ModelsGateway
 
 @pytest.fixture(scope="module")
 def call(started_ray: None) -> Any:
-    """The remote function that runs any job."""
+    """Return a remote function that runs any job."""
 
     def call(job: Job, *args: Any, **kwargs: Any) -> Any:
         return job(*args, **kwargs)
@@ -77,7 +77,7 @@ class TestRay(Carries):
         return results
 
     def raised_in_job(self, error: BaseException) -> BaseException:
-        """Ray raises a wrapper that is of Ray's class and of the error's class."""
+        """Return the wrapper's cause. The wrapper has both Ray's class and the error's class."""
         return getattr(error, "cause", error)
 
 
@@ -110,7 +110,7 @@ def test_an_actors_decorated_methods_run_in_their_session(
 
 
 def test_a_carried_function_can_not_be_made_a_remote_function() -> None:
-    """Therefore the guide makes one that runs any job."""
+    """For this reason, the guide's remote function takes any job as an argument."""
     with pytest.raises(TypeError, match="either a function or a class"):
         ray.remote(carry_session(ask))
 
@@ -151,7 +151,7 @@ def test_a_task_that_is_tried_again_stays_in_its_session(
     assert [call.session_id for call in gateway.calls] == ["sess-1"] * 3
 
 
-def test_a_references_object_is_a_carried_jobs_argument(call: Any) -> None:
+def test_a_reference_passed_to_a_carried_job_arrives_as_its_object(call: Any) -> None:
     def repeat(*seen: str | None) -> tuple[str | None, ...]:
         return (*seen, current_session_id())
 

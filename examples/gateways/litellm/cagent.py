@@ -1,8 +1,8 @@
-"""What LiteLLM's configuration can't say: clients' keys, the marker, session IDs and the audit.
+"""The checks that LiteLLM's configuration lacks: keys, markers and session IDs. Also the audit.
 
 config.yaml names this module, and LiteLLM loads it at its start. :class:`Gateway` stands in front
-of LiteLLM's own app. It passes on only calls of known clients, with only the fields that the
-provider's API has. LiteLLM counts and prices the calls. The limits are in config.yaml.
+of LiteLLM's own app. It lets only calls of known clients through, and only the fields of the
+provider's API. LiteLLM counts and prices the calls. The limits are in config.yaml.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ KEYS = {
     hashlib.sha256(key.encode()).hexdigest()
     for key in os.environ["CAGENT_CLIENT_KEYS"].replace(",", " ").split()
 }
-KEY_RPM = 600  # calls a minute with one client's key, whatever sessions it names
+KEY_RPM = 600  # calls a minute with one client's key, in all its sessions together
 SESSION_REQUIRED = True  # False: calls without an ID share one limit for each address
 MAX_BODY = 32 * 1024 * 1024
 MAX_COUNTERS = 100_000  # LiteLLM needs about five for each session
@@ -54,10 +54,10 @@ FORWARDS = {
     "https://api.anthropic.com": "anthropic",
     "https://generativelanguage.googleapis.com": "google",
 }
-MODEL = "[A-Za-z0-9._:@-]{1,128}"  # a slash or an asterisk has a meaning for LiteLLM
+MODEL = "[A-Za-z0-9._:@-]{1,128}"  # LiteLLM gives a slash and an asterisk a meaning
 # The open paths, and the fields that a body may have. LiteLLM takes settings from bodies: with
 # custom_llm_provider a call costs nothing, and extra_headers reach the provider. So only the fields
-# of the provider's API pass. The packages that come with LiteLLM list them.
+# of the provider's API are allowed. Packages that come with LiteLLM list them.
 PATHS = {
     "POST openai /v1/chat/completions": {
         *CompletionCreateParamsNonStreaming.__annotations__,
@@ -83,7 +83,7 @@ PATHS = {
 # Other headers are LiteLLM's settings, or tell who the client is.
 KEPT_HEADERS = ("accept", "anthropic-beta", "anthropic-version")
 
-calls: dict[str, Call] = {}  # the calls under way, by the ID that LiteLLM reports
+calls: dict[str, Call] = {}  # the running calls, by the ID that LiteLLM reports
 audit = logging.getLogger("cagent.audit")
 audit.propagate = False
 audit.setLevel(logging.INFO)
@@ -250,7 +250,7 @@ class Gateway:
 
 
 class Books(CustomLogger):  # type: ignore[misc] # mypy runs without LiteLLM
-    """Tells LiteLLM the provider. Learns from LiteLLM what a call cost, or which limit it met."""
+    """LiteLLM calls these hooks. They set the provider, and get a call's cost or its limit."""
 
     async def async_pre_call_hook(self, *, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         # Not in the body, so that answers have the model's name as the client wrote it.

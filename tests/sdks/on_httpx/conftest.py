@@ -1,4 +1,4 @@
-"""The environment in which the SDKs on httpx are imported: they call nobody but the gateway."""
+"""The environment in which the SDKs on httpx are imported: they call only the gateway."""
 
 from __future__ import annotations
 
