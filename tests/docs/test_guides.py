@@ -69,16 +69,16 @@ def test_python_blocks_run_in_order(
 ) -> None:
     """They share one namespace, as if a reader pasted them into one program.
 
-    A block that begins with a file's name can be imported by the blocks after it.
+    A block that is imported by others, by the file's name in its first line, is a file instead.
     """
     monkeypatch.syspath_prepend(tmp_path)
     for block in python_blocks(path):
-        if is_for_pytest(block):
-            continue
-        if name := file_name(block):
-            (tmp_path / name).write_text(block.parsed, encoding="utf-8")
-            monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
-        block.evaluate()
+        module = file_name(block).removesuffix(".py")
+        if module and f"from {module} import" in text_of(path):
+            (tmp_path / file_name(block)).write_text(block.parsed, encoding="utf-8")
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        elif not is_for_pytest(block):
+            block.evaluate()
     shown = re.findall(r"(?m)^It prints::\n\n((?:    .+\n|\n)+)", text_of(path))
     if shown:
         printed = capsys.readouterr().out.split()
