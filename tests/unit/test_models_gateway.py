@@ -87,6 +87,11 @@ def test_it_listens_on_loopback_and_its_url_has_no_trailing_slash(gateway: Model
     assert gateway.port > 0
 
 
+def test_a_program_that_does_not_stop_it_ends_nevertheless() -> None:
+    program = "from cagent_session.testing import ModelsGateway; ModelsGateway().start()"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
 def test_it_records_calls_in_order(gateway: ModelsGateway, ask: Ask) -> None:
     with session_scope("sess-1"):
         ask()
