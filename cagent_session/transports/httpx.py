@@ -131,9 +131,9 @@ def _without_stamps(present: Pairs) -> Pairs:
     """Return the caller's part of *present*, without the IDs that a hook has set."""
     callers = []
     for name, value in present:
-        callers_value: Any = value.stamped.replaced if isinstance(value, StampedBytes) else value
-        if callers_value is not None:
-            callers.append((name, callers_value))
+        own: Any = value.stamped.replaced if isinstance(value, StampedBytes) else value
+        if own is not None:
+            callers.append((name, own))
     return callers
 
 

@@ -79,10 +79,12 @@ def test_python_blocks_run_in_order(
             monkeypatch.delitem(sys.modules, module, raising=False)
         elif not is_for_pytest(block):
             block.evaluate()
+    printed = capsys.readouterr().out
     shown = re.findall(r"(?m)^It prints::\n\n((?:    .+\n|\n)+)", text_of(path))
     if shown:
-        printed = capsys.readouterr().out.split()
-        assert printed == textwrap.dedent("".join(shown)).split()
+        assert printed.split() == textwrap.dedent("".join(shown)).split()
+    for comment in re.findall(r"(?m)^ +print\(.+\)  # (.+)$", text_of(path)):
+        assert comment in printed
 
 
 def test_the_readmes_tests_find_the_call_in_no_session(pytester: pytest.Pytester) -> None:

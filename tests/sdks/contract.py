@@ -405,3 +405,7 @@ async def close(client: Any) -> None:
             if outcome is not None:
                 await outcome
             return
+
+
+def messages_of(prompt: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from contract import AttributesCalls, StatesUsage, Streams
+from contract import AttributesCalls, StatesUsage, Streams, messages_of
 
 
 class Chats(StatesUsage, Streams):
     """An SDK with chat completions."""
 
     def stream_chat(self, client: Any, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
+        messages = messages_of(prompt)
         stream = client.chat.completions.create(model="a-model", messages=messages, stream=True)
         return (chunk.choices[0].delta.content or "" for chunk in stream)
 
     def usage_chat(self, client: Any, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
+        messages = messages_of(prompt)
         usage = client.chat.completions.create(model="a-model", messages=messages).usage
         return usage.prompt_tokens, usage.completion_tokens
 
@@ -25,12 +25,12 @@ class ChatsAsync(Streams):
     """An SDK whose asynchronous client has chat completions."""
 
     async def ask_async(self, client: Any, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
+        messages = messages_of(prompt)
         answer = await client.chat.completions.create(model="a-model", messages=messages)
         return answer.choices[0].message.content
 
     async def stream_async(self, client: Any, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
+        messages = messages_of(prompt)
         stream = await client.chat.completions.create(
             model="a-model", messages=messages, stream=True
         )
@@ -48,7 +48,7 @@ class IsOpenAI(Chats, ChatsAsync, Embeds):
     """The SDK of OpenAI itself. It has responses, and can state the tokens of a stream."""
 
     def ask_chat(self, client: Any, prompt: str) -> Any:
-        messages = [{"role": "user", "content": prompt}]
+        messages = messages_of(prompt)
         answer = client.chat.completions.create(model="a-model", messages=messages)
         return answer.choices[0].message.content
 
@@ -71,7 +71,7 @@ class IsOpenAI(Chats, ChatsAsync, Embeds):
         return usage.input_tokens, usage.output_tokens
 
     def usage_stream(self, client: Any, prompt: str) -> Any:
-        messages, options = [{"role": "user", "content": prompt}], {"include_usage": True}
+        messages, options = messages_of(prompt), {"include_usage": True}
         stream = client.chat.completions.create(
             model="a-model", messages=messages, stream=True, stream_options=options
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 import with_cohere
 from cohere import AsyncClientV2, ClientV2
-from contract import KeepsTimeouts, StatesUsage, Streams
+from contract import KeepsTimeouts, StatesUsage, Streams, messages_of
 
 SDK = "cohere==7.3.1"
 
@@ -49,7 +49,3 @@ class TestCohere(StatesUsage, Streams, KeepsTimeouts):
             async for event in stream
             if event.type == "content-delta"
         )
-
-
-def messages_of(prompt: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}]

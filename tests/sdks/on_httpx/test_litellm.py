@@ -9,7 +9,7 @@ from typing import Any
 import litellm
 import pytest
 import with_litellm
-from contract import HEADERS, AsyncNeedsMore, KeepsTimeouts, Streams
+from contract import HEADERS, AsyncNeedsMore, KeepsTimeouts, Streams, messages_of
 
 from cagent_session import session_scope
 from cagent_session.testing import ModelsGateway
@@ -133,7 +133,3 @@ class TestLiteLLM(Streams, AsyncNeedsMore, KeepsTimeouts):
 
     async def call_async(self, client: Client, gateway: str, headers: dict[str, str]) -> Any:
         return await self.ask_openai_async(client, "Hello")
-
-
-def messages_of(prompt: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}]

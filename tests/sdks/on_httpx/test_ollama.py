@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import with_ollama
-from contract import KeepsTimeouts, StatesUsage, Streams
+from contract import KeepsTimeouts, StatesUsage, Streams, messages_of
 from ollama import AsyncClient, Client
 
 SDK = "ollama==0.6.3"
@@ -43,7 +43,3 @@ class TestOllama(StatesUsage, Streams, KeepsTimeouts):
     async def stream_async(self, client: AsyncClient, prompt: str) -> Any:
         stream = await client.chat("llama", messages_of(prompt), stream=True)
         return (part.message.content or "" async for part in stream)
-
-
-def messages_of(prompt: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import with_mistralai
-from contract import AsyncNeedsMore, KeepsTimeouts, StatesUsage, Streams
+from contract import AsyncNeedsMore, KeepsTimeouts, StatesUsage, Streams, messages_of
 from mistralai.client import Mistral
 
 SDK = "mistralai==3.7.0"
@@ -46,7 +46,3 @@ class TestMistral(StatesUsage, Streams, AsyncNeedsMore, KeepsTimeouts):
 
     async def call_async(self, client: Mistral, gateway: str, headers: dict[str, str]) -> Any:
         return await self.ask_async(client, "Hello")
-
-
-def messages_of(prompt: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}]
