@@ -604,10 +604,9 @@ def test_no_key_password_or_query_is_logged_or_shown(
 
 def test_after_the_with_statement_it_does_not_listen() -> None:
     with ModelsGateway() as gateway:
-        pass
+        listening = gateway.server.socket  # not the port: another program may take it next
     assert not gateway.is_running()
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((gateway.host, gateway.port), timeout=10)
+    assert listening.fileno() == -1
 
 
 def test_it_can_be_stopped_and_started_again(gateway: ModelsGateway, ask: Ask) -> None:

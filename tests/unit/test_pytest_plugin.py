@@ -178,9 +178,6 @@ def test_every_test_has_its_own_session_and_gateway(run: Run) -> None:
             assert len(session_ids) == len(gateways) == 3
             assert not any(gateway.is_running() for gateway in gateways)
             assert current_session_id() is None
-            for gateway in gateways:  # a late call
-                with pytest.raises(requests.ConnectionError):
-                    requests.post(f"http://127.0.0.1:{gateway.port}", timeout=10)
             assert models_gateway.calls == []
     """)
     result.assert_outcomes(passed=4)
