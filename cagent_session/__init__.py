@@ -45,10 +45,14 @@ from cagent_session.session_id import InvalidSessionId, new_session_id
 if TYPE_CHECKING:
     from cagent_session.carrying import SessionExecutor, carry_session
     from cagent_session.explaining import explain
-    from cagent_session.gateway import Gateway, MissingSessionId, MissingSessionIdWarning
+    from cagent_session.gateway import Gateway
     from cagent_session.headers import FORWARD_HEADER, SESSION_ID_HEADER, gateway_headers
+    from cagent_session.instrumentation import instrument, uninstrument
     from cagent_session.mounting import mount, session_factory, unmount
     from cagent_session.origins import InvalidGatewayURL
+    from cagent_session.reporting import MissingSessionId, MissingSessionIdWarning
+    from cagent_session.transports.aiohttp import session_id_trace_config
+    from cagent_session.transports.botocore import stamp_botocore
     from cagent_session.transports.httpx import async_session_id_hook, session_id_hook
     from cagent_session.transports.requests import SessionIdAdapter
 
@@ -70,11 +74,15 @@ __all__ = [
     "explain",
     "gateway_headers",
     "in_session",
+    "instrument",
     "mount",
     "new_session_id",
     "session_factory",
     "session_id_hook",
+    "session_id_trace_config",
     "session_scope",
+    "stamp_botocore",
+    "uninstrument",
     "unmount",
 ]
 
@@ -85,17 +93,21 @@ _MODULES = {
     "SESSION_ID_HEADER": "headers",
     "Gateway": "gateway",
     "InvalidGatewayURL": "origins",
-    "MissingSessionId": "gateway",
-    "MissingSessionIdWarning": "gateway",
+    "MissingSessionId": "reporting",
+    "MissingSessionIdWarning": "reporting",
     "SessionExecutor": "carrying",
     "SessionIdAdapter": "transports.requests",
     "async_session_id_hook": "transports.httpx",
     "carry_session": "carrying",
     "explain": "explaining",
     "gateway_headers": "headers",
+    "instrument": "instrumentation",
     "mount": "mounting",
     "session_factory": "mounting",
     "session_id_hook": "transports.httpx",
+    "session_id_trace_config": "transports.aiohttp",
+    "stamp_botocore": "transports.botocore",
+    "uninstrument": "instrumentation",
     "unmount": "mounting",
 }
 

@@ -37,17 +37,30 @@ class _OpenScope:
         self.token = token
 
 
+_whole_program: _OpenScope | None = None  # see run_program_in()
 _current: ContextVar[_OpenScope | None] = ContextVar("cagent_session", default=None)
 
 
-def _start_in_no_session() -> None:
-    """Forget the parent process's scopes, in every context that a fork copied to this process."""
-    global _current  # noqa: PLW0603 - the copied contexts have values for the old variable only
-    _current = ContextVar("cagent_session", default=None)
+def _leave_all_scopes() -> None:
+    """Leave the scopes of every context of this process. A fork has copied some to it."""
+    global _current  # noqa: PLW0603 - the contexts have values for the old variable only
+    _current = ContextVar("cagent_session", default=_whole_program)
+
+
+def run_program_in(session_id: str) -> None:
+    """Start every context of this process and of its forks in a session, those of threads too.
+
+    Call this before the program enters a scope.
+
+    :raises InvalidSessionId: if the ID is invalid.
+    """
+    global _whole_program  # noqa: PLW0603 - there is one program
+    _whole_program = _OpenScope(session_scope(session_id), None)
+    _leave_all_scopes()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
-    os.register_at_fork(after_in_child=_start_in_no_session)
+    os.register_at_fork(after_in_child=_leave_all_scopes)
 
 
 def current_session_id() -> str | None:
@@ -248,7 +261,7 @@ class _PausedScopes:
     def run(self, resume: Callable[[Any], Any], argument: Any) -> Any:
         """Return ``resume(argument)``, which runs one step in the scopes. The caller's stay."""
         if self._variable is not _current:  # this process was forked
-            self._variable, self._innermost = _current, None
+            self._variable, self._innermost = _current, _whole_program
         variable, before = self._variable, _current.get()
         try:
             variable.set(self._innermost)

@@ -10,9 +10,10 @@ import requests
 from requests.sessions import merge_setting
 from requests.structures import CaseInsensitiveDict
 
-from cagent_session.gateway import ANOTHER_ORIGIN, BOUND, NO_MARKER, STAMPED, Gateway
+from cagent_session.gateway import Gateway
 from cagent_session.headers import FORWARD_HEADER, SESSION_ID_HEADER, as_text, callers_value
 from cagent_session.origins import DEFAULT_PORTS, Origin, origin_of, without_secrets
+from cagent_session.reporting import ANOTHER_ORIGIN, BOUND, NO_MARKER, STAMPED
 from cagent_session.transports.httpx import SessionIdHook, callers_headers, value_of
 from cagent_session.transports.requests import SessionIdAdapter
 

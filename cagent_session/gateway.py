@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
-import warnings
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from cagent_session.context import current_session_id
-from cagent_session.headers import HeaderValue
+from cagent_session.headers import HeaderValue, is_marker, require_marking
 from cagent_session.origins import (
     DEFAULT_PORTS,
     InvalidGatewayURL,
@@ -18,28 +16,17 @@ from cagent_session.origins import (
     parse_gateway_url,
     without_secrets,
 )
-
-Missing = Literal["omit", "warn", "raise"]
-
-STAMPED = "stamped"
-NO_SESSION = "no session"
-NO_MARKER = "no marker"
-ANOTHER_ORIGIN = "another origin"
-LEFT_ORIGIN = "left the origin by a redirect"
-BOUND = (STAMPED, NO_SESSION)  # the reasons for requests that are bound for the gateway
+from cagent_session.reporting import (
+    ANOTHER_ORIGIN,
+    BOUND,
+    LEFT_ORIGIN,
+    NO_MARKER,
+    NO_SESSION,
+    STAMPED,
+    Missing,
+)
 
 _VARIABLES = ("DOCKER_AGENT_MODELS_GATEWAY", "CAGENT_MODELS_GATEWAY")
-_TRANSPORTS = {"cagent_session", "requests", "httpx", "httpx2", "opentelemetry"}
-
-logger = logging.getLogger("cagent_session")
-
-
-class MissingSessionId(RuntimeError):  # noqa: N818 - a public name of the design
-    """A request is bound for the gateway but in no session, and *missing* is ``"raise"``."""
-
-
-class MissingSessionIdWarning(UserWarning):
-    """A request is bound for the gateway but in no session, and *missing* is ``"warn"``."""
 
 
 class Gateway:
@@ -65,6 +52,7 @@ class Gateway:
     urls: tuple[str, ...]
     missing: Missing
     origins: frozenset[Origin]
+    marking: Mapping[str, str]  # see with_marking()
     _prefixes: tuple[str, ...]
 
     def __init__(self, *urls: str, missing: Missing = "omit") -> None:
@@ -73,7 +61,8 @@ class Gateway:
         origins = frozenset(map(parse_gateway_url, urls))
         prefixes = [f"{scheme}://{host}:{port}/" for scheme, host, port in origins]
         prefixes += [f"{s}://{host}/" for s, host, port in origins if port == DEFAULT_PORTS[s]]
-        vars(self).update(urls=urls, missing=missing, origins=origins, _prefixes=tuple(prefixes))
+        vars(self).update(urls=urls, missing=missing, origins=origins, marking={})
+        vars(self)["_prefixes"] = tuple(prefixes)
 
     @classmethod
     def of(cls, gateway: Gateway | str | None, missing: Missing | None = None) -> Gateway:
@@ -107,12 +96,30 @@ class Gateway:
                     raise InvalidGatewayURL(f"environment variable {name}: {error}") from None
         return None
 
+    def with_marking(self, headers: Mapping[str, str] | None) -> Gateway:
+        """Return this gateway, with *headers* for the requests to it that have no marker.
+
+        :param headers: ``X-Cagent-*`` headers with the marker, such as those of
+            :func:`~cagent_session.gateway_headers`. ``None`` means none.
+        :raises ValueError: for other headers, and if the gateway has no URL: every request of the
+            program would then be bound for it.
+        :raises TypeError: if *headers* is not a mapping.
+        """
+        if headers is None:
+            return self
+        require_marking(headers)
+        if not self.urls:
+            raise ValueError("headers can only be added if the gateway's URL is known: give it")
+        marked = type(self)(*self.urls, missing=self.missing)
+        vars(marked)["marking"] = dict(headers)
+        return marked
+
     def decide(
         self, url: str, forward: object, callers_id: HeaderValue | None, *, has_left: bool = False
     ) -> tuple[str, HeaderValue | None]:
         """Apply the rule: return a reason, and the session ID that a request to *url* carries.
 
-        The ID is ``None`` if it carries none. The reason is one of this module's constants.
+        The ID is ``None`` if it carries none. The reason is a constant of ``reporting.py``.
 
         ==================  =======  ==========================================================
         the request         session  what it carries
@@ -125,7 +132,7 @@ class Gateway:
 
         A request is bound for the gateway if it has a marker and goes to the origin of one of the
         gateway's URLs. If the gateway has no URLs, the marker is enough. docker-agent has the same
-        rule, without the last line of the table.
+        rule, without the last line of the table. A gateway :meth:`with_marking` counts as a marker.
 
         :param forward: the value of ``X-Cagent-Forward``, the marker. A blank one does not count.
         :param callers_id: the session ID that the caller set, if any.
@@ -137,9 +144,7 @@ class Gateway:
         has_known_prefix = not self.urls or url.startswith(self._prefixes)
         if not has_known_prefix and origin_of(url) not in self.origins:
             return ANOTHER_ORIGIN, None
-        if not forward or not isinstance(forward, (str, bytes)):
-            return NO_MARKER, None
-        if forward.isspace() and forward.isascii():
+        if not is_marker(forward) and not self.marking:
             return NO_MARKER, None
         session_id = current_session_id()
         return (NO_SESSION, callers_id or None) if session_id is None else (STAMPED, session_id)
@@ -148,29 +153,17 @@ class Gateway:
         """Return whether every ``X-Cagent-*`` header must be removed, given this *reason*."""
         return reason == LEFT_ORIGIN or (reason not in BOUND and bool(self.urls))
 
-    def report(self, request: Any, reason: str, forward: object, session_id: object) -> None:
-        """Log *reason*. If the request should carry a session ID but has none, apply *missing*.
-
-        :param request: a request of any library, with the attributes ``method`` and ``url``.
-        :raises MissingSessionId: if the request is bound for the gateway, carries no session ID,
-            and *missing* is ``"raise"``.
-        """
-        if logger.isEnabledFor(logging.DEBUG) and (forward or reason != ANOTHER_ORIGIN):
-            logger.debug("%s: %s", reason, _call_text(request))
-        if session_id is None and reason == NO_SESSION and self.missing != "omit":
-            call, remedy = _call_text(request), "make the call inside session_scope()"
-            message = f"{call} is bound for the models gateway but in no session: {remedy}"
-            if self.missing == "raise":
-                raise MissingSessionId(message)
-            warnings.warn(message, MissingSessionIdWarning, stacklevel=_callers_stacklevel())
+    def added_to(self, reason: str, forward: object) -> Mapping[str, str]:
+        """Return the headers to add to a request because it is bound but has no marker."""
+        return self.marking if reason in BOUND and not is_marker(forward) else {}
 
     def __repr__(self) -> str:
         urls = "".join(f"{without_secrets(url)!r}, " for url in self.urls)
         return f"Gateway({urls}missing={self.missing!r})"
 
     def __eq__(self, other: object) -> bool:
-        own = (self.urls, self.missing)
-        return isinstance(other, Gateway) and own == (other.urls, other.missing)
+        own = (self.urls, self.missing, self.marking)
+        return isinstance(other, Gateway) and own == (other.urls, other.missing, other.marking)
 
     def __hash__(self) -> int:
         return hash((self.urls, self.missing))
@@ -182,16 +175,3 @@ class Gateway:
 
         def __delattr__(self, name: str) -> None:
             raise AttributeError(f"a Gateway never changes: {name} can't be deleted")
-
-
-def _call_text(request: Any) -> str:
-    return f"{request.method} {without_secrets(str(request.url))}"
-
-
-def _callers_stacklevel() -> int:
-    """Return the ``stacklevel`` of a warning that points at the code that made the call."""
-    # warnings.warn(skip_file_prefixes=...) does this, but only since Python 3.12.
-    level, frame = 1, sys._getframe(1)  # noqa: SLF001
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _TRANSPORTS:
-        level, frame = level + 1, frame.f_back
-    return level

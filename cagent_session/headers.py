@@ -42,6 +42,13 @@ def remove_cagent_headers(headers: MutableMapping[Any, Any]) -> None:
         del headers[name]
 
 
+def is_marker(forward: object) -> bool:
+    """Return whether *forward* is a value of ``X-Cagent-Forward`` that counts: not blank."""
+    if not forward or not isinstance(forward, (str, bytes)):
+        return False
+    return not (forward.isspace() and forward.isascii())
+
+
 def as_text(name: str | bytes) -> str:
     """Return a header's name as :class:`str`."""
     return name if isinstance(name, str) else name.decode("latin-1")
@@ -126,6 +133,19 @@ def require_sendable(headers: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"the value of {name} must be visible ASCII characters, with spaces only inside"
             )
+
+
+def require_marking(headers: Mapping[str, str]) -> None:
+    """Raise an error if *headers* can't mark a request: see ``Gateway.with_marking``."""
+    require_sendable(headers)
+    others = [name for name in headers if not name.lower().startswith(PREFIX)]
+    if others:
+        raise ValueError(f"headers must be X-Cagent-* headers only, got {others[0]}")
+    names = [name.lower() for name in headers]
+    if SESSION_ID_HEADER.lower() in names:
+        raise ValueError(f"headers must not contain {SESSION_ID_HEADER}: use session_scope()")
+    if FORWARD_HEADER.lower() not in names:
+        raise ValueError(f"headers must contain {FORWARD_HEADER}: use gateway_headers(...)")
 
 
 def gateway_headers(  # noqa: PLR0913 - one keyword for each of docker-agent's headers

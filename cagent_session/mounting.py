@@ -9,8 +9,9 @@ from typing import Any, ParamSpec, TypeVar, overload
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 
-from cagent_session.gateway import Gateway, Missing
+from cagent_session.gateway import Gateway
 from cagent_session.headers import require_sendable
+from cagent_session.reporting import Missing
 from cagent_session.transports.requests import SessionIdAdapter
 
 P = ParamSpec("P")

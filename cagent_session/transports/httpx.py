@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
-from cagent_session.gateway import BOUND, NO_SESSION, STAMPED, Gateway, Missing
+from cagent_session.gateway import Gateway
 from cagent_session.headers import (
     FORWARD_HEADER,
     PREFIX,
@@ -15,6 +15,7 @@ from cagent_session.headers import (
     StampedId,
 )
 from cagent_session.origins import left_origin
+from cagent_session.reporting import BOUND, NO_SESSION, STAMPED, Missing, report
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -46,14 +47,19 @@ class SessionIdHook:
         memory.url, memory.callers_pairs = url, [] if has_left else pairs
 
         forward, callers_id = value_of(pairs, FORWARD_HEADER), value_of(pairs, SESSION_ID_HEADER)
-        hooks = [self, *memory.hooks]  # it may be bound for another hook's gateway
-        decided = [h.gateway.decide(url, forward, callers_id, has_left=has_left) for h in hooks]
-        reason, session_id = next((d for d in decided if d[0] in BOUND), decided[0])
-        self.gateway.report(request, decided[0][0], forward, decided[0][1])
+        gateways = [self.gateway, *[hook.gateway for hook in memory.hooks]]
+        decided = [(*g.decide(url, forward, callers_id, has_left=has_left), g) for g in gateways]
+        report(self.gateway.missing, request, decided[0][0], forward, decided[0][1])
+        # It may be bound for another hook's gateway.
+        reason, session_id, gateway = next((d for d in decided if d[0] in BOUND), decided[0])
         if self.gateway.removes_all(reason):
             pairs = []
         elif reason != NO_SESSION or session_id is None:
             pairs = [pair for pair in pairs if not _is_session_id(pair)]
+        if added := gateway.added_to(reason, forward):
+            replaced = {name.lower().encode() for name in added}
+            pairs = [pair for pair in pairs if pair[0].lower() not in replaced]
+            pairs += [(name.encode(), value.encode()) for name, value in added.items()]
         if reason is STAMPED:
             stamp = StampedId.of(session_id, callers_id).encode()
             pairs = [*pairs, (SESSION_ID_HEADER.encode(), stamp)]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import requests
 from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
-from cagent_session.gateway import BOUND, STAMPED, Gateway, Missing, logger
+from cagent_session.gateway import Gateway
 from cagent_session.headers import (
     FORWARD_HEADER,
     PREFIX,
@@ -19,6 +18,7 @@ from cagent_session.headers import (
     cagent_names,
     callers_value,
 )
+from cagent_session.reporting import BOUND, STAMPED, Missing, is_watched, report
 from cagent_session.transports.sent_headers import (
     ByName,
     SentHeaders,
@@ -126,9 +126,10 @@ def _outgoing(request: requests.PreparedRequest, gateway: Gateway) -> requests.P
         callers = dict(callers.items())
         by_name = by_lower_name(callers)
         has_ours = bool(cagent_names(by_name))
-    if not has_ours:
-        if logger.isEnabledFor(logging.DEBUG):
-            gateway.report(request, gateway.decide(str(request.url), None, None)[0], None, None)
+    if not has_ours and not gateway.marking:
+        if is_watched():
+            reason, _ = gateway.decide(str(request.url), None, None)
+            report(gateway.missing, request, reason, None, None)
         return request
     is_unchanged = callers is headers
     if type(headers) is not SentHeaders:
@@ -145,7 +146,7 @@ def _decided(
     by_name: ByName,
     is_unchanged: bool,
 ) -> requests.PreparedRequest:
-    """Apply the rule to *request*, which has an ``X-Cagent-*`` header, and return what to send.
+    """Apply the rule to *request*, which has or may get our headers, and return what to send.
 
     :param by_name: the headers that the caller set.
     :param is_unchanged: whether *headers* contains exactly these.
@@ -157,8 +158,8 @@ def _decided(
         has_left, by_name = headers.moved_to(url, by_name)
     callers_id = present and callers_value(present)
     reason, session_id = gateway.decide(url, forward, callers_id, has_left=has_left)
-    if session_id is None or logger.isEnabledFor(logging.DEBUG):
-        gateway.report(request, reason, forward, session_id)
+    if session_id is None or is_watched():
+        report(gateway.missing, request, reason, forward, session_id)
     if has_left:  # change the request itself: it was made for this redirect
         request.headers = SentHeaders.of(without_ours(by_name), url)
         return request
@@ -166,7 +167,8 @@ def _decided(
     if headers.callers is not None and reason not in BOUND:
         return request  # it may be bound for the outer adapter's gateway
     is_right = is_unchanged and session_id == present and present is callers_id
-    if is_right and not gateway.removes_all(reason):
+    added = gateway.marking and gateway.added_to(reason, forward)
+    if is_right and not added and not gateway.removes_all(reason):
         return request
     if session_id is not None:
         by_name = {**by_name, _SESSION_ID: (SESSION_ID_HEADER, session_id)}
@@ -174,5 +176,7 @@ def _decided(
         by_name = without_ours(by_name)
     else:
         by_name = {name: by_name[name] for name in by_name if name != _SESSION_ID}
+    if added:
+        by_name = {**by_name, **{name.lower(): (name, added[name]) for name in added}}
     stamp = StampedId.of(session_id, callers_id) if reason is STAMPED else None
     return copy_of(request, SentHeaders.of(by_name, url=url, callers=headers, stamp=stamp))

@@ -26,7 +26,7 @@ from cagent_session import (
 )
 
 if TYPE_CHECKING:
-    from cagent_session.gateway import Missing
+    from cagent_session.reporting import Missing
 
 
 @dataclass(frozen=True)

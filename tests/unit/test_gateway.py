@@ -26,7 +26,7 @@ from cagent_session import (
     gateway_headers,
     session_scope,
 )
-from cagent_session.gateway import BOUND
+from cagent_session.reporting import BOUND, report
 from cagent_session.origins import left_origin, origin_of
 
 FORWARD = "https://api.openai.com/v1"
@@ -264,14 +264,14 @@ def test_a_missing_session_is_reported_with_the_remedy_and_without_secrets(
 ) -> None:
     """The message shows no user info and no query. Gemini's clients put their key in the query."""
     with pytest.raises(MissingSessionId) as missing:
-        Gateway(missing="raise").report(request_to(url), "no session", FORWARD, None)
+        report("raise", request_to(url), "no session", FORWARD, None)
     problem = f"POST {shown} is bound for the models gateway but in no session"
     assert str(missing.value) == f"{problem}: make the call inside session_scope()"
 
 
 CALL = """
 try:
-    answers.put(gateway.report(request, "no session", "marker", None))
+    answers.put(report("warn", request, "no session", "marker", None))
 except Exception as error:
     answers.put(error)
 """
@@ -292,7 +292,7 @@ def call_from_unusual_code(**names: Any) -> list[Any]:
 def test_the_warning_of_a_missing_session_can_point_at_any_code() -> None:
     with pytest.warns(MissingSessionIdWarning) as warned:
         answers = call_from_unusual_code(
-            gateway=Gateway(missing="warn"), request=request_to("https://gw.example/")
+            report=report, request=request_to("https://gw.example/")
         )
     assert answers == [None, None]
     assert [warning.filename for warning in warned] == ["plugin.txt", "plugin.txt"]

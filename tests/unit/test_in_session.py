@@ -518,7 +518,7 @@ def test_after_a_fork_in_a_step_the_child_is_in_no_session() -> None:
 
     @in_session("session_id")
     def forking(session_id: str) -> Iterator[str | None]:
-        context._start_in_no_session()  # as Python does in the child
+        context._leave_all_scopes()  # as Python does in the child
         yield current_session_id()
         with session_scope("body"):
             yield current_session_id()

@@ -1,0 +1,273 @@
+"""``instrument`` and ``uninstrument``: every HTTP client of this process, by one line."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from types import ModuleType
+from typing import Any
+
+from cagent_session.gateway import Gateway
+from cagent_session.reporting import Missing
+from cagent_session.transports.botocore import stamp_request
+from cagent_session.transports.httpx import SessionIdHook
+
+Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_lock = threading.Lock()
+_gateway: Gateway | None = None  # not None while instrument() is in force
+_patches: list[tuple[type, str, Any, Any]] = []  # a class, a name, the object there, and ours
+_clients: weakref.WeakKeyDictionary[Any, _Hooks] = weakref.WeakKeyDictionary()
+
+
+def instrument(
+    gateway: Gateway | str | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    missing: Missing | None = None,
+) -> None:
+    """Add the current session ID to the calls of every HTTP client of this process.
+
+    It covers requests, httpx, httpx2, aiohttp and botocore, with all SDKs that use them: clients
+    that exist, clients that are made later, and functions such as ``requests.post()``. None of
+    these libraries is imported. A client that you have prepared yourself, by
+    :func:`~cagent_session.mount`, a hook, a trace config or
+    :func:`~cagent_session.stamp_botocore`, keeps its own settings.
+
+    Only requests to the gateway are changed. The rule is that of
+    :class:`~cagent_session.SessionIdAdapter`. If the function is called again, the new settings
+    replace the old ones.
+
+    :param gateway: the models gateway: its URL or a :class:`~cagent_session.Gateway`. If it is
+        ``None``, the URL comes from the environment: see
+        :meth:`~cagent_session.Gateway.from_environment`.
+    :param headers: headers of :func:`~cagent_session.gateway_headers`, for requests to the gateway
+        that have no marker. Names begin with ``X-Cagent-``.
+    :param missing: see :class:`~cagent_session.Gateway`. It replaces the gateway's own value.
+    :raises ValueError: if there is no URL of a gateway, for any other value of *missing*, if a
+        header is not ``X-Cagent-*`` or can't be sent unchanged, and if none of them is the marker.
+    :raises InvalidGatewayURL: if the gateway's URL is invalid. Any error leaves everything as it
+        was.
+
+    >>> instrument("https://gateway.example")
+    >>> uninstrument()
+    """
+    global _gateway  # noqa: PLW0603 - it is for the whole process
+    known = Gateway.from_environment() if gateway is None else gateway
+    wanted = Gateway.of(known, missing).with_marking(headers)
+    if not wanted.urls:
+        raise ValueError(
+            "instrument() needs the gateway's URL: give it, or set the environment variable "
+            "CAGENT_MODELS_GATEWAY. To decide by the marker alone, use mount() or a hook."
+        )
+    with _lock:
+        _gateway = wanted
+        if _import_hook not in sys.meta_path:
+            sys.meta_path.insert(0, _import_hook)
+    for name in _LIBRARIES:
+        if sys.modules.get(name) is not None:
+            _patch(import_module(name))  # waits if another thread imports it now
+
+
+def uninstrument() -> None:
+    """Undo :func:`instrument`: put back the very objects that were there. Else do nothing.
+
+    A call that has already begun may still get its session ID.
+    """
+    global _gateway  # noqa: PLW0603 - see instrument()
+    with _lock:
+        _gateway = None
+        if _import_hook in sys.meta_path:
+            sys.meta_path.remove(_import_hook)
+        while _patches:
+            owner, name, original, ours = _patches.pop()
+            # If another library has put its own function there since, that calls ours. Ours then
+            # stays, and only passes the calls on.
+            if vars(owner)[name] is ours:
+                setattr(owner, name, original)
+        for client, hooks in list(_clients.items()):
+            hooks.restore(client)
+        _clients.clear()
+
+
+def _patch(module: ModuleType) -> None:
+    """Patch the clients of *module*, which is one of the libraries, unless that is done."""
+    patches = list(_LIBRARIES[module.__name__](module))  # imports modules, so without the lock
+    with _lock:
+        for owner, name, wrap in patches if _gateway else ():
+            present = vars(owner)[name]
+            if all(present is not ours for _, _, _, ours in _patches):
+                ours = functools.wraps(present)(wrap(present))
+                setattr(owner, name, ours)
+                _patches.append((owner, name, present, ours))
+
+
+def _requests(module: Any) -> Iterator[tuple[type, str, Wrap]]:
+    from cagent_session.transports.requests import SessionIdAdapter  # noqa: PLC0415
+
+    def wrap(get_adapter: Callable[..., Any]) -> Callable[..., Any]:
+        def instrumented(*args: Any, **kwargs: Any) -> Any:
+            adapter, gateway = get_adapter(*args, **kwargs), _gateway
+            if gateway is None or isinstance(adapter, SessionIdAdapter):
+                return adapter
+            # It is for one request. __init__() would make a connection pool, which takes longer.
+            wrapper = SessionIdAdapter.__new__(SessionIdAdapter)
+            attributes = vars(wrapper)
+            attributes["gateway"], attributes["inner"] = gateway, adapter
+            return wrapper
+
+        return instrumented
+
+    yield module.Session, "get_adapter", wrap
+
+
+def _httpx(module: Any) -> Iterator[tuple[type, str, Wrap]]:
+    class Hook(_Added, SessionIdHook):
+        pass
+
+    def put(client: Any, hooks: list[Any]) -> None:
+        client.event_hooks = {**client.event_hooks, "request": hooks}
+
+    hooks = _Hooks(lambda client: client.event_hooks["request"], put, SessionIdHook, Hook)
+
+    def wrap(send: Callable[..., Any]) -> Callable[..., Any]:
+        def instrumented(client: Any, *args: Any, **kwargs: Any) -> Any:
+            hooks.prepare(client)
+            return send(client, *args, **kwargs)
+
+        return instrumented
+
+    yield module.Client, "send", wrap
+    yield module.AsyncClient, "send", hooks.wrap_async
+
+
+def _aiohttp(module: Any) -> Iterator[tuple[type, str, Wrap]]:
+    from cagent_session.transports.trace_config import SessionIdTraceConfig  # noqa: PLC0415
+
+    class Config(_Added, SessionIdTraceConfig):
+        pass
+
+    def put(client: Any, configs: list[Any]) -> None:
+        for config in configs:
+            config.freeze()
+        client.trace_configs[:] = configs
+
+    hooks = _Hooks(lambda client: client.trace_configs, put, SessionIdTraceConfig, Config)
+    # It is private, but all public methods use it, and only here can existing clients be reached.
+    yield module.ClientSession, "_request", hooks.wrap_async
+
+
+def _botocore(module: Any) -> Iterator[tuple[type, str, Wrap]]:
+    def wrap(send: Callable[..., Any]) -> Callable[..., Any]:
+        def instrumented(client: Any, request: Any) -> Any:
+            if (gateway := _gateway) is not None:
+                stamp_request(request, gateway)
+            return send(client, request)
+
+        return instrumented
+
+    yield module.URLLib3Session, "send", wrap
+
+
+_LIBRARIES: dict[str, Callable[[Any], Iterator[tuple[type, str, Wrap]]]] = {
+    "requests": _requests,
+    "httpx": _httpx,
+    "httpx2": _httpx,
+    "aiohttp": _aiohttp,
+    "botocore.httpsession": _botocore,
+}
+
+
+class _Added:
+    """A base class of the hooks and trace configs that :func:`instrument` adds to clients."""
+
+    gateway: Gateway
+
+
+class _Hooks:
+    """The hooks of httpx clients, or the trace configs of aiohttp clients.
+
+    :param get: returns the hooks of a client.
+    :param put: gives a client other hooks.
+    :param kind: the class of hooks that users add themselves.
+    :param ours: the class of hooks to add. Its instances are made with a gateway.
+    """
+
+    def __init__(
+        self,
+        get: Callable[[Any], list[Any]],
+        put: Callable[[Any, list[Any]], None],
+        kind: type,
+        ours: Callable[[Gateway], Any],
+    ) -> None:
+        self._get, self._put, self._kind, self._ours = get, put, kind, ours
+
+    def prepare(self, client: Any) -> None:
+        """Make sure that our hook is the last one of *client*, unless the user has added one."""
+        gateway, hooks = _gateway, self._get(client)
+        last = hooks[-1] if hooks else None
+        is_ours = isinstance(last, _Added) and last.gateway is gateway and client in _clients
+        if gateway is None or is_ours:
+            return
+        wanted = _others(hooks)
+        if not any(isinstance(hook, self._kind) for hook in wanted):
+            wanted.append(self._ours(gateway))
+        with _lock:
+            if wanted != hooks and _gateway is gateway:  # uninstrument() must not miss a client
+                self._put(client, wanted)
+                _clients[client] = self
+
+    def restore(self, client: Any) -> None:
+        """Remove our hook from *client*."""
+        self._put(client, _others(self._get(client)))
+
+    def wrap_async(self, send: Callable[..., Any]) -> Callable[..., Any]:
+        """Return *send*, a coroutine method, which first prepares its client."""
+
+        async def instrumented(client: Any, *args: Any, **kwargs: Any) -> Any:
+            self.prepare(client)
+            return await send(client, *args, **kwargs)
+
+        return instrumented
+
+
+def _others(hooks: list[Any]) -> list[Any]:
+    return [hook for hook in hooks if not isinstance(hook, _Added)]
+
+
+class _ImportHook(MetaPathFinder):
+    """Patches a library after the program has imported it."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name not in _LIBRARIES:
+            return None
+        finders = [finder for finder in sys.meta_path if finder is not self]
+        found = (finder.find_spec(name, path, target) for finder in finders)
+        spec = next(filter(None, found), None)
+        if spec is not None and spec.loader is not None:
+            loader: Any = _PatchingLoader(spec.loader)
+            spec.loader = loader
+        return spec
+
+
+class _PatchingLoader:
+    """The loader of a library. It has all that the library's own loader has."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def exec_module(self, module: Any) -> None:
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        _patch(module)
+
+
+_import_hook = _ImportHook()
