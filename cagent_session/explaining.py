@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -12,13 +13,18 @@ from requests.structures import CaseInsensitiveDict
 
 from cagent_session.gateway import Gateway
 from cagent_session.headers import FORWARD_HEADER, SESSION_ID_HEADER, as_text, callers_value
+from cagent_session.instrumentation import instrumented_gateway
 from cagent_session.origins import DEFAULT_PORTS, Origin, origin_of, without_secrets
 from cagent_session.reporting import ANOTHER_ORIGIN, BOUND, NO_MARKER, STAMPED
 from cagent_session.transports.httpx import SessionIdHook, callers_headers, value_of
 from cagent_session.transports.requests import SessionIdAdapter
 
+_FUNCTIONS = {"requests": "post", "httpx": "post", "httpx2": "post", "aiohttp": "request"}
 _LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 
+_INSTRUMENT = (
+    " Or call instrument(gateway) once, at the start of the program: it covers all clients."
+)
 _NOT_MOUNTED = (
     "mount() was not called on this Session. It works for one Session only, so mounting another "
     "one does not help here. Call mount(session, gateway) on this one."
@@ -33,15 +39,14 @@ _NO_HOOK = (
     "synchronous and asynchronous clients need one each. Make the client with "
     'event_hooks={"request": [session_id_hook(gateway)]}, or assign that to client.event_hooks.'
 )
-_NO_SESSION_OBJECT = (
-    "requests.post() and similar functions make a new Session for each call, and no adapter of "
-    "this library is mounted on it. Make a requests.Session(), call mount(session, gateway), and "
-    "use session.post()."
+_NO_CONFIG = (
+    "this client has no trace config of this library. Make it with "
+    "aiohttp.ClientSession(trace_configs=[session_id_trace_config(gateway)])."
 )
 _NO_CLIENT_OBJECT = (
-    "{0}.post() and similar functions make a new client for each call, and it has no hook of this "
-    'library. Make a {0}.Client(event_hooks={{"request": [session_id_hook(gateway)]}}) and use '
-    "client.post()."
+    "the functions of the module {0}, such as {0}.{1}(), make a new client for each call, and it "
+    "was not prepared. Call instrument(gateway) once, at the start of the program, or make a "
+    "client: explain() then says how to prepare it."
 )
 _NO_MARKER = (
     "it has no marker, the header X-Cagent-Forward. Add gateway_headers(...) to the headers of the "
@@ -63,9 +68,10 @@ def explain(client: Any, url: str, headers: Mapping[str, Any] | None = None) -> 
 
     Nothing is sent. The client's hooks and its authentication do not run.
 
-    :param client: the object that makes the call: a :class:`requests.Session`, or a ``Client`` or
-        ``AsyncClient`` of httpx or httpx2. For an SDK, pass the client that it uses. For calls such
-        as ``requests.post()``, pass the module ``requests``, ``httpx`` or ``httpx2``.
+    :param client: the object that makes the call: a :class:`requests.Session`, a ``Client`` or
+        ``AsyncClient`` of httpx or httpx2, or an ``aiohttp.ClientSession``. For an SDK, pass the
+        client that it uses. For calls such as ``requests.post()``, pass the module: ``requests``,
+        ``httpx``, ``httpx2`` or ``aiohttp``.
     :param url: the URL of the call, as it is given to the client.
     :param headers: the headers of the call, in addition to the client's own headers.
     :returns: a few sentences, without keys, queries and passwords.
@@ -73,21 +79,21 @@ def explain(client: Any, url: str, headers: Mapping[str, Any] | None = None) -> 
     :raises ValueError: if the client can't call this URL.
 
     >>> print(explain(requests, "https://gateway.example/v1"))  # doctest: +ELLIPSIS
-    A request to https://gateway.example/v1 would carry no session ID: requests.post() and ...
+    A request to https://gateway.example/v1 would carry no session ID: the functions of ...
     """
     if isinstance(client, requests.Session):
         target, carried = _with_session(client, url, headers)
     elif hasattr(client, "build_request") and hasattr(client, "event_hooks"):
         target, carried = _with_httpx_client(client, url, headers)
-    elif client is requests:
-        target, carried = url, f"no session ID: {_NO_SESSION_OBJECT}"
-    elif isinstance(client, ModuleType) and client.__name__ in ("httpx", "httpx2"):
-        target, carried = url, f"no session ID: {_NO_CLIENT_OBJECT.format(client.__name__)}"
+    elif "aiohttp" in sys.modules and isinstance(client, sys.modules["aiohttp"].ClientSession):
+        target, carried = _with_aiohttp_client(client, url, headers)
+    elif isinstance(client, ModuleType) and client.__name__ in _FUNCTIONS:
+        target, carried = url, _with_functions_of(client.__name__, url, headers)
     else:
         kind = f"{type(client).__module__}.{type(client).__qualname__}"
         raise TypeError(
-            f"explain() takes a requests.Session or a client of httpx or httpx2, got {kind}: for "
-            "an SDK, give the client that it uses"
+            f"explain() takes a client of requests, httpx, httpx2 or aiohttp, got {kind}: for an "
+            "SDK, give the client that it uses; for one on boto3, read the log"
         )
     return f"A request to {without_secrets(target)} would carry {carried}"
 
@@ -109,12 +115,10 @@ def _with_session(
         adapter = next((value for value in inside if isinstance(value, SessionIdAdapter)), None)
     if not gateways:
         mounted = [a for a in session.adapters.values() if isinstance(a, SessionIdAdapter)]
-        return target, f"no session ID: {_REPLACED if mounted else _NOT_MOUNTED}"
+        return target, f"no session ID: {_REPLACED if mounted else _NOT_MOUNTED}{_INSTRUMENT}"
     merge: Any = merge_setting  # the stubs of requests before 2.34 have no types for it
     merged = merge(headers, session.headers, dict_class=CaseInsensitiveDict)
-    named = {as_text(name).lower(): value for name, value in merged.items()}
-    callers_id = callers_value(named.get(SESSION_ID_HEADER.lower()))
-    return target, _carried(gateways, target, named.get(FORWARD_HEADER.lower()), callers_id)
+    return target, _carried_with(merged, gateways, target)
 
 
 def _with_httpx_client(client: Any, url: str, headers: Mapping[str, Any] | None) -> tuple[str, str]:
@@ -124,13 +128,45 @@ def _with_httpx_client(client: Any, url: str, headers: Mapping[str, Any] | None)
         raise ValueError("this client can't call such a URL") from None
     target = str(request.url)
     hooks = [h for h in client.event_hooks["request"] if isinstance(h, SessionIdHook)]
-    if not hooks:
-        return target, f"no session ID: {_NO_HOOK}"
-    callers, gateways = callers_headers(request.headers), [hook.gateway for hook in hooks]
+    gateways = [hook.gateway for hook in hooks] or _instrumented()
+    if not gateways:
+        return target, f"no session ID: {_NO_HOOK}{_INSTRUMENT}"
+    callers = callers_headers(request.headers)
     forward, callers_id = value_of(callers, FORWARD_HEADER), value_of(callers, SESSION_ID_HEADER)
     carried = _carried(gateways, target, forward, callers_id)
     has_others = len(hooks) < len(client.event_hooks["request"])
     return target, carried + _OTHER_HOOKS if has_others and not forward else carried
+
+
+def _with_aiohttp_client(
+    client: Any, url: str, headers: Mapping[str, Any] | None
+) -> tuple[str, str]:
+    from cagent_session.transports.trace_config import SessionIdTraceConfig  # noqa: PLC0415
+
+    if origin_of(str(url)) is None:
+        raise ValueError("this client can't call such a URL: give an absolute one")
+    configs = [c for c in client.trace_configs if isinstance(c, SessionIdTraceConfig)]
+    gateways = [config.gateway for config in configs] or _instrumented()
+    if not gateways:
+        return str(url), f"no session ID: {_NO_CONFIG}{_INSTRUMENT}"
+    return str(url), _carried_with({**client.headers, **(headers or {})}, gateways, str(url))
+
+
+def _with_functions_of(module: str, url: str, headers: Mapping[str, Any] | None) -> str:
+    gateways = _instrumented()
+    if not gateways:
+        return f"no session ID: {_NO_CLIENT_OBJECT.format(module, _FUNCTIONS[module])}"
+    return _carried_with(headers or {}, gateways, url)
+
+
+def _instrumented() -> list[Gateway]:
+    return [gateway] if (gateway := instrumented_gateway()) else []
+
+
+def _carried_with(headers: Mapping[Any, Any], gateways: list[Gateway], url: str) -> str:
+    named = {as_text(name).lower(): value for name, value in headers.items()}
+    callers_id = callers_value(named.get(SESSION_ID_HEADER.lower()))
+    return _carried(gateways, url, named.get(FORWARD_HEADER.lower()), callers_id)
 
 
 def _carried(gateways: list[Gateway], url: str, forward: object, callers_id: Any) -> str:

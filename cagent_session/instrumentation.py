@@ -95,6 +95,11 @@ def uninstrument() -> None:
         _clients.clear()
 
 
+def instrumented_gateway() -> Gateway | None:
+    """Return the gateway of :func:`instrument`, or ``None`` while it is not in force."""
+    return _gateway
+
+
 def _patch(module: ModuleType) -> None:
     """Patch the clients of *module*, which is one of the libraries, unless that is done."""
     patches = list(_LIBRARIES[module.__name__](module))  # imports modules, so without the lock
@@ -158,8 +163,9 @@ def _aiohttp(module: Any) -> Iterator[tuple[type, str, Wrap]]:
         client.trace_configs[:] = configs
 
     hooks = _Hooks(lambda client: client.trace_configs, put, SessionIdTraceConfig, Config)
-    # It is private, but all public methods use it, and only here can existing clients be reached.
+    # Existing clients can be reached only here. It is private, but all public methods use it.
     yield module.ClientSession, "_request", hooks.wrap_async
+    yield module.ClientSession, "__init__", hooks.wrap_init  # vcrpy replaces _request
 
 
 def _botocore(module: Any) -> Iterator[tuple[type, str, Wrap]]:
@@ -226,6 +232,15 @@ class _Hooks:
         """Remove our hook from *client*."""
         self._put(client, _others(self._get(client)))
 
+    def wrap_init(self, init: Callable[..., None]) -> Callable[..., None]:
+        """Return *init*, an ``__init__`` method, which then prepares its client."""
+
+        def instrumented(client: Any, *args: Any, **kwargs: Any) -> None:
+            init(client, *args, **kwargs)
+            self.prepare(client)
+
+        return instrumented
+
     def wrap_async(self, send: Callable[..., Any]) -> Callable[..., Any]:
         """Return *send*, a coroutine method, which first prepares its client."""
 
@@ -246,7 +261,7 @@ class _ImportHook(MetaPathFinder):
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name not in _LIBRARIES:
             return None
-        finders = [finder for finder in sys.meta_path if finder is not self]
+        finders = [f for f in sys.meta_path if f is not self and hasattr(f, "find_spec")]
         found = (finder.find_spec(name, path, target) for finder in finders)
         spec = next(filter(None, found), None)
         if spec is not None and spec.loader is not None:

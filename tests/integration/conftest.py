@@ -12,17 +12,22 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import httpx
 import httpx2
 import pytest
 import requests
 
 from cagent_session import (
+    Gateway,
     SessionIdAdapter,
     async_session_id_hook,
+    instrument,
     mount,
     session_factory,
     session_id_hook,
+    session_id_trace_config,
+    uninstrument,
 )
 
 if TYPE_CHECKING:
@@ -211,32 +216,69 @@ def mounted_by_hand(gateway: str | None, missing: Missing) -> requests.Session:
     return session
 
 
-def httpx_options(hook: Any) -> dict[str, Any]:
+def httpx_options(*hooks: Any) -> dict[str, Any]:
     """Return parameters for a client. It loads no certificates, because that is slow."""
     return {
-        "event_hooks": {"request": [hook]},
+        "event_hooks": {"request": list(hooks)},
         "follow_redirects": True,
         "trust_env": False,
         "verify": False,
     }
 
 
-def httpx_client(module: Any, gateway: str | None, missing: Missing, stack: ExitStack) -> Client:
-    hook = session_id_hook(gateway, missing=missing)
-    client = stack.enter_context(module.Client(**httpx_options(hook)))
+def httpx_client(module: Any, stack: ExitStack, *hooks: Any) -> Client:
+    client = stack.enter_context(module.Client(**httpx_options(*hooks)))
     return lambda method, url, headers=None: client.request(method, url, headers=headers)
 
 
-def async_httpx_client(
-    module: Any, gateway: str | None, missing: Missing, stack: ExitStack
-) -> Client:
-    options = httpx_options(async_session_id_hook(gateway, missing=missing))
+def async_httpx_client(module: Any, *hooks: Any) -> Client:
+    options = httpx_options(*hooks)
 
     async def send(method: str, url: str, headers: dict[str, str] | None) -> Any:
         async with module.AsyncClient(**options) as client:
             return await client.request(method, url, headers=headers)
 
     return lambda method, url, headers=None: asyncio.run(send(method, url, headers))
+
+
+def aiohttp_client(*configs: aiohttp.TraceConfig) -> Client:
+    async def send(method: str, url: str, headers: dict[str, str] | None) -> None:
+        async with (
+            aiohttp.ClientSession(trace_configs=list(configs)) as client,
+            client.request(method, url, headers=headers) as response,
+        ):
+            await response.read()
+
+    return lambda method, url, headers=None: asyncio.run(send(method, url, headers))
+
+
+def instrumented(url: str | None, missing: Missing, stack: ExitStack) -> None:
+    assert url is not None
+    instrument(url, missing=missing)
+    stack.callback(uninstrument)
+
+
+def one_of_requests(url: str | None, missing: Missing, stack: ExitStack) -> Client:
+    instrumented(url, missing, stack)
+    return lambda method, url, headers=None: requests.request(
+        method, url, headers=headers, timeout=10
+    )
+
+
+def one_of_httpx(url: str | None, missing: Missing, stack: ExitStack) -> Client:
+    client = httpx_client(httpx, stack)  # made before
+    instrumented(url, missing, stack)
+    return client
+
+
+def one_of_async_httpx2(url: str | None, missing: Missing, stack: ExitStack) -> Client:
+    instrumented(url, missing, stack)
+    return async_httpx_client(httpx2)
+
+
+def one_of_aiohttp(url: str | None, missing: Missing, stack: ExitStack) -> Client:
+    instrumented(url, missing, stack)
+    return aiohttp_client()
 
 
 TRANSPORTS: dict[str, Callable[[str | None, Missing, ExitStack], Client]] = {
@@ -247,20 +289,41 @@ TRANSPORTS: dict[str, Callable[[str | None, Missing, ExitStack], Client]] = {
     "factory": lambda url, missing, stack: requests_client(
         session_factory(gateway=url, missing=missing)(), stack
     ),
-    "httpx": lambda url, missing, stack: httpx_client(httpx, url, missing, stack),
-    "httpx2": lambda url, missing, stack: httpx_client(httpx2, url, missing, stack),
-    "async httpx": lambda url, missing, stack: async_httpx_client(httpx, url, missing, stack),
-    "async httpx2": lambda url, missing, stack: async_httpx_client(httpx2, url, missing, stack),
+    "httpx": lambda url, missing, stack: httpx_client(
+        httpx, stack, session_id_hook(url, missing=missing)
+    ),
+    "httpx2": lambda url, missing, stack: httpx_client(
+        httpx2, stack, session_id_hook(url, missing=missing)
+    ),
+    "async httpx": lambda url, missing, _: async_httpx_client(
+        httpx, async_session_id_hook(url, missing=missing)
+    ),
+    "async httpx2": lambda url, missing, _: async_httpx_client(
+        httpx2, async_session_id_hook(url, missing=missing)
+    ),
+    "aiohttp": lambda url, missing, _: aiohttp_client(
+        session_id_trace_config(Gateway.of(url, missing))
+    ),
+}
+INSTRUMENTED: dict[str, Callable[[str | None, Missing, ExitStack], Client]] = {
+    "instrumented requests": one_of_requests,
+    "instrumented httpx": one_of_httpx,
+    "instrumented async httpx2": one_of_async_httpx2,
+    "instrumented aiohttp": one_of_aiohttp,
 }
 
 
-@pytest.fixture(params=TRANSPORTS)
-def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Client]]:
-    """Return a function that makes a client. Each test runs once with each transport."""
-    make = TRANSPORTS[request.param]
+@pytest.fixture(params=[*TRANSPORTS, *INSTRUMENTED])
+def connect(request: pytest.FixtureRequest, gateway: Server) -> Iterator[Callable[..., Client]]:
+    """Return a function that makes a client. Each test runs once with each transport.
+
+    ``instrument`` always needs the gateway's URL.
+    """
+    always, make = gateway.url, {**TRANSPORTS, **INSTRUMENTED}[request.param]
+    needs_url = request.param in INSTRUMENTED
     with ExitStack() as stack:
 
         def connect_with(gateway: str | None = None, missing: Missing = "omit") -> Client:
-            return make(gateway, missing, stack)
+            return make(gateway or (always if needs_url else None), missing, stack)
 
         yield connect_with

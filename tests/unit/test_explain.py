@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp
 import httpx
 import httpx2
 import pytest
@@ -21,6 +23,7 @@ from cagent_session import (
     gateway_headers,
     mount,
     session_id_hook,
+    session_id_trace_config,
     session_scope,
 )
 
@@ -66,6 +69,9 @@ def test_a_call_that_is_attributed(client: Any) -> None:
 
 
 NO_ID = f"A request to {URL} would carry no session ID: "
+INSTRUMENT = (
+    " Or call instrument(gateway) once, at the start of the program: it covers all clients."
+)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +113,7 @@ def test_mount_on_another_session() -> None:
         assert explain(requests.Session(), URL, MARKED) == (
             f"{NO_ID}mount() was not called on this Session. It works for one Session only, so "
             "mounting another one does not help here. Call mount(session, gateway) on this one."
+            + INSTRUMENT
         )
 
 
@@ -118,24 +125,43 @@ def test_an_sdk_that_replaced_the_adapter() -> None:
             f"{NO_ID}this Session has an adapter of this library, but not for this URL. Perhaps an "
             "SDK mounted its own adapter after mount() was called, or ours was mounted for other "
             "URLs only. Call mount(session, gateway) now, after the SDK has set the Session up."
+            + INSTRUMENT
         )
 
 
-def test_plain_requests_post() -> None:
-    assert explain(requests, URL, MARKED) == (
-        f"{NO_ID}requests.post() and similar functions make a new Session for each call, and no "
-        "adapter of this library is mounted on it. Make a requests.Session(), call "
-        "mount(session, gateway), and use session.post()."
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [
+        (requests, "requests.post()"),
+        (httpx, "httpx.post()"),
+        (httpx2, "httpx2.post()"),
+        (aiohttp, "aiohttp.request()"),
+    ],
+)
+def test_a_function_of_a_module(module: Any, function: str) -> None:
+    assert explain(module, URL, MARKED) == (
+        f"{NO_ID}the functions of the module {module.__name__}, such as {function}, make a new "
+        "client for each call, and it was not prepared. Call instrument(gateway) once, at the "
+        "start of the program, or make a client: explain() then says how to prepare it."
     )
 
 
-@pytest.mark.parametrize("module", [httpx, httpx2])
-def test_plain_httpx_post(module: Any) -> None:
-    name = module.__name__
-    assert explain(module, URL, MARKED) == (
-        f"{NO_ID}{name}.post() and similar functions make a new client for each call, and it has "
-        f"no hook of this library. Make a {name}.Client("
-        'event_hooks={"request": [session_id_hook(gateway)]}) and use client.post().'
+def explain_aiohttp(*arguments: Any, **options: Any) -> str:
+    """Explain a call of an ``aiohttp.ClientSession`` with these *options*."""
+
+    async def explained() -> str:
+        async with aiohttp.ClientSession(**options) as client:
+            return explain(client, *arguments)
+
+    return asyncio.run(explained())
+
+
+def test_a_client_of_aiohttp_without_a_trace_config() -> None:
+    with session_scope("sess-1"):
+        said = explain_aiohttp(URL, MARKED, trace_configs=[aiohttp.TraceConfig()])
+    assert said == (
+        f"{NO_ID}this client has no trace config of this library. Make it with "
+        "aiohttp.ClientSession(trace_configs=[session_id_trace_config(gateway)])." + INSTRUMENT
     )
 
 
@@ -148,7 +174,7 @@ def test_a_client_without_its_own_hook(make: Callable[..., Any]) -> None:
             f"{NO_ID}this client has no hook of this library. A hook works for one client only: an "
             "SDK's synchronous and asynchronous clients need one each. Make the client with "
             'event_hooks={"request": [session_id_hook(gateway)]}, or assign that to '
-            "client.event_hooks."
+            "client.event_hooks." + INSTRUMENT
         )
 
 
@@ -166,6 +192,19 @@ def test_no_session(client: Any) -> None:
 
 
 # What explain() considers
+
+
+def test_it_considers_the_headers_and_the_trace_config_of_a_client_of_aiohttp() -> None:
+    configs = [session_id_trace_config(Gateway(GATEWAY, missing="raise"))]
+    said = explain_aiohttp(URL, trace_configs=configs, headers=MARKED)
+    assert "Because missing is 'raise'" in said
+    with session_scope("sess-1"):
+        said = explain_aiohttp(URL, trace_configs=configs, headers=MARKED)
+        assert said.endswith("carry X-Cagent-Session-Id: sess-1, the ID of the current session.")
+        said = explain_aiohttp(URL, {"x-cagent-forward": ""}, trace_configs=configs, headers=MARKED)
+        assert "no marker" in said
+    with pytest.raises(ValueError, match="give an absolute one"):
+        explain_aiohttp("/v1")
 
 
 def test_it_considers_headers_of_the_client(client: Any) -> None:
@@ -255,7 +294,7 @@ def test_a_url_without_a_clear_origin_is_another_origin() -> None:
 @pytest.mark.parametrize("thing", [None, "client", object(), sys])
 def test_another_client_is_a_type_error_that_names_it(thing: Any) -> None:
     kind = rf"{type(thing).__module__}\.{type(thing).__qualname__}"
-    problem = rf"takes a requests\.Session or a client of httpx.*got {kind}: for an SDK"
+    problem = rf"takes a client of requests, .* or aiohttp, got {kind}: for an SDK"
     with pytest.raises(TypeError, match=problem):
         explain(thing, URL)
 

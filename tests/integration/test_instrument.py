@@ -1,0 +1,494 @@
+"""Tests of ``instrument`` and ``uninstrument``, on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import aiohttp
+import botocore.httpsession  # type: ignore[import-untyped]  # it has none
+import httpx
+import httpx2
+import pytest
+import requests
+from requests.adapters import HTTPAdapter
+
+from cagent_session import (
+    Gateway,
+    InvalidGatewayURL,
+    MissingSessionId,
+    SessionExecutor,
+    explain,
+    gateway_headers,
+    instrument,
+    mount,
+    session_id_hook,
+    session_id_trace_config,
+    session_scope,
+    uninstrument,
+)
+
+FORWARD = "https://api.openai.com/v1"
+MARKED = {"X-Cagent-Forward": FORWARD}
+HEADERS = gateway_headers(FORWARD, provider="openai")
+SEAMS = [
+    (requests.Session, "get_adapter"),
+    (httpx.Client, "send"),
+    (httpx.AsyncClient, "send"),
+    (httpx2.Client, "send"),
+    (httpx2.AsyncClient, "send"),
+    (aiohttp.ClientSession, "__init__"),
+    (aiohttp.ClientSession, "_request"),
+    (botocore.httpsession.URLLib3Session, "send"),
+]
+
+Send = Callable[[str, dict[str, str]], object]
+
+
+def seams() -> list[object]:
+    return [*(vars(owner)[name] for owner, name in SEAMS), *sys.meta_path]
+
+
+@pytest.fixture(autouse=True)
+def no_trace_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("DOCKER_AGENT_MODELS_GATEWAY", raising=False)
+    monkeypatch.delenv("CAGENT_MODELS_GATEWAY", raising=False)
+    before = seams()
+    yield
+    uninstrument()
+    assert seams() == before
+
+
+def by_requests(url: str, headers: dict[str, str]) -> object:
+    return requests.post(url, headers=headers, timeout=10)
+
+
+def by_httpx(url: str, headers: dict[str, str]) -> object:
+    return httpx.post(url, headers=headers, follow_redirects=True)
+
+
+def by_async_httpx2(url: str, headers: dict[str, str]) -> object:
+    async def send() -> object:
+        async with httpx2.AsyncClient(follow_redirects=True) as client:
+            return await client.post(url, headers=headers)
+
+    return asyncio.run(send())
+
+
+def by_aiohttp(url: str, headers: dict[str, str]) -> object:
+    async def send() -> object:
+        async with (
+            aiohttp.ClientSession() as client,
+            client.post(url, headers=headers) as response,
+        ):
+            return await response.read()
+
+    return asyncio.run(send())
+
+
+each_library = pytest.mark.parametrize("send", [by_requests, by_httpx, by_async_httpx2, by_aiohttp])
+
+
+@pytest.mark.parametrize("gateway", [None, Gateway()], ids=["no gateway", "no URL"])
+def test_without_a_url_of_a_gateway_it_says_what_to_do(gateway: Gateway | None) -> None:
+    before = seams()
+    with pytest.raises(ValueError, match=r"give it, or set .* CAGENT_MODELS_GATEWAY"):
+        instrument(gateway)
+    assert seams() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "problem"),
+    [
+        ({"gateway": "gw.example"}, InvalidGatewayURL, "must be absolute"),
+        ({"missing": "ignore"}, ValueError, "missing must be"),
+        ({"headers": ["X-Cagent-Forward"]}, TypeError, "must be a mapping"),
+        ({"headers": {}}, ValueError, "must contain X-Cagent-Forward"),
+        ({"headers": {"X-Cagent-Forward": " "}}, ValueError, "visible ASCII"),
+        ({"headers": {**MARKED, "X-Api-Key": "s3cret"}}, ValueError, r"only, got X-Api-Key$"),
+        ({"headers": {**MARKED, "x-cagent-session-id": "s"}}, ValueError, "session_scope"),
+    ],
+)
+def test_a_wrong_argument_leaves_the_settings_as_they_were(
+    arguments: dict[str, Any], error: type[Exception], problem: str, gateway: Any
+) -> None:
+    instrument(gateway.url)
+    during = seams()
+    with pytest.raises(error, match=problem):
+        instrument(**{"gateway": "https://other.example", **arguments})
+    assert seams() == during
+    with session_scope("sess-1"):
+        by_requests(gateway.url, MARKED)
+    assert gateway.session_ids == ["sess-1"]
+
+
+def test_the_gateway_comes_from_the_environment(
+    gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAGENT_MODELS_GATEWAY", gateway.url)
+    instrument(missing="raise")
+    with session_scope("sess-1"):
+        by_requests(gateway.url, MARKED)
+    assert gateway.session_ids == ["sess-1"]
+    with pytest.raises(MissingSessionId):
+        by_requests(gateway.url, MARKED)
+
+
+def test_missing_replaces_the_gateways_own_value(gateway: Any) -> None:
+    strict = Gateway(gateway.url, missing="raise")
+    instrument(strict)
+    with pytest.raises(MissingSessionId):
+        by_requests(gateway.url, MARKED)
+    instrument(strict, missing="omit")
+    by_requests(gateway.url, MARKED)
+    assert gateway.session_ids == [None]
+
+
+PROBE = """
+import sys
+from cagent_session import instrument, uninstrument
+instrument("https://gateway.example")
+libraries = "requests", "httpx", "httpx2", "aiohttp", "botocore"
+print("imported:", *[name for name in libraries if name in sys.modules])
+import importlib.resources
+from requests.sessions import Session
+from httpx._client import AsyncClient
+import aiohttp
+import botocore.session  # which imports botocore.httpsession
+import requests
+print(type(requests.__loader__).__name__, requests.__spec__.loader is requests.__loader__)
+print(importlib.resources.files(requests).joinpath("api.py").is_file())
+from botocore.httpsession import URLLib3Session
+def is_patched():
+    seams = Session.get_adapter, AsyncClient.send, aiohttp.ClientSession._request
+    return [hasattr(seam, "__wrapped__") for seam in (*seams, URLLib3Session.send)]
+print(*is_patched())
+uninstrument()
+print(*is_patched())
+import httpx2
+print(hasattr(httpx2.Client.send, "__wrapped__"))
+"""
+
+
+def test_libraries_are_patched_when_the_program_imports_them() -> None:
+    lines = subprocess.check_output([sys.executable, "-c", PROBE], text=True).splitlines()
+    assert lines == [
+        "imported:",
+        "SourceFileLoader True",
+        "True",
+        "True True True True",
+        "False False False False",
+        "False",
+    ]
+
+
+def test_a_library_that_is_not_installed_is_not_found_as_before() -> None:
+    program = """
+        import sys
+        from cagent_session import instrument
+        instrument("https://gateway.example")
+        sys.path[:] = [path for path in sys.path if "site-packages" not in path]
+        # Old finders have no find_spec().
+        sys.meta_path.append(type("OldFinder", (), {"find_module": lambda *_: None})())
+        try:
+            import httpx
+        except ModuleNotFoundError as error:
+            print(error)
+    """
+    program = textwrap.dedent(program)
+    shown = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert shown == "No module named 'httpx'\n"
+
+
+@each_library
+def test_headers_mark_the_requests_to_the_gateway_that_have_no_marker(
+    send: Send, gateway: Any, elsewhere: Any
+) -> None:
+    instrument(gateway.url, headers=HEADERS)
+    own = {"X-Cagent-Forward": "https://own.example/v1", "X-Cagent-Model": "gpt-4o"}
+    with session_scope("sess-1"):
+        for headers in ({}, own, {"x-cagent-forward": "", "X-Cagent-Model": "gpt-4o"}):
+            send(gateway.url, headers)
+        send(elsewhere.url, {})
+        send(elsewhere.url, own)
+    unmarked, marked, blank = gateway.arrived
+    assert gateway.session_ids == ["sess-1"] * 3
+    assert {name: unmarked.get(name) for name in HEADERS} == HEADERS
+    assert {name: marked.get(name) for name in own} == own
+    assert marked.get("X-Cagent-Provider") is None
+    assert (blank.get("X-Cagent-Forward"), blank.get("X-Cagent-Model")) == (FORWARD, "gpt-4o")
+    assert [request.cagent_headers for request in elsewhere.arrived] == [set(), set()]
+
+
+@each_library
+def test_headers_are_added_in_no_session_too_and_missing_applies(send: Send, gateway: Any) -> None:
+    instrument(gateway.url, headers=HEADERS)
+    send(gateway.url, {"X-Cagent-Session-Id": "callers"})
+    send(gateway.url, {})
+    assert gateway.session_ids == ["callers", None]
+    assert {request.get("X-Cagent-Forward") for request in gateway.arrived} == {FORWARD}
+    instrument(gateway.url, headers=HEADERS, missing="raise")
+    with pytest.raises(MissingSessionId):
+        send(gateway.url, {})
+    assert len(gateway.arrived) == 2
+
+
+@each_library
+def test_headers_that_were_added_do_not_leave_the_origin(
+    send: Send, gateway: Any, elsewhere: Any
+) -> None:
+    instrument(gateway.url, headers=HEADERS)
+    gateway.redirect("/one", "/two", 307)
+    gateway.redirect("/two", f"{elsewhere.url}/three", 307)
+    elsewhere.redirect("/three", f"{gateway.url}/four", 307)
+    with session_scope("sess-1"):
+        send(f"{gateway.url}/one", {})
+    assert gateway.session_ids == ["sess-1", "sess-1", None]
+    assert [request.get("X-Cagent-Forward") for request in gateway.arrived] == [
+        FORWARD,
+        FORWARD,
+        None,
+    ]
+    assert [request.cagent_headers for request in elsewhere.arrived] == [set()]
+
+
+def test_the_callers_request_does_not_get_the_headers(gateway: Any) -> None:
+    instrument(gateway.url, headers=HEADERS)
+    request = requests.Request("GET", gateway.url, {"X-Own": "1"}).prepare()
+    with requests.Session() as session:
+        for session_id in ("sess-1", "sess-2"):
+            with session_scope(session_id):
+                response = session.send(request)
+                assert response.request.headers["X-Cagent-Forward"] == FORWARD
+            assert set(request.headers) == {"X-Own"}
+    assert gateway.session_ids == ["sess-1", "sess-2"]
+
+
+def test_an_sdk_may_mount_its_own_adapters_before_and_after(gateway: Any) -> None:
+    class Adapter(HTTPAdapter):
+        def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+            request.headers["X-Inner"] = "1"
+            return super().send(request, *args, **kwargs)
+
+    with requests.Session() as before, requests.Session() as after:
+        before.mount(gateway.url, Adapter())
+        instrument(gateway.url)
+        after.mount(gateway.url, inner := Adapter(max_retries=3))
+        adapter: Any = after.get_adapter(gateway.url)
+        assert (adapter.inner, adapter.max_retries.total) == (inner, 3)
+        with session_scope("sess-1"):
+            for session in (before, after):
+                session.get(gateway.url, headers=MARKED)
+        assert after.adapters[gateway.url] is inner
+    assert gateway.session_ids == ["sess-1", "sess-1"]
+    assert [request.get("X-Inner") for request in gateway.arrived] == ["1", "1"]
+
+
+def test_clients_of_httpx_that_exist_are_covered_and_get_their_hooks_back(gateway: Any) -> None:
+    calls: list[str] = []
+    with httpx.Client(event_hooks={"request": [lambda _: calls.append("own")]}) as client:
+        own = client.event_hooks["request"][0]
+        instrument(gateway.url)
+        with session_scope("sess-1"):
+            client.get(gateway.url, headers=MARKED)
+            instrument(gateway.url)
+            client.get(gateway.url, headers=MARKED)
+        assert len(client.event_hooks["request"]) == 2
+        uninstrument()
+        assert client.event_hooks == {"request": [own], "response": []}
+    assert gateway.session_ids == ["sess-1", "sess-1"]
+    assert calls == ["own", "own"]
+
+
+def test_a_hook_that_is_added_later_still_comes_first(gateway: Any) -> None:
+    def mark(request: httpx.Request) -> None:
+        request.headers.update(MARKED)
+
+    instrument(gateway.url)
+    with httpx.Client() as client, session_scope("sess-1"):
+        client.get(gateway.url)
+        client.event_hooks["request"].append(mark)
+        client.get(gateway.url)
+    assert gateway.session_ids == [None, "sess-1"]
+
+
+def test_clients_of_aiohttp_that_exist_are_covered_and_get_their_configs_back(
+    gateway: Any,
+) -> None:
+    async def call() -> None:
+        shared = [aiohttp.TraceConfig()]
+        before = list(shared)
+        async with (
+            aiohttp.ClientSession(trace_configs=shared) as one,
+            aiohttp.ClientSession(trace_configs=shared) as two,
+        ):
+            instrument(gateway.url)
+            for client in (one, two, one):
+                await (await client.get(gateway.url, headers=MARKED)).read()
+            uninstrument()
+            assert one.trace_configs == two.trace_configs == before
+
+    with session_scope("sess-1"):
+        asyncio.run(call())
+    assert gateway.session_ids == ["sess-1"] * 3
+
+
+def test_prepared_clients_keep_their_settings_and_are_stamped_once(
+    gateway: Any, elsewhere: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "cagent_session")
+    # The user's gateway is elsewhere.
+    strict = Gateway(elsewhere.url, missing="raise")
+
+    async def call_by_aiohttp(url: str) -> None:
+        configs = [session_id_trace_config(strict)]
+        async with aiohttp.ClientSession(trace_configs=configs) as client:
+            await (await client.get(url, headers=MARKED)).read()
+
+    instrument(gateway.url)
+    with (
+        mount(requests.Session(), strict) as session,
+        httpx.Client(event_hooks={"request": [session_id_hook(strict)]}) as client,
+    ):
+        calls: list[Callable[[str], object]] = [
+            lambda url: session.get(url, headers=MARKED),
+            lambda url: client.get(url, headers=MARKED),
+            lambda url: asyncio.run(call_by_aiohttp(url)),
+        ]
+        for call in calls:
+            with session_scope("sess-1"):
+                call(elsewhere.url)
+                call(gateway.url)
+            with pytest.raises(MissingSessionId):
+                call(elsewhere.url)
+    assert elsewhere.session_ids == ["sess-1"] * 3
+    assert [request.cagent_headers for request in gateway.arrived] == [set()] * 3
+    each = ["stamped: GET ", "another origin: GET ", "no session: GET "]
+    assert [line.partition("http")[0] for line in caplog.messages] == each * 3
+
+
+def test_a_client_that_is_hooked_later_keeps_the_users_settings(
+    gateway: Any, elsewhere: Any
+) -> None:
+    instrument(gateway.url)
+    with httpx.Client() as client, session_scope("sess-1"):
+        client.get(gateway.url, headers=MARKED)
+        client.event_hooks["request"].append(session_id_hook(elsewhere.url))
+        client.get(elsewhere.url, headers=MARKED)
+        client.get(gateway.url, headers=MARKED)
+        assert len(client.event_hooks["request"]) == 1
+    assert gateway.session_ids == ["sess-1", None]
+    assert elsewhere.session_ids == ["sess-1"]
+
+
+def test_the_settings_of_the_second_call_hold(gateway: Any, elsewhere: Any) -> None:
+    instrument(gateway.url, missing="raise")
+    with requests.Session() as session, httpx.Client() as client, session_scope("sess-1"):
+        clients: list[Any] = [session, client]
+        for each in clients:
+            each.get(gateway.url, headers=MARKED)
+        instrument(elsewhere.url, headers=HEADERS)
+        for each in clients:
+            each.get(gateway.url, headers=MARKED)
+            each.get(elsewhere.url)
+    assert gateway.session_ids == ["sess-1", "sess-1", None, None]
+    assert elsewhere.session_ids == ["sess-1", "sess-1"]
+
+
+def test_uninstrument_without_instrument_does_nothing() -> None:
+    before = seams()
+    uninstrument()
+    assert seams() == before
+
+
+@each_library
+def test_after_uninstrument_nothing_is_added(send: Send, gateway: Any) -> None:
+    instrument(gateway.url, headers=HEADERS)
+    uninstrument()
+    with session_scope("sess-1"):
+        send(gateway.url, MARKED)
+    assert gateway.session_ids == [None]
+
+
+def test_what_another_library_has_put_there_since_stays(
+    gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instrument(gateway.url)
+    ours, sent = httpx.Client.send, list[str]()
+
+    def others(client: httpx.Client, request: httpx.Request, **options: Any) -> httpx.Response:
+        sent.append(str(request.url))
+        return ours(client, request, **options)
+
+    with monkeypatch.context() as patching:
+        patching.setattr(httpx.Client, "send", others)
+        uninstrument()
+        assert vars(httpx.Client)["send"] is others
+        with session_scope("sess-1"):
+            by_httpx(gateway.url, MARKED)
+            instrument(gateway.url)
+            by_httpx(gateway.url, MARKED)
+        uninstrument()
+    httpx.Client.send = ours.__wrapped__  # type: ignore[method-assign, attr-defined]
+    assert gateway.session_ids == [None, "sess-1"]
+    assert len(sent) == 2
+
+
+def test_a_second_call_repairs_what_another_library_has_undone(
+    gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patching:
+        patching.setattr(requests.Session, "get_adapter", requests.Session.get_adapter)
+        instrument(gateway.url)
+    with session_scope("sess-1"):
+        by_requests(gateway.url, MARKED)
+        instrument(gateway.url)
+        by_requests(gateway.url, MARKED)
+    assert gateway.session_ids == [None, "sess-1"]
+
+
+def test_threads_may_call_while_it_is_switched_on_and_off(gateway: Any) -> None:
+    done = threading.Event()
+
+    def call(client: Any, session_id: str) -> None:
+        while not done.is_set():
+            client.get(f"{gateway.url}/{session_id}", headers=MARKED)
+
+    with (
+        requests.Session() as session,
+        httpx.Client() as client,
+        SessionExecutor(ThreadPoolExecutor(8)) as pool,
+    ):
+        jobs: list[Any] = []
+        for number in range(8):
+            with session_scope(f"sess-{number}"):
+                jobs.append(pool.submit(call, (session, client)[number % 2], f"sess-{number}"))
+        for _ in range(50):
+            instrument(gateway.url)
+            seen = len(gateway.arrived)
+            while len(gateway.arrived) < seen + 2 and not any(job.done() for job in jobs):
+                done.wait(0.001)
+            uninstrument()
+        done.set()
+        for job in jobs:
+            job.result()
+        assert client.event_hooks["request"] == []
+    assert {r.session_id for r in gateway.arrived} - {None} == {f"sess-{n}" for n in range(8)}
+    assert all(r.session_id in (None, r.path.removeprefix("/")) for r in gateway.arrived)
+
+
+def test_explain_knows_the_settings(gateway: Any) -> None:
+    clients: list[Any] = [requests.Session(), httpx.Client(), requests, httpx, httpx2.AsyncClient()]
+    instrument(gateway.url, headers=HEADERS)
+    with session_scope("sess-1"):
+        for client in clients:
+            assert "X-Cagent-Session-Id: sess-1, the ID" in explain(client, gateway.url)
+            assert "but the gateway's is" in explain(client, "https://other.example", MARKED)
+    assert gateway.arrived == []
