@@ -2,16 +2,13 @@
 
 A *models gateway* is a proxy between agents and LLM providers. A request is bound for it if it has
 the *marker*, the header ``X-Cagent-Forward``. This library adds the header ``X-Cagent-Session-Id``
-to such requests. Enter a session where the agent's work begins, and mount the adapter on the
-``requests.Session`` that makes the calls::
+to such requests. Call :func:`instrument` once, and enter a session where the agent's work begins::
 
-    import requests
-    from cagent_session import gateway_headers, mount, session_scope
+    from cagent_session import gateway_headers, instrument, session_scope
 
-    session = mount(requests.Session(), gateway="https://gateway.example")
-    session.headers.update(gateway_headers("https://api.openai.com/v1"))
+    instrument("https://gateway.example", headers=gateway_headers("https://api.openai.com/v1"))
     with session_scope("sess-1"):
-        session.post("https://gateway.example/v1/chat/completions", json=...)
+        ...  # calls of requests, httpx, httpx2, aiohttp and botocore, and of SDKs on them
 
 Names that say which session is current:
 
@@ -22,8 +19,11 @@ Names that say which session is current:
 
 Names that put the session ID on requests:
 
+- ``instrument``, ``uninstrument``: for all clients of the process
 - ``mount``, ``unmount``, ``SessionIdAdapter``, ``session_factory``: for ``requests``
 - ``session_id_hook``: for clients of ``httpx`` and ``httpx2``, synchronous and asynchronous
+- ``session_id_trace_config``: for clients of ``aiohttp``
+- ``stamp_botocore``: for clients of ``boto3`` and ``botocore``
 - ``Gateway``: the gateway's URLs, and what to do about a call in no session
 - ``gateway_headers``: the marker, and the headers that identify the caller
 

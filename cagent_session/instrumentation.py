@@ -135,19 +135,9 @@ def _httpx(module: Any) -> Iterator[tuple[type, str, Wrap]]:
     class Hook(_Added, SessionIdHook):
         pass
 
-    def put(client: Any, hooks: list[Any]) -> None:
-        client.event_hooks = {**client.event_hooks, "request": hooks}
+    hooks = _Hooks(lambda client: client.event_hooks["request"], SessionIdHook, Hook)
 
-    hooks = _Hooks(lambda client: client.event_hooks["request"], put, SessionIdHook, Hook)
-
-    def wrap(send: Callable[..., Any]) -> Callable[..., Any]:
-        def instrumented(client: Any, *args: Any, **kwargs: Any) -> Any:
-            hooks.prepare(client)
-            return send(client, *args, **kwargs)
-
-        return instrumented
-
-    yield module.Client, "send", wrap
+    yield module.Client, "send", hooks.wrap
     yield module.AsyncClient, "send", hooks.wrap_async
 
 
@@ -155,14 +145,11 @@ def _aiohttp(module: Any) -> Iterator[tuple[type, str, Wrap]]:
     from cagent_session.transports.trace_config import SessionIdTraceConfig  # noqa: PLC0415
 
     class Config(_Added, SessionIdTraceConfig):
-        pass
+        def __init__(self, gateway: Gateway) -> None:
+            super().__init__(gateway)
+            self.freeze()
 
-    def put(client: Any, configs: list[Any]) -> None:
-        for config in configs:
-            config.freeze()
-        client.trace_configs[:] = configs
-
-    hooks = _Hooks(lambda client: client.trace_configs, put, SessionIdTraceConfig, Config)
+    hooks = _Hooks(lambda client: client.trace_configs, SessionIdTraceConfig, Config)
     # Existing clients can be reached only here. It is private, but all public methods use it.
     yield module.ClientSession, "_request", hooks.wrap_async
     yield module.ClientSession, "__init__", hooks.wrap_init  # vcrpy replaces _request
@@ -198,24 +185,19 @@ class _Added:
 class _Hooks:
     """The hooks of httpx clients, or the trace configs of aiohttp clients.
 
-    :param get: returns the hooks of a client.
-    :param put: gives a client other hooks.
+    :param of: returns the list of a client's hooks. It is changed in place.
     :param kind: the class of hooks that users add themselves.
     :param ours: the class of hooks to add. Its instances are made with a gateway.
     """
 
     def __init__(
-        self,
-        get: Callable[[Any], list[Any]],
-        put: Callable[[Any, list[Any]], None],
-        kind: type,
-        ours: Callable[[Gateway], Any],
+        self, of: Callable[[Any], list[Any]], kind: type, ours: Callable[[Gateway], Any]
     ) -> None:
-        self._get, self._put, self._kind, self._ours = get, put, kind, ours
+        self._of, self._kind, self._ours = of, kind, ours
 
     def prepare(self, client: Any) -> None:
         """Make sure that our hook is the last one of *client*, unless the user has added one."""
-        gateway, hooks = _gateway, self._get(client)
+        gateway, hooks = _gateway, self._of(client)
         last = hooks[-1] if hooks else None
         is_ours = isinstance(last, _Added) and last.gateway is gateway and client in _clients
         if gateway is None or is_ours:
@@ -225,12 +207,12 @@ class _Hooks:
             wanted.append(self._ours(gateway))
         with _lock:
             if wanted != hooks and _gateway is gateway:  # uninstrument() must not miss a client
-                self._put(client, wanted)
+                hooks[:] = wanted
                 _clients[client] = self
 
     def restore(self, client: Any) -> None:
         """Remove our hook from *client*."""
-        self._put(client, _others(self._get(client)))
+        self._of(client)[:] = _others(self._of(client))
 
     def wrap_init(self, init: Callable[..., None]) -> Callable[..., None]:
         """Return *init*, an ``__init__`` method, which then prepares its client."""
@@ -241,8 +223,17 @@ class _Hooks:
 
         return instrumented
 
+    def wrap(self, send: Callable[..., Any]) -> Callable[..., Any]:
+        """Return *send*, a method, which first prepares its client."""
+
+        def instrumented(client: Any, *args: Any, **kwargs: Any) -> Any:
+            self.prepare(client)
+            return send(client, *args, **kwargs)
+
+        return instrumented
+
     def wrap_async(self, send: Callable[..., Any]) -> Callable[..., Any]:
-        """Return *send*, a coroutine method, which first prepares its client."""
+        """Return *send*, which is a coroutine method, likewise."""
 
         async def instrumented(client: Any, *args: Any, **kwargs: Any) -> Any:
             self.prepare(client)

@@ -33,7 +33,7 @@ from cagent_session import (
     current_session_id,
     gateway_headers,
     in_session,
-    mount,
+    instrument,
     new_session_id,
     session_scope,
 )
@@ -228,7 +228,7 @@ def run(options: argparse.Namespace, key: str, stack: ExitStack) -> None:
     else:
         gateway_url, provider = options.gateway.urls[0], options.forward or OPENAI
         print(f"Calls go through the gateway {gateway_url} to {options.model} at {provider}.\n")
-    mount(http, gateway=gateway_url)
+    instrument(gateway_url)
     if key:
         http.headers["Authorization"] = f"Bearer {key}"
 

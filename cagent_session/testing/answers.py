@@ -9,7 +9,7 @@ from typing import Any
 from werkzeug import Request, Response
 from werkzeug.exceptions import BadRequest
 
-from cagent_session.testing import anthropic, cohere, dashscope, gemini, ollama, openai
+from cagent_session.testing import anthropic, bedrock, cohere, dashscope, gemini, ollama, openai
 from cagent_session.testing.json_bodies import json_response
 
 Answer = Callable[[Request], Response]
@@ -29,6 +29,10 @@ ANSWERS: dict[str, Answer] = {
     "/responses": openai.model_response,
     "/v1/messages": anthropic.message,
     "/v1/messages/count_tokens": anthropic.token_count,
+    "/converse": bedrock.converse,
+    "/converse-stream": bedrock.converse_stream,
+    "/invoke": bedrock.invoke,
+    "/invoke-with-response-stream": bedrock.invoke_stream,
     ":generateContent": gemini.content,
     ":streamGenerateContent": gemini.content,
     ":countTokens": gemini.token_count,
@@ -42,6 +46,7 @@ ANSWERS: dict[str, Answer] = {
 }
 
 _is_gemini_path = re.compile(r"/models/[^/]+:\w+$").search
+_is_bedrock_path = re.compile(r"/model/.+/[^/]+$").search
 _is_ollama_path = re.compile(r"/api/\w+$").search
 
 
@@ -78,4 +83,8 @@ def error_answer(request: Request, status: int, message: str) -> Response:
         error["status"] = "NOT_FOUND" if status == 404 else "INVALID_ARGUMENT"
     if _is_ollama_path(request.path):
         error = message
-    return json_response({"type": "error", "error": error, "message": message}, status)
+    response = json_response({"type": "error", "error": error, "message": message}, status)
+    if _is_bedrock_path(request.path):
+        name = "ResourceNotFoundException" if status == 404 else "ValidationException"
+        response.headers["X-Amzn-ErrorType"] = name
+    return response

@@ -26,6 +26,14 @@ from cagent_session.testing.replies import Reply, reply_to
 def message(request: Request) -> Response:
     """Answer as https://docs.anthropic.com/en/api/messages describes."""
     body = json_object(request)
+    document, reply = message_to(body, body.get("model", ""))
+    if body.get("stream"):
+        return event_stream(message_events(document, reply))
+    return json_response(document)
+
+
+def message_to(body: Document, model: str) -> tuple[Document, Reply]:
+    """Return the message that answers a request, and what it replies."""
     tools = [
         (tool["name"], tool["input_schema"])
         for tool in body.get("tools") or []
@@ -50,15 +58,13 @@ def message(request: Request) -> Response:
         "id": f"msg_{reply.id}",
         "type": "message",
         "role": "assistant",
-        "model": body.get("model", ""),
+        "model": model,
         "content": [block],
         "stop_reason": "tool_use" if reply.tool else "end_turn",
         "stop_sequence": None,
         "usage": reply.usage("input_tokens", "output_tokens"),
     }
-    if body.get("stream"):
-        return event_stream(message_events(document, reply))
-    return json_response(document)
+    return document, reply
 
 
 def token_count(request: Request) -> Response:

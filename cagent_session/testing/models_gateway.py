@@ -20,6 +20,7 @@ from werkzeug.serving import WSGIRequestHandler
 from cagent_session.headers import FORWARD_HEADER, SESSION_ID_HEADER
 from cagent_session.session_id import validate_session_id
 from cagent_session.testing.answers import default_answer, error_answer
+from cagent_session.testing.bedrock import AWS_EVENT_STREAM, documents_in
 from cagent_session.testing.calls import (
     MAX_ROWS,
     Call,
@@ -41,13 +42,13 @@ _NO_MARKER = (
 )
 _NO_SESSION = (
     f"the request has no {SESSION_ID_HEADER}, and this gateway requires a session. Send it inside "
-    "cagent_session.session_scope(session_id), with a client that was given to "
-    "cagent_session.mount(), or that has a session_id_hook()"
+    "cagent_session.session_scope(session_id), after cagent_session.instrument(gateway), or with a "
+    "client that was given to cagent_session.mount(), or that has a session_id_hook()"
 )
 _REMEDY = (
     "Make each call inside session_scope(), or in a function decorated with in_session().\n"
-    "Use a client that was given to mount(), or that has a session_id_hook().\n"
-    'To see where a call is made, use mount(..., missing="raise"). Then the call itself fails.'
+    "Call instrument(gateway) first, or use a client with mount() or session_id_hook().\n"
+    'To see where a call is made, add missing="raise" to it. Then the call itself fails.'
 )
 
 
@@ -67,6 +68,8 @@ class ModelsGateway(HTTPServer):
       Voyage; for Mistral also ``/fim/completions`` and ``/agents/completions``, and for
       Databricks ``/invocations``
     - Anthropic's ``/v1/messages`` and ``/v1/messages/count_tokens``
+    - Bedrock's ``/converse`` and ``/converse-stream``, and for bodies in Anthropic's format
+      ``/invoke`` and ``/invoke-with-response-stream``; ``/invoke`` also for Titan's embeddings
     - Gemini's ``:generateContent``, ``:streamGenerateContent``, ``:countTokens``,
       ``:embedContent`` and ``:batchEmbedContents``
     - Ollama's ``/api/chat``, ``/api/generate`` and ``/api/embed``
@@ -293,11 +296,16 @@ class ModelsGateway(HTTPServer):
 
     def _record_tokens(self, request: Request, response: Response) -> Iterator[bytes]:
         """Yield the pieces of *response*. Record the tokens of each one before it is sent."""
-        has_lines = response.mimetype in (EVENT_STREAM, JSON_LINES)
+
+        def parts_of(data: bytes) -> list[bytes]:
+            if response.mimetype == AWS_EVENT_STREAM:
+                return documents_in(data)
+            has_lines = response.mimetype in (EVENT_STREAM, JSON_LINES)
+            return data.split(b"\n") if has_lines else [data]
+
         rest = b""
         for piece in response.iter_encoded():
-            rest += piece
-            documents = rest.split(b"\n") if has_lines else [rest]
+            documents = parts_of(rest + piece)
             for document in documents:
                 self._update_call(request, **tokens_in(document.removeprefix(b"data:")))
             rest = documents[-1]

@@ -24,6 +24,10 @@ _PLACES = {
     # Cohere's event message-end
     "delta.usage.tokens.input_tokens": "prompt_tokens",
     "delta.usage.tokens.output_tokens": "completion_tokens",
+    # Bedrock's Converse, and the embeddings of its model Titan
+    "usage.inputTokens": "prompt_tokens",
+    "usage.outputTokens": "completion_tokens",
+    "inputTextTokenCount": "prompt_tokens",
     # Gemini
     "usageMetadata.promptTokenCount": "prompt_tokens",
     "usageMetadata.candidatesTokenCount": "completion_tokens",

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Gene
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, Literal
 
+import aiohttp
 import httpx
 import httpx2
 import requests
@@ -38,11 +39,15 @@ from cagent_session import (
     explain,
     gateway_headers,
     in_session,
+    instrument,
     mount,
     new_session_id,
     session_factory,
     session_id_hook,
+    session_id_trace_config,
     session_scope,
+    stamp_botocore,
+    uninstrument,
     unmount,
 )
 from cagent_session.integrations.logging import SessionIdFilter
@@ -280,6 +285,20 @@ session_id_hook(Gateway.from_environment())
 session_id_hook(gateway=gateway, missing="warn")
 session_id_hook(missing="ignore")  # type: ignore[arg-type] # no such choice
 async_session_id_hook(missing="ignore")  # type: ignore[arg-type] # no such choice
+
+
+# instrument, aiohttp and botocore: without types, a boto3 client is Any
+
+assert_type(instrument(), None)
+assert_type(instrument(gateway, headers=gateway_headers(GATEWAY), missing="raise"), None)
+assert_type(uninstrument(), None)
+instrument(missing="ignore")  # type: ignore[arg-type] # no such choice
+instrument(GATEWAY, {})  # type: ignore[call-arg] # headers is a keyword
+
+assert_type(session_id_trace_config(gateway), aiohttp.TraceConfig)
+session_id_trace_config(GATEWAY, "raise")  # type: ignore[call-arg] # give a Gateway
+
+assert_type(stamp_botocore(Sess(), GATEWAY, headers={"X-Cagent-Forward": GATEWAY}), Sess)
 
 
 # explain

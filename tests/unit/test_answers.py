@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import requests
+from botocore.eventstream import EventStreamBuffer
 
 from cagent_session import gateway_headers, mount
 from cagent_session.testing import ModelsGateway, Usage
@@ -39,6 +40,8 @@ AS_JSON = {
 USER = {"role": "user", "content": TEXT}
 WITH_SYSTEM = {"messages": [{"role": "system", "content": "Be brief."}, USER]}
 GEMINI = "/v1beta/models/gemini-2.0-flash"
+EVENT_FRAMES = "application/vnd.amazon.eventstream"
+MODEL = "/model/arn%3Aaws%3Abedrock%3Aeu-west-1%3A123%3Ainference-profile%2Feu.model-v1%3A0"
 GENERATION = "/api/v1/services/aigc/text-generation/generation"
 
 
@@ -100,6 +103,37 @@ ANTHROPIC = Api(
     },
     {"tool_choice": {"type": "none"}},
     {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+)
+INVOKE = replace(
+    ANTHROPIC,
+    path=f"{MODEL}/invoke",
+    stream={},
+    stream_path=f"{MODEL}/invoke-with-response-stream",
+)
+
+
+def converse_messages(*more: Document) -> Document:
+    """Return the messages in the format of Bedrock's Converse."""
+    contents = [[{"text": TEXT}], *([block] for block in more)]
+    return {"messages": [{"role": "user", "content": content} for content in contents]}
+
+
+def converse_result(**block: Any) -> Document:
+    return {"toolResult": {"toolUseId": "1", "content": [block, {"image": {"format": "png"}}]}}
+
+
+CONVERSE_TOOL = {"toolSpec": {"name": "find", "inputSchema": {"json": SCHEMA}}}
+JSON_SCHEMA = {"jsonSchema": {"schema": json.dumps(SCHEMA)}}
+CONVERSE = Api(
+    f"{MODEL}/converse",
+    converse_messages(),
+    converse_messages(converse_result(text="on the mat")),
+    {**converse_messages(), "system": [{"text": "Be brief."}, {"cachePoint": {"type": "default"}}]},
+    {"toolConfig": {"tools": [{"systemTool": {"name": "search"}}, CONVERSE_TOOL]}},
+    {"toolConfig": {}},  # Bedrock has no other way to forbid tools
+    {"outputConfig": {"textFormat": {"type": "json_schema", "structure": JSON_SCHEMA}}},
+    stream={},
+    stream_path=f"{MODEL}/converse-stream",
 )
 GOOGLE = Api(
     f"{GEMINI}:generateContent",
@@ -172,6 +206,8 @@ APIS = {
     "chat": CHAT,
     "responses": RESPONSES,
     "anthropic": ANTHROPIC,
+    "invoke": INVOKE,
+    "converse": CONVERSE,
     "google": GOOGLE,
     "old google": OLD_GOOGLE,
     "ollama": OLLAMA,
@@ -201,7 +237,9 @@ class Client:
         else:
             response = self.post(api.path, body)
         assert response.status_code == 200, response.text
-        masked = re.sub(r"[0-9a-f]{32}", "ID", response.text)
+        has_frames = response.headers["Content-Type"] == EVENT_FRAMES
+        text = text_of_frames(response.content) if has_frames else response.text
+        masked = re.sub(r"[0-9a-f]{32}", "ID", text)
         return re.sub(r'"(created|created_at)": ("[^"]+"|\d+)', r'"\1": 0', masked)
 
     def plain(self, api: Api, **more: Any) -> Document:
@@ -215,6 +253,20 @@ class Client:
         *events, done, end = text.split("\n\n")
         assert (done, end) == ("data: [DONE]", "")
         return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+def text_of_frames(frames: bytes) -> str:
+    """Return the events of Bedrock's streams as text. A wrong checksum raises an error."""
+    buffer = EventStreamBuffer()
+    buffer.add_data(frames)
+    lines = []
+    for event in buffer:
+        fields = {name.removeprefix(":"): value for name, value in event.headers.items()}
+        document = json.loads(event.payload)
+        if fields["event-type"] == "chunk":
+            fields["chunk"] = json.loads(base64.b64decode(document.pop("bytes")))
+        lines.append(json.dumps({**fields, **document}))
+    return "\n".join(lines)
 
 
 @pytest.fixture
@@ -253,7 +305,8 @@ def test_the_answers_have_the_formats_of_the_providers(client: Client) -> None:
 
 def called_tools(answer: str) -> list[str]:
     """Return the names of the tools that *answer* calls."""
-    return re.findall(r'"name": "(\w+)", "(?:arguments|args|input)"', answer)
+    following = r', "(?:arguments|args|input)"|}}, "contentBlockIndex"'
+    return re.findall(rf'"name": "(\w+)"(?:{following})', answer)
 
 
 @each_api
@@ -512,6 +565,18 @@ def test_a_required_call_is_made_even_after_a_tools_result(
 
 
 @pytest.mark.parametrize(
+    ("choice", "tools"), [({"tool": {"name": "find"}}, NAMED), ({"any": {}}, EACH_IN_TURN)]
+)
+def test_converse_requires_a_call_in_a_format_of_its_own(
+    client: Client, choice: Document, tools: list[str]
+) -> None:
+    other = {"toolSpec": {**CONVERSE_TOOL["toolSpec"], "name": "other"}}
+    config = {"toolConfig": {"tools": [other, CONVERSE_TOOL], "toolChoice": choice}}
+    bodies = [{**body, **config} for body in (CONVERSE.question, CONVERSE.with_result)]
+    assert [called_tools(client.ask(CONVERSE, body)) for body in bodies] == [[t] for t in tools]
+
+
+@pytest.mark.parametrize(
     ("more", "choice", "tools"),
     [
         (other_tool_first(CHAT), "required", ["other"]),
@@ -622,6 +687,12 @@ NO_PROMPT, NO_INPUT = "prompt must be a text", "input must be a text"
             "malformed: TypeError",
         ),
         (f"{ANTHROPIC.path}/count_tokens", {}, "messages must be a list"),
+        (CONVERSE.path, messages(), "content must be a list"),
+        (CONVERSE.path, {**converse_messages(), "toolConfig": {"tools": [5]}}, "TypeError"),
+        (CONVERSE.stream_path, {}, "messages must be a list"),
+        (INVOKE.path, {"prompt": TEXT}, "messages must be a list"),
+        (INVOKE.path, {"inputText": 5}, "malformed: TypeError"),
+        (INVOKE.stream_path, {}, "messages must be a list"),
         (RESPONSES.path, {"input": []}, "input must be a list"),
         (RESPONSES.path, {"input": [5]}, "malformed: AttributeError"),
         (RESPONSES.path, {"input": TEXT, "tools": [{}]}, "malformed: KeyError..type"),
@@ -663,16 +734,21 @@ def test_a_malformed_body_is_refused(client: Client, path: str, body: Any, probl
     assert re.search(problem, refused["message"])
     error = error_for(path, 400, refused["message"])
     assert refused == {"type": "error", "error": error, "message": refused["message"]}
+    bedrocks = "ValidationException" if path.startswith(MODEL) else None
+    assert response.headers.get("X-Amzn-ErrorType") == bedrocks
     assert client.gateway.calls[0].body == data
     assert client.gateway.usage() == {}
 
 
-@pytest.mark.parametrize("path", ["/v1/other", "/api/other", f"{GEMINI}:other"])
+@pytest.mark.parametrize("path", ["/v1/other", "/api/other", f"{GEMINI}:other", f"{MODEL}/other"])
 @pytest.mark.parametrize(("status", "marker"), [(404, {}), (400, {"X-Cagent-Forward": ""})])
 def test_an_unknown_path_or_a_missing_marker_gets_the_providers_error(
     client: Client, path: str, status: int, marker: dict[str, str]
 ) -> None:
     response = client.post(path, {}, marker)
+    names = {400: "ValidationException", 404: "ResourceNotFoundException"}
+    bedrocks = names[status] if path.startswith(MODEL) else None
+    assert response.headers.get("X-Amzn-ErrorType") == bedrocks
     assert response.status_code == status
     assert response.json()["error"] == error_for(path, status, response.json()["message"])
 
@@ -684,6 +760,9 @@ def test_an_unknown_path_or_a_missing_marker_gets_the_providers_error(
         (CHAT.path, {**messages(), "stream": True}, {}, "text/event-stream; charset=utf-8"),
         (OLLAMA.path, {**messages(), "stream": False}, {}, "application/json"),
         (OLLAMA.path, messages(), {}, "application/x-ndjson"),
+        (CONVERSE.path, converse_messages(), {}, "application/json"),
+        (CONVERSE.stream_path, converse_messages(), {}, EVENT_FRAMES),
+        (INVOKE.stream_path, messages(), {}, EVENT_FRAMES),
         (GENERATION, {"input": {"prompt": TEXT}}, {}, "application/json"),
         (
             GENERATION,
@@ -805,6 +884,10 @@ def test_embeddings_of_other_providers_have_their_format(client: Client) -> None
     databricks = client.post("/serving-endpoints/x/invocations", {"input": [TEXT]}).json()
     assert (databricks["data"][0]["embedding"], databricks["model"]) == (vector, "")
 
+    titan = client.post(INVOKE.path, {"inputText": TEXT, "dimensions": 2}).json()
+    assert titan == {"embedding": short, "inputTextTokenCount": 4}
+    assert client.gateway.calls[-1].prompt_tokens == 4
+
     part = {"content": {"parts": [{"text": TEXT}]}}
     assert client.post(f"{GEMINI}:embedContent", part).json() == {
         "embedding": {"values": vector},
@@ -863,6 +946,8 @@ def test_a_tools_result_can_be_any_json(client: Client) -> None:
     result = {"functionResponse": {"name": "find", "response": {"where": "on the mat", "legs": 4}}}
     (candidate,) = client.plain(GOOGLE, **contents(result))["candidates"]
     assert candidate["content"]["parts"] == [{"text": "The tool said: on the mat 4"}]
+    answer = client.plain(CONVERSE, **converse_messages(converse_result(json=["mat", 4])))
+    assert answer["output"]["message"]["content"] == [{"text": 'The tool said: ["mat", 4]'}]
     document = {"type": "document", "document": {"data": {"where": "on the mat"}}}
     answer = client.plain(COHERE, **messages({"role": "tool", "content": [document]}))
     assert answer["message"]["content"][0]["text"] == 'The tool said: {"where": "on the mat"}'

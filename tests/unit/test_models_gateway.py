@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
 import re
@@ -31,6 +32,7 @@ from cagent_session import (
     session_scope,
 )
 from cagent_session.testing import Call, ModelsGateway, Usage
+from cagent_session.testing.bedrock import event_frame
 
 FORWARD = "https://api.openai.com/v1"
 CHAT = "/v1/chat/completions"
@@ -178,6 +180,13 @@ ANTHROPIC_EVENTS = (
     b'data: {"message": {"usage": {"input_tokens": 7, "output_tokens": 1}}}\n\n'
     b'data: {"type": "message_delta", "usage": {"output_tokens": 2}}\n\n'
 )
+FRAMES = "application/vnd.amazon.eventstream"
+CONVERSE_FRAMES = event_frame("messageStart", {"role": "assistant"}) + event_frame(
+    "metadata", {"usage": {"inputTokens": 7, "outputTokens": 2}}
+)
+CHUNK_FRAMES = event_frame(
+    "chunk", {"bytes": base64.b64encode(b'{"message": {"usage": %b}}' % TOKENS).decode()}
+)
 GEMINI_LIST = (
     b'[{"a": [1]},\n {"usageMetadata": {"promptTokenCount": 7,\n "candidatesTokenCount": 2}}]\n'
 )
@@ -196,6 +205,8 @@ GEMINI_LIST = (
         (ANTHROPIC_EVENTS, EVENTS),
         (b'data: {"message": {"usage": %b}}\n\n' % TOKENS, EVENTS),
         (b'data: {"delta": {"usage": {"tokens": %b}}}\n\n' % TOKENS, EVENTS),
+        (CONVERSE_FRAMES, FRAMES),
+        (CHUNK_FRAMES, FRAMES),
         (GEMINI_LIST, JSON),
     ],
 )
@@ -214,21 +225,24 @@ def test_a_handlers_answer_in_any_providers_format_is_billed(
 
 
 @pytest.mark.parametrize(
-    ("document", "prompt_tokens"),
+    ("document", "mimetype", "prompt_tokens"),
     [
-        ('{"data": [], "usage": {"total_tokens": 7}}', 7),  # Voyage's embeddings
-        ("", 0),
-        ("[]", 0),
-        ("[5]", 0),
-        ('{"usage": null}', 0),
-        ('{"usage": {"prompt_tokens": "many"}}', 0),
-        ("[" * 99_999, 0),
+        ('{"data": [], "usage": {"total_tokens": 7}}', JSON, 7),  # Voyage's embeddings
+        ("", JSON, 0),
+        ("[]", JSON, 0),
+        ("[5]", JSON, 0),
+        ('{"usage": null}', JSON, 0),
+        ('{"usage": {"prompt_tokens": "many"}}', JSON, 0),
+        ("[" * 99_999, JSON, 0),
+        ("\0" * 99, FRAMES, 0),
+        ("not frames" * 99, FRAMES, 0),
+        ("\0\0\0\x10" + "\0" * 12, FRAMES, 0),  # an event without a document
     ],
 )
 def test_an_answer_may_state_only_the_total_or_no_tokens(
-    gateway: ModelsGateway, ask: Ask, document: str, prompt_tokens: int
+    gateway: ModelsGateway, ask: Ask, document: str, mimetype: str, prompt_tokens: int
 ) -> None:
-    gateway.expect_request(CHAT).respond_with_data(document)
+    gateway.expect_request(CHAT).respond_with_data(document, content_type=mimetype)
     assert ask().text == document
     assert gateway.usage() == {None: Usage(1, prompt_tokens, 0)}
 
@@ -469,8 +483,8 @@ def test_check_sessions_lists_each_refused_call_once(
         "  POST  /v1/chat/completions  X-Cagent-Forward: a URL that can't be read\n"
         "  POST  /two%20words          no X-Cagent-Forward: add gateway_headers()\n"
         "Make each call inside session_scope(), or in a function decorated with in_session().\n"
-        "Use a client that was given to mount(), or that has a session_id_hook().\n"
-        'To see where a call is made, use mount(..., missing="raise"). Then the call itself fails.'
+        "Call instrument(gateway) first, or use a client with mount() or session_id_hook().\n"
+        'To see where a call is made, add missing="raise" to it. Then the call itself fails.'
     )
     gateway.check_sessions()
     ask()

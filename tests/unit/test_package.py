@@ -12,6 +12,7 @@ import cagent_session
 
 PUBLIC_NAMES = """
 session_scope in_session current_session_id new_session_id carry_session SessionExecutor
+instrument uninstrument session_id_trace_config stamp_botocore
 SessionIdAdapter mount unmount session_factory session_id_hook async_session_id_hook
 Gateway explain gateway_headers FORWARD_HEADER SESSION_ID_HEADER
 InvalidSessionId InvalidGatewayURL MissingSessionId MissingSessionIdWarning
@@ -60,6 +61,13 @@ def test_a_scope_alone_does_not_load_requests() -> None:
         "from cagent_session import session_scope, in_session, carry_session, new_session_id"
     )
     assert not loaded & {"requests", "urllib3", "httpx", "pytest_httpserver", "werkzeug"}
+
+
+def test_instrument_itself_loads_none_of_the_libraries() -> None:
+    loaded = modules_after(
+        "from cagent_session import instrument; instrument('https://gateway.example')"
+    )
+    assert not loaded & {"requests", "httpx", "httpx2", "aiohttp", "botocore"}
 
 
 def test_the_whole_library_loads_no_package_beyond_requests() -> None:
