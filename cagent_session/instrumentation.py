@@ -115,15 +115,18 @@ def _patch(module: ModuleType) -> None:
 def _requests(module: Any) -> Iterator[tuple[type, str, Wrap]]:
     from cagent_session.transports.requests import SessionIdAdapter  # noqa: PLC0415
 
+    new = object.__new__
+
     def wrap(get_adapter: Callable[..., Any]) -> Callable[..., Any]:
-        def instrumented(*args: Any, **kwargs: Any) -> Any:
-            adapter, gateway = get_adapter(*args, **kwargs), _gateway
+        def instrumented(session: Any, url: str) -> Any:
+            adapter, gateway = get_adapter(session, url), _gateway
             if gateway is None or isinstance(adapter, SessionIdAdapter):
                 return adapter
-            # It is for one request. __init__() would make a connection pool, which takes longer.
-            wrapper = SessionIdAdapter.__new__(SessionIdAdapter)
-            attributes = vars(wrapper)
-            attributes["gateway"], attributes["inner"] = gateway, adapter
+            # It is for one request, so it must be made fast: __init__() makes a connection pool.
+            wrapper = new(SessionIdAdapter)
+            attributes = wrapper.__dict__
+            attributes["gateway"] = gateway
+            attributes["inner"] = adapter
             return wrapper
 
         return instrumented

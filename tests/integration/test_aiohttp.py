@@ -120,7 +120,7 @@ def test_a_websocket_is_bound_by_its_first_request(scheme: str) -> None:
         headers = request.headers
         opened.append((headers.get("X-Cagent-Session-Id"), headers.get("X-Cagent-Forward")))
         if request.path == "/away":
-            raise web.HTTPTemporaryRedirect(f"http://localhost:{request.url.port}/")
+            raise web.HTTPTemporaryRedirect(request.host.replace("127.0.0.1", "http://localhost"))
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         await socket.close()
@@ -151,16 +151,16 @@ def test_a_websocket_is_bound_by_its_first_request(scheme: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "error"),
+    ("headers", "fails"),
     [
-        ({}, None),  # aiohttp returns the answer itself
-        ({"Location": "http://[elsewhere"}, aiohttp.ClientError),
-        ({"Location": "ftp://elsewhere.example/"}, aiohttp.ClientError),
-        ({"URI": "/new"}, None),
+        ({}, False),  # aiohttp returns the answer itself
+        ({"Location": "http://[elsewhere"}, True),
+        ({"Location": "ftp://elsewhere.example/"}, True),
+        ({"URI": "/new"}, False),
     ],
 )
 def test_redirects_end_as_they_do_without_us(
-    headers: dict[str, str], error: type[Exception] | None, gateway: Any
+    headers: dict[str, str], fails: bool, gateway: Any
 ) -> None:
     gateway.answer("/old", 307, headers)
     ends: list[Any] = []
@@ -169,14 +169,14 @@ def test_redirects_end_as_they_do_without_us(
         async with connected(*configs) as client:
             try:
                 ends.append((await get(client, f"{gateway.url}/old", headers=MARKED)).status)
-            except aiohttp.ClientError as raised:
+            except (aiohttp.ClientError, ValueError) as raised:
                 ends.append((type(raised), str(raised)))
 
     run(call)
     with session_scope("sess-1"):
         run(lambda: call(session_id_trace_config(gateway.url)))
     assert ends[0] == ends[1]
-    assert isinstance(ends[1], tuple) == (error is not None)
+    assert isinstance(ends[1], tuple) == fails
     assert set(gateway.session_ids) == {None, "sess-1"}
 
 

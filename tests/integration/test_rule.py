@@ -24,7 +24,7 @@ from cagent_session import (
 MARKED = {"X-Cagent-Forward": "https://api.openai.com/v1"}
 
 
-ERRORS = (httpx.HTTPError, httpx2.HTTPError, aiohttp.ClientError)
+ERRORS = (httpx.HTTPError, httpx2.HTTPError, aiohttp.ClientError, ValueError)
 CALLERS = {"X-Cagent-Session-Id": "callers"}
 RULE: list[tuple[dict[str, str], str | None, str | None]] = [
     # Upstream tests the first three: ID and Forward, ID without Forward, Forward without ID.

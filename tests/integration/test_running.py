@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import re
 import runpy
@@ -12,7 +13,7 @@ import textwrap
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,11 +128,24 @@ def test_a_program_finds_what_python_tells_it(
 
 @pytest.mark.usefixtures("probes")
 @pytest.mark.parametrize("program", ["probe.py", "-m json.tool --help", "package"])
-def test_safe_paths_stay_safe(program: str) -> None:
-    """python -I puts neither the working directory nor the program's folder on sys.path."""
+def test_safe_paths_stay_safe(
+    run_here: RunHere,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    program: str,
+) -> None:
+    """The option -I puts neither the working directory nor the program's folder on sys.path."""
     expected = run(*PYTHON, "-I", *program.split())
     assert expected.returncode == 0
     assert run(sys.executable, "-I", *OURS[1:], *program.split()).stdout == expected.stdout
+
+    paths = len(sys.path)
+    flags = {name: getattr(sys.flags, name) for name in dir(sys.flags) if name[0] != "_"}
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(**{**flags, "safe_path": True}))
+    with contextlib.suppress(SystemExit):
+        run_here("--gateway=https://gateway.example", *program.split())
+    assert len(sys.path) == paths + (program == "package")
+    assert capsys.readouterr().out.count("\n") == expected.stdout.count("\n")
 
 
 PROGRAMS = {
