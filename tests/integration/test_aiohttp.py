@@ -85,6 +85,18 @@ def test_the_callers_headers_stay_as_they_were(gateway: Any) -> None:
     assert headers == MARKED
 
 
+def test_headers_of_a_sent_request_carry_no_old_session_id(gateway: Any) -> None:
+    async def calls() -> None:
+        async with connected(session_id_trace_config(gateway.url)) as client:
+            for own in ({}, {"X-Cagent-Session-Id": "callers"}):
+                with session_scope("sess-1"):
+                    sent = await get(client, gateway.url, headers={**MARKED, **own})
+                await get(client, gateway.url, headers=sent.request_info.headers)
+
+    run(calls)
+    assert gateway.session_ids == ["sess-1", None, "sess-1", "callers"]
+
+
 def test_another_trace_config_may_set_the_marker_before(gateway: Any) -> None:
     async def mark(_: Any, __: Any, start: aiohttp.TraceRequestStartParams) -> None:
         start.headers.update(MARKED)
