@@ -102,7 +102,10 @@ def instrumented_gateway() -> Gateway | None:
 
 def _patch(module: ModuleType) -> None:
     """Patch the clients of *module*, which is one of the libraries, unless that is done."""
-    patches = list(_LIBRARIES[module.__name__](module))  # imports modules, so without the lock
+    client, patches_of = _LIBRARIES[module.__name__]
+    if not hasattr(module, client):
+        return  # a module of the program's own has the same name
+    patches = list(patches_of(module))  # imports modules, so without the lock
     with _lock:
         for owner, name, wrap in patches if _gateway else ():
             present = vars(owner)[name]
@@ -170,12 +173,13 @@ def _botocore(module: Any) -> Iterator[tuple[type, str, Wrap]]:
     yield module.URLLib3Session, "send", wrap
 
 
-_LIBRARIES: dict[str, Callable[[Any], Iterator[tuple[type, str, Wrap]]]] = {
-    "requests": _requests,
-    "httpx": _httpx,
-    "httpx2": _httpx,
-    "aiohttp": _aiohttp,
-    "botocore.httpsession": _botocore,
+# The modules, the name of a class that they have, and the functions above.
+_LIBRARIES: dict[str, tuple[str, Callable[[Any], Iterator[tuple[type, str, Wrap]]]]] = {
+    "requests": ("Session", _requests),
+    "httpx": ("AsyncClient", _httpx),
+    "httpx2": ("AsyncClient", _httpx),
+    "aiohttp": ("ClientSession", _aiohttp),
+    "botocore.httpsession": ("URLLib3Session", _botocore),
 }
 
 

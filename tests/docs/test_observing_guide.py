@@ -1,9 +1,12 @@
-"""The guide to observing is true: the log has the lines that it shows."""
+"""The guide to observing is true: the log and the report have the lines that it shows."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import requests
 import responses
 
 from cagent_session import gateway_headers, mount, session_scope
+from cagent_session.testing import ModelsGateway
 
 GUIDE = Path(__file__).parents[2] / "examples" / "observing" / "README.rst"
 
@@ -47,3 +51,23 @@ def test_the_log_has_the_lines_and_the_reasons_that_are_shown(
     assert logged == textwrap.dedent(shown).splitlines()
     explained = re.findall(r"(?m)^``([a-z ]+)``  ", guide)
     assert set(explained) == {line.partition(":")[0] for line in logged}
+
+
+def test_the_report_is_the_one_that_is_shown(models_gateway: ModelsGateway, tmp_path: Path) -> None:
+    guide = GUIDE.read_text("utf-8")
+    (program,) = re.findall(
+        r"code-block:: python\n\n((?:    # agent\.py\n)(?:    .+\n|\n)+)", guide
+    )
+    (command,) = re.findall(r"code-block:: shell\n\n    cagent-session (.+)\n", guide)
+    (shown,) = re.findall(r"ends with these lines::\n\n((?:    .+\n|\n)+)", guide)
+    (tmp_path / "agent.py").write_text(textwrap.dedent(program), encoding="utf-8")
+    ran = subprocess.run(
+        [sys.executable, "-m", "cagent_session", *command.split()],
+        check=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "CAGENT_MODELS_GATEWAY": models_gateway.url, "NO_PROXY": "*"},
+    )
+    report = ran.stderr.replace(models_gateway.url, "https://gateway.example")
+    assert report.splitlines() == textwrap.dedent(shown).strip().splitlines()

@@ -10,6 +10,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -187,6 +188,20 @@ def test_libraries_are_patched_when_the_program_imports_them() -> None:
         "False False False False",
         "False",
     ]
+
+
+def test_a_module_of_the_programs_own_may_have_the_name_of_a_library(tmp_path: Path) -> None:
+    (tmp_path / "requests.py").write_text("NAME = 'own'")
+    program = """
+        import sys
+        from cagent_session import instrument
+        instrument("https://gateway.example")
+        sys.path.insert(0, sys.argv[1])
+        import requests
+        print(requests.NAME)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
+    assert subprocess.check_output(command, text=True) == "own\n"
 
 
 def test_a_library_that_is_not_installed_is_not_found_as_before() -> None:

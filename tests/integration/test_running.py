@@ -195,6 +195,7 @@ PROGRAMS = {
                 with multiprocessing.get_context(method).Pool(1) as pool:
                     print(method, pool.map(square, [2, 3]))
         """,
+    "annotations": "def f(x: 1 + 1): pass\nprint(f.__annotations__)",
     "an encoding": "# coding: latin-1\nprint(len('\xe4'))",
     "own modules": """
         import argparse, email, gettext, queue, report

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from cagent_session import mount, session_scope
+from cagent_session import mount, session_scope, uninstrument
 from cagent_session.testing import ModelsGateway
 
 PROGRAM = Path(__file__).parents[2] / "examples" / "sdks" / "example_program.py"
@@ -35,43 +35,61 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         monkeypatch.setattr("sys.argv", ["with_sdk.py", *arguments])
         forward = "https://api.openai.com/v1"
         module.run(
-            Client, ask or Client.ask, forward=forward, model="gpt-4o", key="PROVIDER_API_KEY"
+            PlainClient,
+            ask or PlainClient.ask,
+            own_lines=Client,
+            forward=forward,
+            model="gpt-4o",
+            key="PROVIDER_API_KEY",
         )
 
     werkzeug = logging.getLogger("werkzeug")
     level = werkzeug.level
     yield start
     werkzeug.setLevel(level)
+    uninstrument()
 
 
-class Client:
+class PlainClient:
     """A client like an SDK's. It uses requests."""
 
-    def __init__(self, gateway: str, headers: dict[str, str]) -> None:
+    def __init__(self, gateway: str) -> None:
         self.url = f"{gateway}/v1/chat/completions"
-        self.headers = headers
-        self.gateway = gateway
+        self.session = requests.Session()
 
     def ask(self, model: str, question: str) -> object:
         body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": question}]}
-        with mount(requests.Session(), self.gateway) as session:
-            answer = session.post(self.url, json=body, headers=self.headers, timeout=10)
-            return answer.json()["choices"][0]["message"]["content"]
+        answer = self.session.post(self.url, json=body, timeout=10)
+        return answer.json()["choices"][0]["message"]["content"]
 
 
-def ask_in_no_session(client: Client, model: str, question: str) -> object:
+class Client(PlainClient):
+    def __init__(self, gateway: str, headers: dict[str, str]) -> None:
+        super().__init__(gateway)
+        mount(self.session, gateway).headers.update(headers)
+
+
+def ask_in_no_session(client: PlainClient, model: str, question: str) -> object:
     with session_scope(None):
         return client.ask(model, question)
 
 
-def ask_nothing(client: Client, model: str, question: str) -> object:
+def ask_nothing(client: PlainClient, model: str, question: str) -> object:
     return None
 
 
+@pytest.mark.parametrize(("options", "lines"), [([], PlainClient), (["--own-lines"], Client)])
 def test_the_stand_in_shows_what_each_session_is_billed(
-    start: Start, capsys: pytest.CaptureFixture[str]
+    start: Start,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    lines: type[PlainClient],
 ) -> None:
-    start()
+    def ask(client: PlainClient, model: str, question: str) -> object:
+        assert type(client) is lines
+        return client.ask(model, question)
+
+    start(*options, ask=ask)
     first, *answers, _, _, _, first_bill, second_bill = capsys.readouterr().out.splitlines()
     assert "stand-ins on this machine" in first
     sessions = [line.partition(" ")[0] for line in answers]
