@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import sys
 import threading
@@ -23,6 +25,9 @@ _lock = threading.Lock()
 _gateway: Gateway | None = None  # not None while instrument() is in force
 _patches: list[tuple[type, str, Any, Any]] = []  # a class, a name, the object there, and ours
 _clients: weakref.WeakKeyDictionary[Any, _Hooks] = weakref.WeakKeyDictionary()
+_adapters: weakref.WeakSet[Any] = weakref.WeakSet()  # those that have a wrapper of ours
+
+_WRAPPER = "_cagent_session"  # the attribute of an adapter that has its wrapper
 
 
 def instrument(
@@ -93,6 +98,9 @@ def uninstrument() -> None:
         for client, hooks in list(_clients.items()):
             hooks.restore(client)
         _clients.clear()
+        for adapter in list(_adapters):
+            vars(adapter).pop(_WRAPPER, None)
+        _adapters.clear()
 
 
 def instrumented_gateway() -> Gateway | None:
@@ -118,19 +126,29 @@ def _patch(module: ModuleType) -> None:
 def _requests(module: Any) -> Iterator[tuple[type, str, Wrap]]:
     from cagent_session.transports.requests import SessionIdAdapter  # noqa: PLC0415
 
-    new = object.__new__
+    class Wrapper(SessionIdAdapter):
+        # After uninstrument() it is None. A wrapper that somebody has kept then passes requests on.
+        gateway = property(lambda _: _gateway)
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return copy.copy, (self.inner,)
+
+    def new_wrapper(adapter: Any) -> Wrapper:
+        wrapper = Wrapper.__new__(Wrapper)  # __init__() would make a connection pool
+        vars(wrapper)["inner"] = adapter
+        with contextlib.suppress(TypeError):  # some adapters can't be hashed
+            _adapters.add(adapter)
+            vars(adapter)[_WRAPPER] = wrapper
+        return wrapper
 
     def wrap(get_adapter: Callable[..., Any]) -> Callable[..., Any]:
         def instrumented(session: Any, url: str) -> Any:
-            adapter, gateway = get_adapter(session, url), _gateway
-            if gateway is None or isinstance(adapter, SessionIdAdapter):
+            adapter = get_adapter(session, url)
+            if _gateway is None or isinstance(adapter, SessionIdAdapter):
                 return adapter
-            # It is for one request, so it must be made fast: __init__() makes a connection pool.
-            wrapper = new(SessionIdAdapter)
-            attributes = wrapper.__dict__
-            attributes["gateway"] = gateway
-            attributes["inner"] = adapter
-            return wrapper
+            wrapper = getattr(adapter, _WRAPPER, None)
+            is_its_own = type(wrapper) is Wrapper and wrapper.inner is adapter  # no copy's
+            return wrapper if is_its_own else new_wrapper(adapter)
 
         return instrumented
 
@@ -212,8 +230,10 @@ class _Hooks:
         wanted = _others(hooks)
         if not any(isinstance(hook, self._kind) for hook in wanted):
             wanted.append(self._ours(gateway))
+        if wanted == hooks:
+            return
         with _lock:
-            if wanted != hooks and _gateway is gateway:  # uninstrument() must not miss a client
+            if _gateway is gateway:  # uninstrument() must not miss a client
                 hooks[:] = wanted
                 _clients[client] = self
 

@@ -98,7 +98,7 @@ class SessionIdAdapter(WrappingAdapter):
         if args:  # some inner adapters take keywords only
             kwargs.update(zip(_SEND_ARGUMENTS, args, strict=False))
         send = super().send if self.inner is None else self.inner.send
-        outgoing = _outgoing(request, self.gateway)
+        outgoing = _outgoing(request, gateway) if (gateway := self.gateway) else request
         try:
             response = send(outgoing, **kwargs)
         finally:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -19,7 +21,7 @@ import httpx
 import httpx2
 import pytest
 import requests
-from requests.adapters import HTTPAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
 
 from cagent_session import (
     Gateway,
@@ -304,6 +306,58 @@ def test_an_sdk_may_mount_its_own_adapters_before_and_after(gateway: Any) -> Non
         assert after.adapters[gateway.url] is inner
     assert gateway.session_ids == ["sess-1", "sess-1"]
     assert [request.get("X-Inner") for request in gateway.arrived] == ["1", "1"]
+
+
+class KeepsAnotherAdapter(BaseAdapter):
+    """It can't be hashed."""
+
+    def __init__(self, kept: Any) -> None:
+        super().__init__()
+        self.kept = kept
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = None  # type: ignore[assignment]  # so that it can't be hashed
+
+    def send(self, *args: Any, **kwargs: Any) -> Any:
+        return self.kept.send(*args, **kwargs)
+
+    def close(self) -> None:
+        self.kept.close()
+
+
+def test_a_wrapper_that_an_sdk_keeps_passes_requests_on_after_uninstrument(gateway: Any) -> None:
+    with requests.Session() as session:
+        inner = session.get_adapter(gateway.url)
+        before = dict(vars(inner))
+        instrument(gateway.url)
+        assert session.get_adapter(gateway.url) is session.get_adapter(gateway.url)
+        session.mount("http://", KeepsAnotherAdapter(session.get_adapter(gateway.url)))
+        copied = pickle.loads(pickle.dumps(session))
+        assert type(copied.get_adapter(gateway.url).inner.kept) is HTTPAdapter
+        with session_scope("sess-1"):
+            for each in (session, copied):
+                each.get(gateway.url, headers=MARKED)
+            uninstrument()
+            for each in (session, copied):
+                each.get(gateway.url, headers={**MARKED, "X-Cagent-Session-Id": "callers"})
+        assert vars(inner) == before
+    assert gateway.session_ids == ["sess-1", "sess-1", "callers", "callers"]
+
+
+def test_a_copied_adapter_gets_a_wrapper_of_its_own(gateway: Any) -> None:
+    class Adapter(HTTPAdapter):
+        def __getstate__(self) -> dict[str, Any]:
+            return dict(vars(self))
+
+    instrument(gateway.url)
+    with requests.Session() as one, requests.Session() as two:
+        one.mount("http://", adapter := Adapter())
+        wrapper: Any = one.get_adapter(gateway.url)
+        two.mount("http://", copied := copy.copy(adapter))
+        other: Any = two.get_adapter(gateway.url)
+        assert (wrapper.inner, other.inner) == (adapter, copied)
 
 
 def test_clients_of_httpx_that_exist_are_covered_and_get_their_hooks_back(gateway: Any) -> None:
