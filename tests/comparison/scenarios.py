@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import botocore.session
 import urllib3
 from arrivals import Places
 from requests.adapters import HTTPAdapter
@@ -28,7 +29,6 @@ from solutions import MALFORMED, MARKED, A, B, OnHttpx, Solution, agent
 from urllib3.util import Retry
 
 Scenario = Callable[[Solution], None]
-Scenarios = Scenario | Mapping[str, Scenario]
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,18 @@ class Row:
 ROWS: list[Row] = []
 
 
-def row(name: str, arrivals: int, *, requests_only: bool = False) -> Callable[[Scenarios], None]:
+def row(name: str, arrivals: int, *, requests_only: bool = False) -> Callable[[Any], None]:
     """Add a row with one scenario, or with several. The keys name the differences."""
 
-    def add(scenarios: Scenarios) -> None:
-        if callable(scenarios):
-            named = {name: scenarios}
-        else:
-            named = {f"{name}: {variant}": run for variant, run in scenarios.items()}
+    def add(scenarios: Scenario | Mapping[str, Scenario]) -> None:
+        variants = {"": scenarios} if callable(scenarios) else scenarios
+        named = {f"{name}: {variant}".rstrip(": "): run for variant, run in variants.items()}
         ROWS.append(Row(name, arrivals, named, requests_only))
 
     return add
 
 
-@row("calls in two sessions and in none", 5)
+@row("two sessions and none", 5)
 def _(on: Solution) -> None:
     on.call(None)
     with on.scope(A):
@@ -72,7 +70,7 @@ def _(on: Solution) -> None:
         on.call(B)
 
 
-@row("a session ends, also by an error", 4)
+@row("session ends, also by an error", 4)
 def _(on: Solution) -> None:
     for error in (None, LookupError()):
         with contextlib.suppress(LookupError), on.scope(A):
@@ -105,7 +103,7 @@ def call_via(
     return run
 
 
-row("redirect to another host or port", 2)({
+row("redirect to other host or port", 2)({
     f"{status} to another {what}": call_via("gateway", place, status=status)
     for status in (301, 302, 303, 307, 308)
     for what, place in {"host": "localhost", "port": "other"}.items()
@@ -118,17 +116,17 @@ row("redirect within the gateway", 3)(call_via("gateway", "gateway", "gateway"))
 row("redirect over several hops", 4)(call_via("gateway", "gateway", "other", "localhost"))
 
 
-@row("redirect that the caller follows", 2)
+@row("redirect the caller follows", 2)
 def _(on: Solution) -> None:
     with on.scope(A):
         response = on.send(on.url(A, to=on.url(place=on.places.other)), follow=False)
-        on.client.send(getattr(response, on.next_request))
+        on.client.send(getattr(response, "next_request", None) or response.next)
 
 
-row("redirect away and back to the gateway", 3)(call_via("gateway", "other", "gateway"))
+row("redirect away and back", 3)(call_via("gateway", "other", "gateway"))
 
 
-@row("prepared request that is sent again", 3)
+@row("prepared request sent again", 3)
 def _(on: Solution) -> None:
     """Send it in two sessions and in none. Its URL changes, because it names the owner."""
     prepared = on.prepare(on.url())
@@ -187,7 +185,7 @@ def two_calls(on: Solution, owner: str) -> Generator[None, None, None]:
         yield
 
 
-@row("call between two items of a generator", 4)
+@row("call between generator items", 4)
 def _(on: Solution) -> None:
     events = on.events(A, partial(two_calls, on, A))
     next(events)
@@ -206,7 +204,7 @@ def _(on: Solution) -> None:
     on.call(None)
 
 
-@row("generator closed in another session", 4)
+@row("generator closed from outside", 4)
 def _(on: Solution) -> None:
     def steps() -> Generator[None, None, None]:
         try:
@@ -223,7 +221,7 @@ def _(on: Solution) -> None:
     on.call(None)
 
 
-@row("thread that outlives its session", 1)
+@row("thread outlives its session", 1)
 def _(on: Solution) -> None:
     session_left = threading.Event()
 
@@ -238,7 +236,7 @@ def _(on: Solution) -> None:
     thread.join()
 
 
-@row("two threads, two sessions, one client", 4)
+@row("two threads with one client", 4)
 def _(on: Solution) -> None:
     together = threading.Barrier(2, timeout=30)
 
@@ -253,7 +251,7 @@ def _(on: Solution) -> None:
         list(threads.map(work, (A, B)))
 
 
-@row("two asyncio tasks, calling in threads", 4)
+@row("asyncio tasks call in threads", 4)
 def _(on: Solution) -> None:
     together = threading.Barrier(2, timeout=30)
 
@@ -270,7 +268,7 @@ def _(on: Solution) -> None:
     asyncio.run(both())
 
 
-@row("thread pool shared by two sessions", 3)
+@row("thread pool for two sessions", 3)
 def _(on: Solution) -> None:
     all_submitted = threading.Event()
 
@@ -294,7 +292,7 @@ def process_pool(on: Solution, method: str) -> None:
         processes.submit(on.job(None)).result()
 
 
-row("process pool started in a session", 3)({
+row("process pool for two sessions", 3)({
     method: partial(process_pool, method=method)
     for method in ("fork", "spawn") if method in multiprocessing.get_all_start_methods()
 })  # fmt: skip
@@ -316,7 +314,7 @@ row("copied or pickled client", 3, requests_only=True)({
     "pickle": partial(copied_client, copied=lambda client: pickle.loads(pickle.dumps(client))),
 })  # fmt: skip
 longer_prefix = partial(call_with_retries, prefix="{}/v1", fail=1)
-row("SDK's own adapter for a longer prefix", 2, requests_only=True)(longer_prefix)
+row("SDK's adapter, longer prefix", 2, requests_only=True)(longer_prefix)
 
 
 class SdksAdapter(HTTPAdapter):
@@ -334,21 +332,32 @@ class SdksAdapter(HTTPAdapter):
 
 wrapped = partial(call_via, mounted=SdksAdapter)
 row("SDK wraps the mounted adapter", 1, requests_only=True)(wrapped("gateway"))
-row("wrapped adapter and a redirect away", 2, requests_only=True)(wrapped("gateway", "other"))
+row("wrapped, then a redirect away", 2, requests_only=True)(wrapped("gateway", "other"))
 replaced = call_via("gateway", mounted=lambda _: HTTPAdapter())
-row("SDK mounts its own adapter later", 1, requests_only=True)(replaced)
+row("SDK mounts its adapter later", 1, requests_only=True)(replaced)
 
 
-@row("requests.post() or httpx.post()", 1)
+@row("requests.post(), httpx.post()", 1)
 def _(on: Solution) -> None:
     with on.scope(A):
-        on.post(on.url(A), json={}, headers=MARKED, timeout=30)
+        on.post(on.url(A), json={}, headers=on.marked, timeout=30)
 
 
-@row("urllib3 used directly, as boto3 does", 1)
+@row("botocore, which boto3 uses", 1)
+def _(on: Solution) -> None:
+    session = botocore.session.Session()
+    session.set_credentials("key", "secret")
+    client = session.create_client("bedrock-runtime", "us-east-1", endpoint_url=on.url(A))
+    events = client.meta.events
+    events.register("before-call", lambda params, **_: params["headers"].update(on.marked))
+    with on.scope(A):
+        client.invoke_model(modelId="any", body=b"{}")
+
+
+@row("urllib3's own pools", 1)
 def _(on: Solution) -> None:
     with on.scope(A), urllib3.PoolManager() as manager:
-        manager.request("POST", on.url(A), body=b"{}", headers=MARKED, timeout=30)
+        manager.request("POST", on.url(A), body=b"{}", headers=on.marked, timeout=30)
 
 
 def run_all(name: str, places: Places) -> None:

@@ -11,7 +11,7 @@ import re
 import ssl
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache, partial
 from typing import Any
@@ -45,17 +45,20 @@ Scope = AbstractContextManager[Any]
 Refusals = tuple[type[Exception], ...]
 
 
-class Solution:
-    """An agent that sends no ID. Its sessions share one ``requests.Session``.
+def at_the_end(function: Callable[[Any], None], token: Any) -> Scope:
+    scope = ExitStack()
+    scope.callback(function, token)
+    return scope
 
-    This base class is also a control: a scenario must notice that the IDs are lost.
-    """
+
+class Solution:
+    """An agent with one ``requests.Session`` that sends no ID: a scenario must notice that."""
 
     name = "no header"
+    marked: Mapping[str, str] = MARKED  # headers of the agent's calls
     digest: Callable[[str, str], Any] = HTTPDigestAuth
     post: Callable[..., Any] = staticmethod(requests.post)
     follow_option = "allow_redirects"
-    next_request = "next"  # this attribute of a response has the next request
     # The errors with which the solution or its client may refuse an ID that cannot be sent.
     refusals: Refusals = (ValueError, TypeError, AttributeError)
 
@@ -95,21 +98,17 @@ class Solution:
         """Return a job that makes such a call, with the agent of the process that runs it."""
         return partial(_send, self.name, self.places, self.url(owner))
 
-    # What differs between requests and httpx
-
     def new_client(self) -> Any:
         client = requests.Session()
         client.trust_env, client.verify = False, self.places.ca
         return client
 
     def send(self, url: str, *, follow: bool = True, **options: Any) -> Any:
-        options = {"headers": MARKED, self.follow_option: follow, **options}
+        options = {"headers": self.marked, self.follow_option: follow, **options}
         return self.client.post(url, json={}, **options)
 
     def prepare(self, url: str) -> Any:
-        return self.client.prepare_request(requests.Request("POST", url, json={}, headers=MARKED))
-
-    # What differs between the solutions
+        return self.client.prepare_request(requests.Request("POST", url, self.marked, json={}))
 
     def patch(self) -> None:
         """Patch the libraries of this process."""
@@ -163,7 +162,6 @@ class OnHttpx(Solution):
     digest = httpx.DigestAuth
     post = staticmethod(httpx.post)
     follow_option = "follow_redirects"
-    next_request = "next_request"
     refusals: Refusals = (*Solution.refusals, httpx.LocalProtocolError)
 
     def new_client(self) -> Any:
@@ -171,7 +169,7 @@ class OnHttpx(Solution):
         return httpx.Client(trust_env=False, verify=tls, timeout=30, follow_redirects=True)
 
     def prepare(self, url: str) -> Any:
-        return self.client.build_request("POST", url, json={}, headers=MARKED)
+        return self.client.build_request("POST", url, json={}, headers=self.marked)
 
 
 class OurAdapter(Solution):
@@ -202,6 +200,27 @@ class OurHook(OurAdapter, OnHttpx):
         return client
 
 
+class Instrument(OurAdapter):
+    name = "instrument"
+    marked: Mapping[str, str] = {}  # instrument() adds the marker
+
+    def patch(self) -> None:
+        gateway = cagent_session.Gateway(*self.gateways)
+        cagent_session.instrument(gateway, headers=None if self.marked else MARKED)
+
+    def set_up(self, client: Any) -> Any:
+        return client
+
+
+class InstrumentMarked(Instrument):
+    name = "instrument, marked calls"
+    marked = MARKED
+
+
+class InstrumentOnHttpx(Instrument, OnHttpx):
+    name = "instrument on httpx"
+
+
 class OpenTelemetry(Solution):
     name = "OpenTelemetry"
 
@@ -212,7 +231,8 @@ class OpenTelemetry(Solution):
         ThreadingInstrumentor().instrument()
 
     def scope(self, session_id: Any) -> Scope:
-        return self.attached(baggage.set_baggage("session.id", session_id))
+        attached = baggage.set_baggage("session.id", session_id)
+        return at_the_end(context.detach, context.attach(attached))
 
     def exported(self) -> Any:
         carrier: dict[str, str] = {}
@@ -220,15 +240,7 @@ class OpenTelemetry(Solution):
         return carrier
 
     def resumed(self, exported: Any) -> Scope:
-        return self.attached(propagate.extract(exported))
-
-    @contextmanager
-    def attached(self, attached: context.Context) -> Iterator[None]:
-        token = context.attach(attached)
-        try:
-            yield
-        finally:
-            context.detach(token)
+        return at_the_end(context.detach, context.attach(propagate.extract(exported)))
 
     @staticmethod
     def session_in(headers: Mapping[str, str]) -> str | None:
@@ -258,8 +270,7 @@ class Sentry(Solution):
     @contextmanager
     def resumed(self, exported: Any) -> Iterator[None]:
         with sentry_sdk.isolation_scope():
-            headers = {"sentry-trace": exported}
-            transaction = sentry_sdk.continue_trace(headers, op="agent", name="session")
+            transaction = sentry_sdk.continue_trace({"sentry-trace": exported}, op="a", name="a")
             with sentry_sdk.start_transaction(transaction):
                 yield
 
@@ -300,13 +311,8 @@ class HookByHand(OnHttpx):
         client.event_hooks = {"request": [hook]}
         return client
 
-    @contextmanager
-    def scope(self, session_id: Any) -> Iterator[None]:
-        token = self.session.set(session_id)
-        try:
-            yield
-        finally:
-            self.session.reset(token)
+    def scope(self, session_id: Any) -> Scope:
+        return at_the_end(self.session.reset, self.session.set(session_id))
 
     def exported(self) -> Any:
         return self.session.get()
@@ -314,10 +320,11 @@ class HookByHand(OnHttpx):
     to_thread = Solution.to_process
 
 
-OURS, PEERS = (OurAdapter, OurHook), (OpenTelemetry, Sentry, SessionHeaders, HookByHand)
+OURS, PEERS = (OurAdapter, OurHook, Instrument), (OpenTelemetry, Sentry, SessionHeaders, HookByHand)
+TESTED = (*OURS, InstrumentMarked, InstrumentOnHttpx)  # the table does not show the last two
 # The solutions that can use the gateway's URL, here without it.
-NO_URL = {f"{kind.name} without URL": kind for kind in (*OURS, OpenTelemetry, Sentry)}
-KINDS = {kind.name: kind for kind in (*OURS, *PEERS, Solution, SameHeader)} | NO_URL
+NO_URL = {f"{kind.name} without URL": kind for kind in (OurAdapter, OurHook, OpenTelemetry, Sentry)}
+KINDS = {kind.name: kind for kind in (*TESTED, *PEERS, Solution, SameHeader)} | NO_URL
 
 
 @cache

@@ -8,11 +8,10 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import textwrap
-from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
-from itertools import repeat
+from itertools import product, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,15 +21,12 @@ from solutions import KINDS, NO_URL, OURS, PEERS
 
 WORST_FIRST = LEAKED, LOST, RIGHT, NA = "leaked", "lost", "right", "n/a"
 COLUMNS = [kind.name for kind in (*OURS, *PEERS)]
-HEADINGS = [  # two lines keep the table narrow
-    ["row", "what the agent does", *(name.partition(" ")[0] for name in COLUMNS)],
-    ["", "", *(name.partition(" ")[2] for name in COLUMNS)],
+NAMES = [name.replace("OpenT", "Open- T").partition(" ") for name in COLUMNS]  # on two lines
+HEADINGS = [
+    ["row", "what the agent does", *(n[0] for n in NAMES)],
+    ["", "", *(n[2] for n in NAMES)],
 ]
-PACKAGES = [
-    *("requests", "urllib3", "httpx", "sentry-sdk", "opentelemetry-sdk"),
-    *("opentelemetry-instrumentation-requests", "opentelemetry-instrumentation-threading"),
-]
-GUIDE = Path(__file__).with_name("README.rst")
+GUIDE, PINS = (Path(__file__).with_name(name) for name in ("README.rst", "constraints.txt"))
 BEGIN, END = "\n.. table.py writes what follows.\n\n", "\n.. table.py writes what precedes.\n"
 
 
@@ -54,13 +50,12 @@ def judge(name: str, row: Row, arrivals: list[Arrival], places: Places) -> Outco
     for arrival in arrivals:
         owner = arrival.query.get("owner") if arrival.origin in places.gateways else None
         found = KINDS[name].session_in(arrival.headers)
-        seen = f"{arrival.origin} got {found!r:.40} instead of {owner!r:.40}"
-        if arrival.problem():
-            leaks.append(f"{arrival.origin} got {arrival.problem()}")
-        elif found is None and owner is not None:
-            losses.append(seen)
-        elif found != owner:
+        got = arrival.problem() or repr(found)
+        seen = f"{arrival.origin} got {got:.50} instead of {owner!r:.40}"
+        if arrival.problem() or found not in (owner, None):
             leaks.append(seen)
+        elif found != owner:
+            losses.append(seen)
     return Outcome(LEAKED if leaks else LOST if losses else RIGHT, (*leaks, *losses))
 
 
@@ -72,17 +67,12 @@ def compare(names: list[str]) -> Results:
         ProcessPoolExecutor(4, spawn, max_tasks_per_child=1) as processes,
     ):
         list(processes.map(run_all, names, repeat(places)))
-    arrived = defaultdict(list)
-    for arrival in arrivals:
-        arrived[arrival.query["scenario"]].append(arrival)
-    return {
-        name: {
-            scenario: judge(name, row, arrived[f"{name}: {scenario}"], places)
-            for row in ROWS
-            for scenario in row.scenarios
-        }
-        for name in names
-    }
+    results: dict[str, dict[str, Outcome]] = {name: {} for name in names}
+    for name, row in product(names, ROWS):
+        for scenario in row.scenarios:
+            arrived = [a for a in arrivals if a.query["scenario"] == f"{name}: {scenario}"]
+            results[name][scenario] = judge(name, row, arrived, places)
+    return results
 
 
 def verdict(results: Results, solution: str, row: Row) -> str:
@@ -98,12 +88,11 @@ def table(results: Results) -> str:
     ]
     widths = [max(map(len, column)) for column in zip(*HEADINGS, *lines, strict=True)]
     rule = ["=" * width for width in widths]
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    packages = [pin.partition("==")[0] for pin in PINS.read_text("utf-8").split() if "==" in pin]
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     made_with = textwrap.fill(f"Made with {versions}.", 100, break_on_hyphens=False)
-    table_lines = (
-        "  ".join(map(str.ljust, line, widths)).rstrip()
-        for line in (rule, *HEADINGS, rule, *lines, rule)
-    )
+    lines = [rule, *HEADINGS, rule, *lines, rule]
+    table_lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
     return "\n".join([*table_lines, "", made_with, ""])
 
 

@@ -71,11 +71,29 @@ def with_bases(module: Path) -> list[Path]:
     return found
 
 
+def class_of_tests(module: Path) -> ast.ClassDef:
+    classes = [node for node in tree_of(module).body if isinstance(node, ast.ClassDef)]
+    (tests,) = (node for node in classes if node.name.startswith("Test"))
+    return tests
+
+
+def asynchronous_ways(module: Path) -> set[str]:
+    """Return the names of the asynchronous ways to call, also those that are inherited."""
+    bodies = [node for path in with_bases(module) for node in tree_of(path).body]
+    bases = {node.name: node for node in bodies if isinstance(node, ast.ClassDef)}
+    found, classes = set[str](), [class_of_tests(module)]
+    for tests in classes:
+        functions = [node for node in tests.body if isinstance(node, ast.AsyncFunctionDef)]
+        found |= {f.name for f in functions if f.name.startswith(("ask_", "stream_"))}
+        names = [base.id for base in tests.bases if isinstance(base, ast.Name)]
+        classes += [bases[name] for name in names if name in bases]
+    return found
+
+
 def constants_of(module: Path) -> dict[str, object]:
     """Return what the module's class of tests sets to a constant."""
-    (tests,) = (node for node in tree_of(module).body if isinstance(node, ast.ClassDef))
     found: dict[str, object] = {}
-    for node in tests.body:
+    for node in class_of_tests(module).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             try:
                 found[node.targets[0].id] = ast.literal_eval(node.value)
@@ -96,18 +114,18 @@ def lines_in(entry: nodes.entry) -> list[str]:
     return [bare(node) for line in lines for node in ast.parse(line).body]
 
 
-def lines_of_the_client(module: Path) -> list[str]:
-    """Return the lines of ``make_client`` that the table shows.
+def lines_of(function: str, module: Path) -> list[str]:
+    """Return the lines of a *function* of the example that the table shows, or none without it.
 
     These are all but the line with the hooks, which the guide explains, those that set a key, and
     a return of what the lines have made.
     """
-    (make_client,) = (f for f in functions_in(example_of(module)) if f.name == "make_client")
-    returns_a_name = isinstance(make_client.body[-1], ast.Return) and isinstance(
-        make_client.body[-1].value, (ast.Name, ast.Tuple)
-    )
-    lines = map(bare, make_client.body[:-1] if returns_a_name else make_client.body)
-    return [line for line in lines if not re.match("hooks = |.*os.environ", line)]
+    found = [f.body for f in functions_in(example_of(module)) if f.name == function]
+    body = found[0] if found else []
+    end = body[-1] if body else None
+    if isinstance(end, ast.Return) and isinstance(end.value, (ast.Name, ast.Tuple)):
+        body = body[:-1]
+    return [line for line in map(bare, body) if not re.match("hooks = |.*os.environ", line)]
 
 
 def test_each_sdk_has_a_row_in_each_table_an_example_and_tests() -> None:
@@ -125,17 +143,23 @@ def test_the_command_that_installs_an_sdk_names_a_row() -> None:
 
 @each_module
 def test_the_table_names_the_library_that_the_sdk_is_on(module: Path) -> None:
-    assert tables()[0][sdk_of(module)][0].astext() == module.parent.name.removeprefix("on_")
+    """It is in the name of the folder: ``on_httpx`` or, for other pins, ``on_httpx_too``."""
+    assert tables()[0][sdk_of(module)][0].astext() == module.parent.name.split("_")[1]
 
 
 @each_module
 def test_the_lines_are_those_that_the_tests_and_the_example_run(module: Path) -> None:
     """The table may show lines of ``ask`` as well."""
-    shown, client = lines_in(tables()[0][sdk_of(module)][1]), lines_of_the_client(module)
-    assert shown[: len(client)] == client
     nodes_of_example = {ast.unparse(n) for n in ast.walk(tree_of(example_of(module)))}
-    assert {*shown} <= nodes_of_example
     assert f"example = {example_of(module).stem}" in module.read_text(encoding="utf-8")
+    _, plain, own, _ = tables()[0][sdk_of(module)]
+    for entry, function in ((plain, "make_plain_client"), (own, "make_client")):
+        shown, client = lines_in(entry), lines_of(function, module)
+        assert shown[: len(client)] == client
+        assert {*shown} <= nodes_of_example
+    assert lines_in(plain)
+    has_own_lines = constants_of(module).get("lines") != ("instrument",)
+    assert has_own_lines == bool(lines_in(own)) == (own.astext() != "none")
 
 
 @each_module
@@ -147,13 +171,13 @@ def test_the_example_has_the_hooks_that_the_guide_explains(module: Path) -> None
         for node in ast.walk(tree_of(example_of(module)))
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "hooks"
     }
-    expected = set() if module.parent.name == "on_requests" else {shown.replace('"', "'")}
-    assert hooks == expected
+    uses_hooks = "hooks" in tables()[0][sdk_of(module)][2].astext()
+    assert hooks == ({shown.replace('"', "'")} if uses_hooks else set())
 
 
 @each_module
 def test_the_notes_are_the_docstrings_of_tests(module: Path) -> None:
-    _, lines, notes = tables()[0][sdk_of(module)]
+    _, _, lines, notes = tables()[0][sdk_of(module)]
     tests = [f for path in with_bases(module) for f in functions_in(path)]
     expected = [ast.get_docstring(f) for f in tests if f.name.startswith("test_")]
     if re.search(r"\._\w", lines.astext()):
@@ -166,10 +190,15 @@ def test_the_notes_are_the_docstrings_of_tests(module: Path) -> None:
 def test_the_facts_are_the_constants_of_the_tests(module: Path) -> None:
     """The tests of the contract in tests/sdks check these constants."""
     constants = constants_of(module)
+    only_instrumented = constants.get("only_instrumented", ())
+    assert isinstance(only_instrumented, tuple)
+    ways = asynchronous_ways(module)
     asynchronous = []
-    if any(f.name == "make_async_client" for f in functions_in(example_of(module))):
+    if constants.get("lines") == ("instrument",):
+        asynchronous += ["instrument"] if ways else []
+    elif any(f.name == "make_async_client" for f in functions_in(example_of(module))):
         asynchronous.append("own lines")
-    elif any(re.match("ask_.*async", f.name) for f in functions_in(module)):
+    elif ways - {*only_instrumented}:
         asynchronous.append("the same lines")
     if "async_calls_arrive" in constants:
         prefix = "else " if asynchronous else ""

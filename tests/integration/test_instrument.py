@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import botocore.httpsession  # type: ignore[import-untyped]  # it has none
+import botocore.httpsession
 import httpx
 import httpx2
 import pytest

@@ -31,7 +31,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    def start(*arguments: str, ask: Any = None) -> None:
+    def start(*arguments: str, ask: Any = None, has_stand_in: bool = True) -> None:
         monkeypatch.setattr("sys.argv", ["with_sdk.py", *arguments])
         forward = "https://api.openai.com/v1"
         module.run(
@@ -41,6 +41,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
             forward=forward,
             model="gpt-4o",
             key="PROVIDER_API_KEY",
+            has_stand_in=has_stand_in,
         )
 
     werkzeug = logging.getLogger("werkzeug")
@@ -164,6 +165,15 @@ def test_a_missing_key_is_a_usage_error(
     with pytest.raises(SystemExit):
         start("--models-gateway", "https://gateway.example")
     assert "set PROVIDER_API_KEY" in capsys.readouterr().err
+
+
+def test_an_sdk_that_the_stand_in_cant_answer_needs_a_gateway(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        start(has_stand_in=False)
+    assert ended.value.code == 2
+    assert "give --models-gateway" in capsys.readouterr().err
 
 
 def test_an_sdks_error_ends_the_program_without_its_message(start: Start) -> None:

@@ -291,9 +291,7 @@ def call_from_unusual_code(**names: Any) -> list[Any]:
 
 def test_the_warning_of_a_missing_session_can_point_at_any_code() -> None:
     with pytest.warns(MissingSessionIdWarning) as warned:
-        answers = call_from_unusual_code(
-            report=report, request=request_to("https://gw.example/")
-        )
+        answers = call_from_unusual_code(report=report, request=request_to("https://gw.example/"))
     assert answers == [None, None]
     assert [warning.filename for warning in warned] == ["plugin.txt", "plugin.txt"]
 

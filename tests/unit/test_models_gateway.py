@@ -618,6 +618,7 @@ def test_no_key_password_or_query_is_logged_or_shown(
 
 def test_after_the_with_statement_it_does_not_listen() -> None:
     with ModelsGateway() as gateway:
+        assert gateway.server
         listening = gateway.server.socket  # not the port: another program may take it next
     assert not gateway.is_running()
     assert listening.fileno() == -1
