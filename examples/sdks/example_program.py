@@ -7,24 +7,41 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from cagent_session import gateway_headers, new_session_id, session_id_hook, session_scope
+from cagent_session import (
+    gateway_headers,
+    instrument,
+    new_session_id,
+    session_id_hook,
+    session_scope,
+)
 from cagent_session.testing import ModelsGateway
 
 VARIABLES = ("DOCKER_AGENT_MODELS_GATEWAY", "CAGENT_MODELS_GATEWAY")
 
+MakePlainClient = Callable[[str], Any]
 MakeClient = Callable[[str, dict[str, str]], Any]
 Ask = Callable[[Any, str, str], object]
 
 
-def run(
-    make_client: MakeClient, ask: Ask, *, forward: str, model: str, key: str | None = None
+def run(  # noqa: PLR0913 - the examples differ in all of these
+    make_plain_client: MakePlainClient,
+    ask: Ask,
+    *,
+    own_lines: MakeClient | None = None,
+    forward: str,
+    model: str,
+    key: str | None = None,
+    has_stand_in: bool = True,
 ) -> None:
     """Read the command line, make one client, and ask.
 
-    :param make_client: gets the gateway's URL, and the headers that mark calls for it.
+    :param make_plain_client: gets the gateway's URL. It is called after ``instrument()``.
     :param ask: gets the client, the model's name and the question, and returns the answer.
+    :param own_lines: makes a client with this library's own lines for the SDK. It gets the
+        gateway's URL, and the headers that mark calls for it.
     :param forward: the provider's URL, to which the gateway forwards the calls.
     :param key: the environment variable from which the SDK takes its API key.
+    :param has_stand_in: whether the gateway for tests can answer the SDK's calls.
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument(
@@ -36,6 +53,12 @@ def run(
         "--forward", metavar="URL", default=forward, help="the provider's URL; default: %(default)s"
     )
     parser.add_argument("--model", metavar="NAME", default=model, help="default: %(default)s")
+    if own_lines is not None:
+        parser.add_argument(
+            "--own-lines",
+            action="store_true",
+            help="use the lines that this SDK has of its own, in place of instrument()",
+        )
     options = parser.parse_args()
     url = gateway_url(options.models_gateway)
     try:
@@ -45,11 +68,17 @@ def run(
         parser.error(str(error))
 
     def ask_in_two_sessions(url: str) -> None:
-        client = make_client(url, headers)
+        if own_lines is not None and options.own_lines:
+            client = own_lines(url, headers)
+        else:
+            instrument(url, headers=headers)
+            client = make_plain_client(url)
         for question in ("How are you?", "And you?"):
             with session_scope(new_session_id()) as session_id:
                 print(session_id, ask(client, options.model, question))
 
+    if url is None and not has_stand_in:
+        parser.error("the stand-in can't answer this SDK: give --models-gateway")
     if url is None:
         run_with_stand_in(ask_in_two_sessions, key)
         return

@@ -6,6 +6,14 @@ from example_program import run
 from cagent_session import session_id_hook
 
 
+def make_plain_client(gateway: str) -> Anthropic:
+    return Anthropic(base_url=gateway)
+
+
+def make_plain_async_client(gateway: str) -> AsyncAnthropic:
+    return AsyncAnthropic(base_url=gateway)
+
+
 def make_client(gateway: str, headers: dict[str, str]) -> Anthropic:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = DefaultHttpxClient(event_hooks=hooks)
@@ -26,8 +34,9 @@ def ask(client: Anthropic, model: str, question: str) -> object:
 
 if __name__ == "__main__":
     run(
-        make_client,
+        make_plain_client,
         ask,
+        own_lines=make_client,
         forward="https://api.anthropic.com",
         model="claude-sonnet-5-5",
         key="ANTHROPIC_API_KEY",

@@ -7,6 +7,14 @@ from example_program import run
 from cagent_session import session_id_hook
 
 
+def make_plain_client(gateway: str) -> ClientV2:
+    return ClientV2(base_url=gateway)
+
+
+def make_plain_async_client(gateway: str) -> AsyncClientV2:
+    return AsyncClientV2(base_url=gateway)
+
+
 def make_client(gateway: str, headers: dict[str, str]) -> ClientV2:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = httpx.Client(
@@ -30,8 +38,9 @@ def ask(client: ClientV2, model: str, question: str) -> object:
 
 if __name__ == "__main__":
     run(
-        make_client,
+        make_plain_client,
         ask,
+        own_lines=make_client,
         forward="https://api.cohere.com",
         model="command-a-03-2025",
         key="CO_API_KEY",

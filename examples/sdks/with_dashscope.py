@@ -10,6 +10,11 @@ from example_program import run
 from cagent_session import session_factory
 
 
+def make_plain_client(gateway: str) -> None:
+    dashscope.base_http_api_url = f"{gateway}/api/v1"
+    dashscope.api_key = os.environ["DASHSCOPE_API_KEY"]
+
+
 def make_client(gateway: str, headers: dict[str, str]) -> requests.Session:
     session = session_factory(gateway=gateway, headers=headers)()
     dashscope.base_http_api_url = f"{gateway}/api/v1"
@@ -17,7 +22,7 @@ def make_client(gateway: str, headers: dict[str, str]) -> requests.Session:
     return session
 
 
-def ask(session: requests.Session, model: str, question: str) -> object:
+def ask(session: requests.Session | None, model: str, question: str) -> object:
     messages = [{"role": "user", "content": question}]
     answer = Generation.call(model, messages=messages, result_format="message", session=session)
     return answer.output.choices[0].message.content
@@ -25,8 +30,9 @@ def ask(session: requests.Session, model: str, question: str) -> object:
 
 if __name__ == "__main__":
     run(
-        make_client,
+        make_plain_client,
         ask,
+        own_lines=make_client,
         forward="https://dashscope.aliyuncs.com/api/v1",
         model="qwen-plus",
         key="DASHSCOPE_API_KEY",

@@ -9,6 +9,10 @@ from example_program import run
 from cagent_session import mount
 
 
+def make_plain_client(gateway: str) -> WorkspaceClient:
+    return WorkspaceClient(host=gateway)
+
+
 def make_client(gateway: str, headers: dict[str, str]) -> WorkspaceClient:
     client = WorkspaceClient(host=gateway, custom_headers=headers)
     # The SDK has no public name for the session.
@@ -26,8 +30,9 @@ if __name__ == "__main__":
     # It warns that the gateway has no metadata of a workspace.
     logging.getLogger("databricks.sdk").setLevel(logging.ERROR)
     run(
-        make_client,
+        make_plain_client,
         ask,
+        own_lines=make_client,
         forward="https://example.databricks.com",
         model="databricks-gpt-oss-20b",
         key="DATABRICKS_TOKEN",

@@ -7,6 +7,14 @@ from google import genai
 from cagent_session import session_id_hook
 
 
+def make_plain_client(gateway: str) -> genai.Client:
+    return genai.Client(http_options={"base_url": gateway})
+
+
+def make_plain_async_client(gateway: str) -> genai.client.AsyncClient:
+    return make_plain_client(gateway).aio
+
+
 def make_client(gateway: str, headers: dict[str, str]) -> genai.Client:
     hooks = {"request": [session_id_hook(gateway)]}
     options = {"base_url": gateway, "headers": headers, "client_args": {"event_hooks": hooks}}
@@ -27,8 +35,9 @@ def ask(client: genai.Client, model: str, question: str) -> object:
 
 if __name__ == "__main__":
     run(
-        make_client,
+        make_plain_client,
         ask,
+        own_lines=make_client,
         forward="https://generativelanguage.googleapis.com",
         model="gemini-2.5-flash",
         key="GEMINI_API_KEY",

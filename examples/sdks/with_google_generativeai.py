@@ -7,6 +7,10 @@ from google.generativeai.client import get_default_generative_client
 from cagent_session import mount
 
 
+def make_plain_client(gateway: str) -> None:
+    genai.configure(transport="rest", client_options={"api_endpoint": gateway})
+
+
 def make_client(gateway: str, headers: dict[str, str]) -> None:
     options = {"api_endpoint": gateway}
     metadata = list(headers.items())
@@ -21,8 +25,9 @@ def ask(_: None, model: str, question: str) -> object:
 
 if __name__ == "__main__":
     run(
-        make_client,
+        make_plain_client,
         ask,
+        own_lines=make_client,
         forward="https://generativelanguage.googleapis.com",
         model="gemini-2.5-flash",
         key="GOOGLE_API_KEY",

@@ -6,6 +6,14 @@ from groq import AsyncGroq, DefaultAsyncHttpxClient, DefaultHttpxClient, Groq
 from cagent_session import session_id_hook
 
 
+def make_plain_client(gateway: str) -> Groq:
+    return Groq(base_url=gateway)
+
+
+def make_plain_async_client(gateway: str) -> AsyncGroq:
+    return AsyncGroq(base_url=gateway)
+
+
 def make_client(gateway: str, headers: dict[str, str]) -> Groq:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = DefaultHttpxClient(event_hooks=hooks)
@@ -26,8 +34,9 @@ def ask(client: Groq, model: str, question: str) -> object:
 
 if __name__ == "__main__":
     run(
-        make_client,
+        make_plain_client,
         ask,
+        own_lines=make_client,
         forward="https://api.groq.com",
         model="llama-3.1-8b-instant",
         key="GROQ_API_KEY",

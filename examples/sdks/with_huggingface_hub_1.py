@@ -12,6 +12,14 @@ from huggingface_hub import (
 from cagent_session import session_id_hook
 
 
+def make_plain_client(gateway: str) -> InferenceClient:
+    return InferenceClient(base_url=f"{gateway}/v1")
+
+
+def make_plain_async_client(gateway: str) -> AsyncInferenceClient:
+    return AsyncInferenceClient(base_url=f"{gateway}/v1")
+
+
 def make_client(gateway: str, headers: dict[str, str]) -> InferenceClient:
     hooks = {"request": [session_id_hook(gateway)]}
     set_client_factory(
@@ -36,8 +44,9 @@ def ask(client: InferenceClient, model: str, question: str) -> object:
 
 if __name__ == "__main__":
     run(
-        make_client,
+        make_plain_client,
         ask,
+        own_lines=make_client,
         forward="https://router.huggingface.co/v1",
         model="meta-llama/Llama-3.3-70B-Instruct",
         key="HF_TOKEN",

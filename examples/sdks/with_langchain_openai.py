@@ -7,6 +7,10 @@ from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 from cagent_session import session_id_hook
 
 
+def make_plain_client(gateway: str) -> ChatOpenAI:
+    return ChatOpenAI(base_url=f"{gateway}/v1")
+
+
 def make_client(gateway: str, headers: dict[str, str]) -> ChatOpenAI:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = DefaultHttpxClient(event_hooks=hooks)
@@ -26,4 +30,11 @@ def ask(client: ChatOpenAI, model: str, question: str) -> object:
 
 
 if __name__ == "__main__":
-    run(make_client, ask, forward="https://api.openai.com/v1", model="gpt-4o", key="OPENAI_API_KEY")
+    run(
+        make_plain_client,
+        ask,
+        own_lines=make_client,
+        forward="https://api.openai.com/v1",
+        model="gpt-4o",
+        key="OPENAI_API_KEY",
+    )

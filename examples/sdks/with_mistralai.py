@@ -7,6 +7,10 @@ from mistralai.client import Mistral
 from cagent_session import session_id_hook
 
 
+def make_plain_client(gateway: str) -> Mistral:
+    return Mistral(server_url=gateway)
+
+
 def make_client(gateway: str, headers: dict[str, str]) -> Mistral:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = httpx2.Client(event_hooks=hooks, headers=headers, follow_redirects=True)
@@ -26,8 +30,9 @@ def ask(client: Mistral, model: str, question: str) -> object:
 
 if __name__ == "__main__":
     run(
-        make_client,
+        make_plain_client,
         ask,
+        own_lines=make_client,
         forward="https://api.mistral.ai",
         model="mistral-small-latest",
         key="MISTRAL_API_KEY",

@@ -6,6 +6,14 @@ from ollama import AsyncClient, Client
 from cagent_session import session_id_hook
 
 
+def make_plain_client(gateway: str) -> Client:
+    return Client(gateway)
+
+
+def make_plain_async_client(gateway: str) -> AsyncClient:
+    return AsyncClient(gateway)
+
+
 def make_client(gateway: str, headers: dict[str, str]) -> Client:
     hooks = {"request": [session_id_hook(gateway)]}
     return Client(gateway, headers=headers, event_hooks=hooks)
@@ -21,4 +29,10 @@ def ask(client: Client, model: str, question: str) -> object:
 
 
 if __name__ == "__main__":
-    run(make_client, ask, forward="https://ollama.com", model="llama3.2")
+    run(
+        make_plain_client,
+        ask,
+        own_lines=make_client,
+        forward="https://ollama.com",
+        model="llama3.2",
+    )

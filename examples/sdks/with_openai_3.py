@@ -6,6 +6,14 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient, DefaultHttpxClient, Ope
 from cagent_session import session_id_hook
 
 
+def make_plain_client(gateway: str) -> OpenAI:
+    return OpenAI(base_url=f"{gateway}/v1")
+
+
+def make_plain_async_client(gateway: str) -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"{gateway}/v1")
+
+
 def make_client(gateway: str, headers: dict[str, str]) -> OpenAI:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = DefaultHttpxClient(event_hooks=hooks)
@@ -23,4 +31,11 @@ def ask(client: OpenAI, model: str, question: str) -> object:
 
 
 if __name__ == "__main__":
-    run(make_client, ask, forward="https://api.openai.com/v1", model="gpt-4o", key="OPENAI_API_KEY")
+    run(
+        make_plain_client,
+        ask,
+        own_lines=make_client,
+        forward="https://api.openai.com/v1",
+        model="gpt-4o",
+        key="OPENAI_API_KEY",
+    )

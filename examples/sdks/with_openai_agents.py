@@ -7,6 +7,11 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from cagent_session import session_id_hook
 
 
+def make_plain_client(gateway: str) -> None:
+    set_default_openai_client(AsyncOpenAI(base_url=f"{gateway}/v1"))
+    set_tracing_disabled(disabled=True)
+
+
 def make_client(gateway: str, headers: dict[str, str]) -> None:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = DefaultAsyncHttpxClient(event_hooks=hooks, headers=headers)
@@ -19,4 +24,11 @@ def ask(_: None, model: str, question: str) -> object:
 
 
 if __name__ == "__main__":
-    run(make_client, ask, forward="https://api.openai.com/v1", model="gpt-4o", key="OPENAI_API_KEY")
+    run(
+        make_plain_client,
+        ask,
+        own_lines=make_client,
+        forward="https://api.openai.com/v1",
+        model="gpt-4o",
+        key="OPENAI_API_KEY",
+    )

@@ -9,6 +9,10 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from cagent_session import session_id_hook
 
 
+def make_plain_client(gateway: str) -> OpenAIProvider:
+    return OpenAIProvider(base_url=f"{gateway}/v1")
+
+
 def make_client(gateway: str, headers: dict[str, str]) -> OpenAIProvider:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = DefaultAsyncHttpxClient(event_hooks=hooks, headers=headers)
@@ -21,4 +25,11 @@ def ask(provider: OpenAIProvider, model: str, question: str) -> object:
 
 
 if __name__ == "__main__":
-    run(make_client, ask, forward="https://api.openai.com/v1", model="gpt-4o", key="OPENAI_API_KEY")
+    run(
+        make_plain_client,
+        ask,
+        own_lines=make_client,
+        forward="https://api.openai.com/v1",
+        model="gpt-4o",
+        key="OPENAI_API_KEY",
+    )

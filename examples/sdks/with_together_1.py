@@ -2,9 +2,17 @@
 
 import together
 from example_program import run
-from together import Together
+from together import AsyncTogether, Together
 
 from cagent_session import session_factory
+
+
+def make_plain_client(gateway: str) -> Together:
+    return Together(base_url=f"{gateway}/v1")
+
+
+def make_plain_async_client(gateway: str) -> AsyncTogether:
+    return AsyncTogether(base_url=f"{gateway}/v1")
 
 
 def make_client(gateway: str, headers: dict[str, str]) -> Together:
@@ -20,8 +28,9 @@ def ask(client: Together, model: str, question: str) -> object:
 
 if __name__ == "__main__":
     run(
-        make_client,
+        make_plain_client,
         ask,
+        own_lines=make_client,
         forward="https://api.together.xyz/v1",
         model="openai/gpt-oss-20b",
         key="TOGETHER_API_KEY",

@@ -6,6 +6,14 @@ from together import AsyncTogether, DefaultAsyncHttpxClient, DefaultHttpxClient,
 from cagent_session import session_id_hook
 
 
+def make_plain_client(gateway: str) -> Together:
+    return Together(base_url=gateway)
+
+
+def make_plain_async_client(gateway: str) -> AsyncTogether:
+    return AsyncTogether(base_url=gateway)
+
+
 def make_client(gateway: str, headers: dict[str, str]) -> Together:
     hooks = {"request": [session_id_hook(gateway)]}
     http_client = DefaultHttpxClient(event_hooks=hooks)
@@ -26,8 +34,9 @@ def ask(client: Together, model: str, question: str) -> object:
 
 if __name__ == "__main__":
     run(
-        make_client,
+        make_plain_client,
         ask,
+        own_lines=make_client,
         forward="https://api.together.ai",
         model="meta-llama/Llama-3.3-70B-Instruct-Turbo",
         key="TOGETHER_API_KEY",

@@ -30,7 +30,7 @@ class CachesSessions(AsyncNeedsMore):
         assert self.retries_of_a_new_session() == own_retries == 2
 
     def test_lines_after_the_first_call_have_no_effect(self, gateway: ModelsGateway) -> None:
-        """Set it before the first call."""
+        """Own line: set it before the first call."""
         client = self.client(gateway.url, HEADERS)
         factory = self.sdk.requestssession
         for self.sdk.requestssession in (None, factory):

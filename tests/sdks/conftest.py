@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from contract import Provider
@@ -15,6 +17,8 @@ from cagent_session.testing import ModelsGateway
 EXAMPLES = Path(__file__).parents[2] / "examples" / "sdks"
 KEYS = [
     "ANTHROPIC_API_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
     "AZURE_AI_API_KEY",
     "CO_API_KEY",
     "DASHSCOPE_API_KEY",
@@ -24,9 +28,12 @@ KEYS = [
     "GROQ_API_KEY",
     "HF_TOKEN",
     "MISTRAL_API_KEY",
+    "NVIDIA_API_KEY",
     "OPENAI_API_KEY",
     "OLLAMA_API_KEY",
+    "REPLICATE_API_TOKEN",
     "TOGETHER_API_KEY",
+    "USER_ACCESS_TOKEN",
     "VOYAGE_API_KEY",
 ]
 
@@ -42,10 +49,23 @@ METHODS = {"way": ("ask_", "stream_"), "stream": ("stream_",), "usage": ("usage_
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that takes such a fixture once for each of these methods of its class."""
+    """Run a test that takes such a fixture for each of these methods of its class, on each line.
+
+    A test that only takes ``line`` runs once on each line.
+    """
+    tests: Any = metafunc.cls
     for fixture in METHODS.keys() & {*metafunc.fixturenames}:
-        names = [name for name in dir(metafunc.cls) if name.startswith(METHODS[fixture])]
-        metafunc.parametrize(fixture, names)
+        names = [name for name in dir(tests) if name.startswith(METHODS[fixture])]
+        pairs = [
+            (line, name)
+            for line in tests.lines
+            for name in names
+            if line == "instrument" or name not in tests.only_instrumented
+        ]
+        metafunc.parametrize(["line", fixture], pairs, indirect=["line"])
+        return
+    if "line" in inspect.signature(metafunc.function).parameters:
+        metafunc.parametrize("line", tests.lines, indirect=True)
 
 
 @pytest.fixture

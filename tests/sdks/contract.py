@@ -13,12 +13,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from werkzeug import Request, Response
 
-from cagent_session import MissingSessionId, gateway_headers, session_scope
+from cagent_session import (
+    MissingSessionId,
+    gateway_headers,
+    instrument,
+    session_scope,
+    uninstrument,
+)
 from cagent_session.testing import Call, ModelsGateway
 
 THREADS = 8
@@ -54,12 +60,18 @@ class AttributesCalls:
     ``True`` if the answer has no text. Methods whose names begin with ``stream_`` return an
     iterator of the text's pieces instead. Coroutine functions get the asynchronous client.
 
+    A test that takes such a method's name, or ``line``, runs for each of the *lines*: with the
+    example's client that has this library's own lines for the SDK, and with its plain client after
+    ``instrument()``. Any other test uses the first of the *lines*.
+
     examples/sdks/README.rst has two tables of the SDKs. The docstrings of tests are the notes of
     the first table. The constants ``missing_raises``, ``missing_tries``, ``streams_belong`` and
     ``async_calls_arrive`` are the second table.
     """
 
     example: Any  # the module in examples/sdks
+    lines: tuple[str, ...] = ("own lines", "instrument")
+    only_instrumented: tuple[str, ...] = ()  # ways to call that the own lines don't attribute
     paths: tuple[str, ...]  # where the calls go, as the provider documents it
     retries: bool  # whether the SDK repeats a call that was answered 503
 
@@ -68,12 +80,42 @@ class AttributesCalls:
     missing_raises: str
     missing_tries: tuple[int, ...]
 
-    def client(self, gateway: str, headers: dict[str, str]) -> Any:
-        return self.example.make_client(gateway, headers)
+    line_in_use: str
+    missing: Literal["omit", "raise"] = "omit"
 
-    def async_client(self, gateway: str, headers: dict[str, str]) -> Any:
-        make = getattr(self.example, "make_async_client", self.example.make_client)
-        return make(gateway, headers)
+    @pytest.fixture(autouse=True)
+    def line(self, request: pytest.FixtureRequest) -> Iterator[str]:
+        self.line_in_use = getattr(request, "param", self.lines[0])
+        yield self.line_in_use
+        uninstrument()
+
+    def client(self, url: str, headers: dict[str, str]) -> Any:
+        """Return a client for *url*. It is a provider's URL if there are no *headers*."""
+        return self.make("client", url, headers)
+
+    def async_client(self, url: str, headers: dict[str, str]) -> Any:
+        return self.make("async_client", url, headers)
+
+    def make(self, kind: str, url: str, headers: dict[str, str]) -> Any:
+        """Make a client with the line that is in use. Some examples have one for both kinds."""
+        prefix = "make_" if self.line_in_use == "own lines" else "make_plain_"
+        either = getattr(self.example, f"{prefix}client")
+        make = getattr(self.example, f"{prefix}{kind}", either)
+        if self.line_in_use == "own lines":
+            return make(url, {**headers})  # some SDKs add to them
+        gateway = url if headers else "https://gateway.example"
+        instrument(gateway, headers=HEADERS, missing=self.missing)
+        return make(url)
+
+    async def close(self, client: Any) -> None:
+        """Close an asynchronous client. SDKs have different names for that."""
+        for name in ("aclose", "close"):
+            method: Any = getattr(client, name, None)
+            if method is not None:
+                outcome: Awaitable[None] | None = method()
+                if outcome is not None:
+                    await outcome
+                return
 
     def ask_like_the_example(self, client: Any, prompt: str) -> Any:
         return self.example.ask(client, "model", prompt)
@@ -111,16 +153,16 @@ class AttributesCalls:
                 answer = await ask(client, f"I am {session_id}")
                 answers.append((session_id, await async_text_of(answer)))
 
-        async def call_all_async() -> None:
+        async def call_all_async() -> list[Any]:
             client = self.async_client(url, headers)
             calls = [call_async(client, session_id) for session_id in session_ids]
             outcomes: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
-            await close(client)
-            for error in filter(None, outcomes):
-                raise error
+            await self.close(client)
+            return outcomes
 
         if inspect.iscoroutinefunction(ask):
-            asyncio.run(call_all_async())
+            for error in filter(None, asyncio.run(call_all_async())):
+                raise error
         else:
             client = self.client(url, headers)
             run([functools.partial(call, client, session_id) for session_id in session_ids])
@@ -200,6 +242,7 @@ class AttributesCalls:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
+        self.missing = "raise"
         for name in ("mount", "session_factory", "session_id_hook"):
             if function := getattr(self.example, name, None):
                 raising = functools.partial(function, missing="raise")
@@ -216,10 +259,11 @@ class AttributesCalls:
         assert type(caught.value).__name__ == self.missing_raises
         assert len(tries) in self.missing_tries_when(way)
 
-    def test_its_example_runs(self) -> None:
+    def test_its_example_runs(self, line: str) -> None:
         # The example needs no key. It would fail if a call was in no session.
         without_keys = {name: value for name, value in os.environ.items() if value != "key"}
-        command = [sys.executable, "-W", "ignore", self.example.__file__]
+        options = ["--own-lines"] if line == "own lines" else []
+        command = [sys.executable, "-W", "ignore", self.example.__file__, *options]
         done = subprocess.run(
             command, env=without_keys, capture_output=True, text=True, timeout=240, check=False
         )
@@ -249,7 +293,7 @@ class Streams(AttributesCalls):
             with session_scope("sess-1"):
                 pieces = await stream(client, "I am sess-1")
             assert await async_text_of(pieces) == "You said: I am sess-1"
-            await close(client)
+            await self.close(client)
 
         if inspect.iscoroutinefunction(stream):
             asyncio.run(read_async())
@@ -263,32 +307,31 @@ class Streams(AttributesCalls):
 class AsyncNeedsMore(AttributesCalls):
     """The lines of ``make_client`` do not attribute the SDK's asynchronous calls."""
 
-    # Such calls arrive "unmarked", or marked but "in no session".
+    # Without instrument(), such calls arrive "unmarked", or marked but "in no session".
     async_calls_arrive: str
 
     async def call_async(self, client: Any, gateway: str, headers: dict[str, str]) -> Any:
         """Make an asynchronous call after ``make_client`` has returned *client*."""
         raise NotImplementedError
 
-    def test_asynchronous_calls_arrive_as_the_table_states(self, gateway: ModelsGateway) -> None:
+    def test_asynchronous_calls_arrive_as_the_table_states(
+        self, line: str, gateway: ModelsGateway
+    ) -> None:
         client = self.client(gateway.url, HEADERS)
 
         async def call() -> None:
             # The gateway refuses a call that is unmarked.
             with session_scope("sess-1"), contextlib.suppress(Exception):
-                await self.call_async(client, gateway.url, HEADERS)
+                await self.call_async(client, gateway.url, {**HEADERS})
 
         asyncio.run(call())
         arrived = {(call.forward is not None, call.session_id) for call in self.calls(gateway)}
-        assert arrived == {(self.async_calls_arrive == "in no session", None)}
+        is_marked = self.async_calls_arrive == "in no session"
+        assert arrived == {(True, "sess-1") if line == "instrument" else (is_marked, None)}
 
 
 class KeepsTimeouts(AttributesCalls):
-    """The example's client has the same time-outs as a client that the SDK makes by itself."""
-
-    def default_client(self, url: str) -> Any:
-        """Return a client that is made without our lines."""
-        raise NotImplementedError
+    """The client with the own lines has the same time-outs as the plain client."""
 
     def test_time_outs_are_those_of_the_sdk(
         self, provider: Provider, monkeypatch: pytest.MonkeyPatch
@@ -296,10 +339,13 @@ class KeepsTimeouts(AttributesCalls):
         timeouts: list[Any] = []
         for library in ("httpx", "httpx2"):
             record_timeouts(library, timeouts, monkeypatch)
-        for client in (self.default_client(provider.url), self.client(provider.url, {})):
+        for client in (
+            self.example.make_plain_client(provider.url),
+            self.example.make_client(provider.url, {}),
+        ):
             self.ask_like_the_example(client, "Hello")
-        default, ours = timeouts
-        assert ours == default
+        plain, ours = timeouts
+        assert ours == plain
 
 
 class StatesUsage(AttributesCalls):
@@ -394,17 +440,6 @@ def refuse_once(gateway: ModelsGateway) -> None:
     gateway.expect_oneshot_request(re.compile(""), method="POST").respond_with_json(
         busy, 503, headers
     )
-
-
-async def close(client: Any) -> None:
-    """Close a client. SDKs have different names for that."""
-    for name in ("aclose", "close"):
-        method: Any = getattr(client, name, None)
-        if method is not None:
-            outcome: Awaitable[None] | None = method()
-            if outcome is not None:
-                await outcome
-            return
 
 
 def messages_of(prompt: str) -> list[dict[str, str]]:

@@ -10,9 +10,9 @@ import pytest
 from contract import HEADERS, AsyncNeedsMore, KeepsTimeouts, Provider, our_headers_in
 from huggingface_hub import (
     AsyncInferenceClient,
-    InferenceClient,
     close_session,
     constants,
+    set_async_client_factory,
     set_client_factory,
 )
 from huggingface_hub.utils import _detect_agent, _http
@@ -31,15 +31,14 @@ class HuggingFaceHub(Chats, ChatsAsync, AsyncNeedsMore, KeepsTimeouts):
         """Let the SDK's own clients send requests, but ask for no list of agents."""
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(_detect_agent, "_registry", _detect_agent._EMPTY_REGISTRY)
+        monkeypatch.delenv("HF_HUB_OFFLINE")  # the example reads these two
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+        set_client_factory(_http.default_client_factory)
+        set_async_client_factory(_http.default_async_client_factory)
         yield
         close_session()
 
-    def default_client(self, url: str) -> InferenceClient:
-        set_client_factory(_http.default_client_factory)
-        return InferenceClient(base_url=f"{url}/v1")
-
     async def call_async(self, client: Any, gateway: str, headers: dict[str, str]) -> Any:
-        _http.set_async_client_factory(_http.default_async_client_factory)
         async_client = AsyncInferenceClient(base_url=f"{gateway}/v1", headers=headers)
         return await self.ask_async(async_client, "Hello")
 

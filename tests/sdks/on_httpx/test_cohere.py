@@ -18,9 +18,6 @@ class TestCohere(StatesUsage, Streams, KeepsTimeouts):
     missing_raises = "MissingSessionId"
     missing_tries = (1,)
 
-    def default_client(self, url: str) -> ClientV2:
-        return ClientV2(base_url=url)
-
     def retries_when(self, way: str) -> bool:
         return "stream" not in way
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import with_groq
 from contract import KeepsTimeouts
-from groq import Groq
 from openai_format import Chats, ChatsAsync
 
 SDK = "groq==1.7.0"
@@ -17,6 +16,3 @@ class TestGroq(Chats, ChatsAsync, KeepsTimeouts):
     streams_belong = "created"
     missing_raises = "APIConnectionError"
     missing_tries = (3,)
-
-    def default_client(self, url: str) -> Groq:
-        return Groq(base_url=url)

@@ -19,9 +19,6 @@ class TestOllama(StatesUsage, Streams, KeepsTimeouts):
     missing_raises = "MissingSessionId"
     missing_tries = (1,)
 
-    def default_client(self, url: str) -> Client:
-        return Client(url)
-
     def stream_chat(self, client: Client, prompt: str) -> Any:
         stream = client.chat("llama", messages_of(prompt), stream=True)
         return (part.message.content or "" for part in stream)

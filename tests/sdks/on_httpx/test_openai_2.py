@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import with_openai_2
 from contract import KeepsTimeouts
-from openai import OpenAI
 from openai_format import IsOpenAI
 
 SDK = "openai==2.54.0"
@@ -18,6 +17,3 @@ class TestOpenAI(IsOpenAI, KeepsTimeouts):
     streams_belong = "created"
     missing_raises = "APIConnectionError"
     missing_tries = (3,)
-
-    def default_client(self, url: str) -> OpenAI:
-        return OpenAI(base_url=f"{url}/v1")

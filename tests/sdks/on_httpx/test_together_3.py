@@ -5,7 +5,6 @@ from __future__ import annotations
 import with_together_3
 from contract import KeepsTimeouts
 from openai_format import Chats, ChatsAsync, Embeds
-from together import Together
 
 SDK = "together==3.1.1"
 
@@ -17,6 +16,3 @@ class TestTogether(Chats, ChatsAsync, Embeds, KeepsTimeouts):
     streams_belong = "created"
     missing_raises = "APIConnectionError"
     missing_tries = (3,)
-
-    def default_client(self, url: str) -> Together:
-        return Together(base_url=url)

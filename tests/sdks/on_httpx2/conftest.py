@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # else huggingface_hub fetches a list of agents
+FOLDER = tempfile.TemporaryDirectory()  # it is removed at exit
+os.environ["MEM0_DIR"] = FOLDER.name  # else mem0 writes to the home directory
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -21,9 +21,6 @@ class TestAnthropic(StatesUsage, Streams, KeepsTimeouts):
     missing_raises = "APIConnectionError"
     missing_tries = (3,)
 
-    def default_client(self, url: str) -> Anthropic:
-        return Anthropic(base_url=url)
-
     def test_a_client_of_httpx_is_refused(self) -> None:
         """It refuses a client of ``httpx``."""
         with pytest.raises(TypeError), httpx.Client() as http_client:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import httpx2
+import pytest
 import with_google_genai
-from contract import AsyncNeedsMore, KeepsTimeouts, StatesUsage, Streams
+from contract import HEADERS, AsyncNeedsMore, KeepsTimeouts, StatesUsage, Streams
 from google import genai
+
+from cagent_session import instrument, session_scope
+from cagent_session.testing import ModelsGateway
 
 SDK = "google-genai==3.4.0"
 
@@ -22,9 +28,6 @@ class TestGoogleGenAI(StatesUsage, Streams, AsyncNeedsMore, KeepsTimeouts):
     missing_raises = "MissingSessionId"
     missing_tries = (1,)
     async_calls_arrive = "in no session"
-
-    def default_client(self, url: str) -> genai.Client:
-        return genai.Client(http_options={"base_url": url})
 
     def ask_like_the_example(self, client: genai.Client, prompt: str) -> Any:
         return self.example.ask(client, "gemini", prompt)
@@ -51,6 +54,17 @@ class TestGoogleGenAI(StatesUsage, Streams, AsyncNeedsMore, KeepsTimeouts):
     async def stream_async(self, client: Any, prompt: str) -> Any:
         stream = await client.models.generate_content_stream(model="gemini", contents=prompt)
         return (chunk.text or "" async for chunk in stream)
+
+    def test_asynchronous_calls_are_on_aiohttp(
+        self, gateway: ModelsGateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Asynchronous calls are on ``aiohttp``, if that is installed. Own line: on ``httpx2``."""
+        monkeypatch.setattr(httpx2.AsyncClient, "send", None)
+        instrument(gateway.url, headers=HEADERS)
+        with session_scope("sess-1"):
+            client = self.example.make_plain_async_client(gateway.url)
+            assert asyncio.run(self.ask_async(client, "Hello")) == "You said: Hello"
+        gateway.assert_attributed("sess-1", calls=1)
 
     async def call_async(self, client: genai.Client, gateway: str, headers: dict[str, str]) -> Any:
         return await self.ask_async(client.aio, "Hello")

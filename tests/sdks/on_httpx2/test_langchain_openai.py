@@ -22,9 +22,6 @@ class TestLangChain(StatesUsage, Streams, AsyncNeedsMore, KeepsTimeouts):
     missing_tries = (1,)
     async_calls_arrive = "in no session"
 
-    def default_client(self, url: str) -> ChatOpenAI:
-        return ChatOpenAI(base_url=f"{url}/v1")
-
     def ask_in_langchains_own_threads(self, client: ChatOpenAI, prompt: str) -> Any:
         return client.batch([prompt])[0].text
 

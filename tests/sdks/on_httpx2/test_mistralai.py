@@ -20,9 +20,6 @@ class TestMistral(StatesUsage, Streams, AsyncNeedsMore, KeepsTimeouts):
     missing_tries = (1,)
     async_calls_arrive = "unmarked"
 
-    def default_client(self, url: str) -> Mistral:
-        return Mistral(server_url=url)
-
     def stream_chat(self, client: Mistral, prompt: str) -> Any:
         stream = client.chat.stream(model="mistral", messages=messages_of(prompt))
         return (event.data.choices[0].delta.content or "" for event in stream)

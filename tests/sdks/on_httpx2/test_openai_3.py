@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import with_openai_3
 from contract import KeepsTimeouts
-from openai import OpenAI
 from openai_format import IsOpenAI
 
 SDK = "openai==3.54.0"
@@ -17,6 +16,3 @@ class TestOpenAI(IsOpenAI, KeepsTimeouts):
     streams_belong = "created"
     missing_raises = "MissingSessionId"
     missing_tries = (1,)
-
-    def default_client(self, url: str) -> OpenAI:
-        return OpenAI(base_url=f"{url}/v1")

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import with_openai_agents
-from agents import Agent, Runner, set_default_openai_client, set_tracing_disabled
+from agents import Agent, Runner, set_tracing_disabled
 from agents.tracing import processors
 from contract import HEADERS, KeepsTimeouts, Provider, Streams, our_headers_in
-from openai import AsyncOpenAI
 
 from cagent_session import session_scope
 from cagent_session.testing import ModelsGateway
@@ -32,9 +31,6 @@ class TestOpenAIAgents(Streams, KeepsTimeouts):
     streams_belong = "created"
     missing_raises = "MissingSessionId"
     missing_tries = (1,)
-
-    def default_client(self, url: str) -> None:
-        set_default_openai_client(AsyncOpenAI(base_url=f"{url}/v1"))
 
     def test_traces_go_past_the_gateway(
         self, gateway: ModelsGateway, provider: Provider, monkeypatch: pytest.MonkeyPatch

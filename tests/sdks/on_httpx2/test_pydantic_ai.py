@@ -26,9 +26,6 @@ class TestPydanticAI(StatesUsage, KeepsTimeouts):
     missing_raises = "MissingSessionId"
     missing_tries = (1,)
 
-    def default_client(self, url: str) -> OpenAIProvider:
-        return OpenAIProvider(base_url=f"{url}/v1")
-
     def usage_sync(self, provider: OpenAIProvider, prompt: str) -> Any:
         usage = agent(provider).run_sync(prompt).usage()
         return usage.input_tokens, usage.output_tokens

@@ -7,7 +7,7 @@ from typing import Any
 import with_azure_ai_inference
 from azure.ai.inference import ChatCompletionsClient, aio
 from azure.core.credentials import AzureKeyCredential
-from contract import AsyncNeedsMore, Streams
+from contract import AsyncNeedsMore, Streams, messages_of
 
 SDK = "azure-ai-inference==1.0.0b9"
 
@@ -20,12 +20,20 @@ class TestAzureAIInference(Streams, AsyncNeedsMore):
     missing_raises = "MissingSessionId"
     missing_tries = (1,)
     async_calls_arrive = "in no session"
+    only_instrumented = ("ask_async", "stream_async")
 
     def stream_chat(self, client: ChatCompletionsClient, prompt: str) -> Any:
-        stream = client.complete(messages=[{"role": "user", "content": prompt}], stream=True)
+        stream = client.complete(messages=messages_of(prompt), stream=True)
         return (chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
 
+    async def ask_async(self, client: aio.ChatCompletionsClient, prompt: str) -> Any:
+        return (await client.complete(messages=messages_of(prompt))).choices[0].message.content
+
+    async def stream_async(self, client: aio.ChatCompletionsClient, prompt: str) -> Any:
+        stream = await client.complete(messages=messages_of(prompt), stream=True)
+        return (chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices)
+
     async def call_async(self, client: Any, gateway: str, headers: dict[str, str]) -> Any:
-        key, messages = AzureKeyCredential("key"), [{"role": "user", "content": "Hello"}]
+        key = AzureKeyCredential("key")
         async with aio.ChatCompletionsClient(gateway, key, headers=headers) as async_client:
-            return await async_client.complete(messages=messages)
+            return await self.ask_async(async_client, "Hello")

@@ -18,9 +18,13 @@ class TestDatabricks(AttributesCalls):
     missing_raises = "MissingSessionId"
     missing_tries = (1,)
 
-    def test_the_workspaces_metadata_are_fetched_unmarked(self, gateway: ModelsGateway) -> None:
-        """The client first asks the gateway for the workspace's metadata, unmarked."""
+    def test_the_workspaces_metadata_are_fetched_first(
+        self, line: str, gateway: ModelsGateway
+    ) -> None:
+        """The client first asks the gateway for the workspace's metadata. Own line: unmarked."""
         with session_scope("sess-1"):
             self.client(gateway.url, HEADERS)
         (call,) = gateway.calls
-        assert (call.path, call.forward) == ("/.well-known/databricks-config", None)
+        assert call.path == "/.well-known/databricks-config"
+        assert call.session_id == ("sess-1" if line == "instrument" else None)
+        assert (call.forward is None) == (line == "own lines")

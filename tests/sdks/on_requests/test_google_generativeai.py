@@ -37,11 +37,14 @@ class TestGoogleGenerativeAI(Streams, AsyncNeedsMore):
         return await genai.GenerativeModel("gemini").generate_content_async("Hello")
 
     @pytest.mark.parametrize("look_up", [genai.list_models, genai.list_files])
-    def test_look_ups_are_in_no_session(self, look_up: Any, gateway: ModelsGateway) -> None:
-        """Look-ups of models and files arrive marked, but in no session."""
+    def test_look_ups_may_be_in_no_session(
+        self, line: str, look_up: Any, gateway: ModelsGateway
+    ) -> None:
+        """Own line: look-ups of models and files arrive marked, but in no session."""
         self.client(gateway.url, HEADERS)
         # The gateway answers them 404.
         with session_scope("sess-1"), contextlib.suppress(GoogleAPIError):
             list(look_up())
         (call,) = gateway.calls
-        assert (call.forward, call.session_id) == (HEADERS["X-Cagent-Forward"], None)
+        assert call.forward == HEADERS["X-Cagent-Forward"]
+        assert call.session_id == ("sess-1" if line == "instrument" else None)

@@ -20,9 +20,13 @@ class TestVoyageAI(CachesSessions):
     missing_raises = "MissingSessionId"
     missing_tries = (1,)
     async_calls_arrive = "unmarked"
+    only_instrumented = ("ask_async",)
 
     def ask_like_the_example(self, client: voyageai.Client, prompt: str) -> Any:
         return super().ask_like_the_example(client, prompt).startswith("an embedding")
 
+    async def ask_async(self, client: voyageai.AsyncClient, prompt: str) -> Any:
+        return len((await client.embed([prompt], model="model")).embeddings[0]) > 0
+
     async def call_async(self, client: Any, gateway: str, headers: dict[str, str]) -> Any:
-        return await voyageai.AsyncClient(base_url=f"{gateway}/v1").embed(["Hello"], "voyage-3")
+        return await self.ask_async(self.example.make_plain_async_client(gateway), "Hello")
