@@ -86,8 +86,8 @@ def lowest(session: nox.Session) -> None:
     pyproject = Path("pyproject.toml").read_text(encoding="utf-8")
     declared = dict(re.findall(r'"([a-z0-9-]+)>=([0-9.]+)"', pyproject))
     names = [
-        "requests", "aiohttp", "celery", "opentelemetry-sdk", "pytest-httpserver", "pytest", "anyio",
-        "httpx", "httpx2",
+        "requests", "aiohttp", "celery", "opentelemetry-sdk", "pytest-httpserver", "pytest",
+        "anyio", "httpx", "httpx2",
     ]  # fmt: skip
     session.install("-e", ".[dev]", *(f"{name}=={declared[name]}" for name in names))
     session.run("pytest", *session.posargs)

@@ -23,6 +23,7 @@ from requests.adapters import HTTPAdapter
 from werkzeug import Request as ReceivedRequest
 from werkzeug import Response as Answer
 
+from cagent_session import uninstrument
 from cagent_session.testing import ModelsGateway
 
 AGENT = str(Path(__file__).parents[2] / "examples" / "agent.py")
@@ -84,6 +85,8 @@ def run(agent: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
             status: Any = agent.main()
         except SystemExit as error:
             status = error.code
+        finally:
+            uninstrument()
         output, errors = capsys.readouterr()
         return Result(status, output, errors)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import importlib.resources
 import logging
 import pickle
 import subprocess
 import sys
 import textwrap
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import httpx
 import httpx2
 import pytest
 import requests
+from botocore.awsrequest import AWSRequest
 from requests.adapters import BaseAdapter, HTTPAdapter
 
 from cagent_session import (
@@ -31,6 +35,7 @@ from cagent_session import (
     explain,
     gateway_headers,
     instrument,
+    instrumentation,
     mount,
     session_id_hook,
     session_id_trace_config,
@@ -190,6 +195,51 @@ def test_libraries_are_patched_when_the_program_imports_them() -> None:
         "False False False False",
         "False",
     ]
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in which a library can be written that instrument() patches: ``a_library``."""
+
+    def patches_of(module: Any) -> Iterator[Any]:
+        yield module.Client, "send", lambda send: lambda self: f"patched {send(self)}"
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(instrumentation._LIBRARIES, "a_library", ("Client", patches_of))
+    yield tmp_path
+    sys.modules.pop("a_library", None)
+
+
+A_LIBRARY = "class Client:\n    def send(self): return 'sent'\n"
+
+
+def test_a_library_is_patched_when_it_is_imported(library: Path) -> None:
+    (library / "a_library").mkdir()
+    (library / "a_library" / "__init__.py").write_text(A_LIBRARY)
+    instrument("https://gateway.example")
+    module: Any = importlib.import_module("a_library")
+    assert module.Client().send() == "patched sent"
+    assert type(module.__spec__.loader) is type(module.__loader__) is SourceFileLoader
+    assert importlib.resources.files("a_library").joinpath("__init__.py").is_file()
+    uninstrument()
+    assert module.Client().send() == "sent"
+
+
+def test_a_library_in_a_zip_file_is_patched(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(library / "archive.zip", "w") as archive:
+        archive.writestr("a_library.py", A_LIBRARY)
+    monkeypatch.syspath_prepend(str(library / "archive.zip"))
+    instrument("https://gateway.example")
+    module: Any = importlib.import_module("a_library")
+    assert module.Client().send() == "patched sent"
+
+
+def test_a_library_that_is_missing_or_has_no_client_is_left_alone(library: Path) -> None:
+    instrument("https://gateway.example")
+    with pytest.raises(ModuleNotFoundError, match="a_library"):
+        importlib.import_module("a_library")
+    (library / "a_library.py").write_text("NAME = 'own'")
+    assert importlib.import_module("a_library").NAME == "own"
 
 
 def test_a_module_of_the_programs_own_may_have_the_name_of_a_library(tmp_path: Path) -> None:
@@ -509,6 +559,30 @@ def test_what_another_library_has_put_there_since_stays(
     httpx.Client.send = ours.__wrapped__  # type: ignore[method-assign, attr-defined]
     assert gateway.session_ids == [None, "sess-1"]
     assert len(sent) == 2
+
+
+def test_functions_that_another_library_has_kept_pass_calls_on(gateway: Any) -> None:
+    instrument(gateway.url, headers=HEADERS)
+    send: Any = botocore.httpsession.URLLib3Session.send
+    uninstrument()
+    request = AWSRequest("GET", gateway.url, MARKED).prepare()
+    with session_scope("sess-1"):
+        send(botocore.httpsession.URLLib3Session(), request)
+    assert gateway.session_ids == [None]
+
+
+def test_a_client_gets_no_hook_after_uninstrument(gateway: Any) -> None:
+    class Client(httpx.Client):
+        @property  # type: ignore[misc]  # it can be read only
+        def event_hooks(self) -> Any:
+            uninstrument()  # as another thread may do just then
+            return super().event_hooks
+
+    instrument(gateway.url)
+    with Client() as client, session_scope("sess-1"):
+        client.get(gateway.url, headers=MARKED)
+        assert client.event_hooks["request"] == []
+    assert gateway.session_ids == [None]
 
 
 def test_a_second_call_repairs_what_another_library_has_undone(

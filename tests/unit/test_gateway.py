@@ -26,8 +26,8 @@ from cagent_session import (
     gateway_headers,
     session_scope,
 )
-from cagent_session.reporting import BOUND, report
 from cagent_session.origins import left_origin, origin_of
+from cagent_session.reporting import BOUND, report
 
 FORWARD = "https://api.openai.com/v1"
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from cagent_session import (
     SessionExecutor,
     carry_session,
+    context,
     current_session_id,
     in_session,
     session_scope,
@@ -330,3 +331,19 @@ def test_decorated_functions_that_start_their_successors_do_not_collect_scopes(k
         return await following if number else following
 
     assert asyncio.run(start(TURNS)) <= 3
+
+
+def test_the_whole_program_can_be_in_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_whole_program", "_current"):
+        monkeypatch.setattr(context, name, getattr(context, name))
+    context.run_program_in("sess-1")
+    seen: list[str | None] = []
+    thread = threading.Thread(target=lambda: seen.append(current_session_id()))
+    thread.start()
+    thread.join()
+    with session_scope(None):
+        seen.append(current_session_id())
+    with session_scope("sess-2"):
+        seen.append(current_session_id())
+    seen.append(Context().run(current_session_id))
+    assert seen == ["sess-1", None, "sess-2", "sess-1"]
