@@ -81,6 +81,7 @@ def explain(client: Any, url: str, headers: Mapping[str, Any] | None = None) -> 
     >>> print(explain(requests, "https://gateway.example/v1"))  # doctest: +ELLIPSIS
     A request to https://gateway.example/v1 would carry no session ID: the functions of ...
     """
+    url = str(url)  # the clients also take a URL of httpx or yarl
     if isinstance(client, requests.Session):
         target, carried = _with_session(client, url, headers)
     elif hasattr(client, "build_request") and hasattr(client, "event_hooks"):
@@ -143,16 +144,19 @@ def _with_aiohttp_client(
 ) -> tuple[str, str]:
     from cagent_session.transports.trace_config import SessionIdTraceConfig  # noqa: PLC0415
 
-    if origin_of(str(url)) is None:
+    url = f"http{url[2:]}" if url.startswith("ws") else url  # a websocket begins so
+    if origin_of(url) is None:
         raise ValueError("this client can't call such a URL: give an absolute one")
     configs = [c for c in client.trace_configs if isinstance(c, SessionIdTraceConfig)]
     gateways = [config.gateway for config in configs] or _instrumented()
     if not gateways:
-        return str(url), f"no session ID: {_NO_CONFIG}{_INSTRUMENT}"
-    return str(url), _carried_with({**client.headers, **(headers or {})}, gateways, str(url))
+        return url, f"no session ID: {_NO_CONFIG}{_INSTRUMENT}"
+    return url, _carried_with({**client.headers, **(headers or {})}, gateways, url)
 
 
 def _with_functions_of(module: str, url: str, headers: Mapping[str, Any] | None) -> str:
+    if origin_of(url) is None:
+        raise ValueError("it can't call such a URL: give an absolute one")
     gateways = _instrumented()
     if not gateways:
         return f"no session ID: {_NO_CLIENT_OBJECT.format(module, _FUNCTIONS[module])}"

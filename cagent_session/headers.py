@@ -144,6 +144,8 @@ def require_marking(headers: Mapping[str, str]) -> None:
     names = [name.lower() for name in headers]
     if SESSION_ID_HEADER.lower() in names:
         raise ValueError(f"headers must not contain {SESSION_ID_HEADER}: use session_scope()")
+    if len(set(names)) < len(names):
+        raise ValueError("headers must not contain the same name twice, in different cases")
     if FORWARD_HEADER.lower() not in names:
         raise ValueError(f"headers must contain {FORWARD_HEADER}: use gateway_headers(...)")
 

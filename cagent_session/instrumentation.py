@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import os
 import sys
 import threading
 import weakref
@@ -17,17 +18,27 @@ from typing import Any
 from cagent_session.gateway import Gateway
 from cagent_session.reporting import Missing
 from cagent_session.transports.botocore import stamp_request
-from cagent_session.transports.httpx import SessionIdHook
+from cagent_session.transports.httpx import EXTENSION, SessionIdHook
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # the handler of a signal may make a call, too
 _gateway: Gateway | None = None  # not None while instrument() is in force
 _patches: list[tuple[type, str, Any, Any]] = []  # a class, a name, the object there, and ours
-_clients: weakref.WeakKeyDictionary[Any, _Hooks] = weakref.WeakKeyDictionary()
+_added: weakref.WeakSet[_Added] = weakref.WeakSet()  # the hooks and configs of ours
 _adapters: weakref.WeakSet[Any] = weakref.WeakSet()  # those that have a wrapper of ours
 
 _WRAPPER = "_cagent_session"  # the attribute of an adapter that has its wrapper
+
+
+def _unlock() -> None:
+    """Make a new lock: in the process that was forked, another thread's lock stays locked."""
+    global _lock  # noqa: PLW0603 - see above
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
+    os.register_at_fork(after_in_child=_unlock)
 
 
 def instrument(
@@ -95,9 +106,9 @@ def uninstrument() -> None:
             # stays, and only passes the calls on.
             if vars(owner)[name] is ours:
                 setattr(owner, name, original)
-        for client, hooks in list(_clients.items()):
-            hooks.restore(client)
-        _clients.clear()
+        for ours_of_client in list(_added):
+            ours_of_client.remove()
+        _added.clear()
         for adapter in list(_adapters):
             vars(adapter).pop(_WRAPPER, None)
         _adapters.clear()
@@ -157,7 +168,10 @@ def _requests(module: Any) -> Iterator[tuple[type, str, Wrap]]:
 
 def _httpx(module: Any) -> Iterator[tuple[type, str, Wrap]]:
     class Hook(_Added, SessionIdHook):
-        pass
+        def __call__(self, request: Any) -> SessionIdHook:
+            # After uninstrument() it serves only the redirects of calls that had begun before.
+            is_over = _gateway is None and EXTENSION not in request.extensions
+            return self if is_over else super().__call__(request)
 
     hooks = _Hooks(lambda client: client.event_hooks["request"], SessionIdHook, Hook)
 
@@ -205,6 +219,13 @@ class _Added:
     """A base class of the hooks and trace configs that :func:`instrument` adds to clients."""
 
     gateway: Gateway
+    hooks: list[Any]  # the list that it was added to
+    calls = 0  # how many clients are sending through it now
+
+    def remove(self) -> None:
+        """Remove it from the client, unless a call has begun: a redirect still needs it."""
+        if not self.calls:
+            self.hooks[:] = [hook for hook in self.hooks if hook is not self]
 
 
 class _Hooks:
@@ -220,26 +241,43 @@ class _Hooks:
     ) -> None:
         self._of, self._kind, self._ours = of, kind, ours
 
-    def prepare(self, client: Any) -> None:
-        """Make sure that our hook is the last one of *client*, unless the user has added one."""
+    def prepare(self, client: Any) -> _Added | None:
+        """Return our hook, the last one of *client*, or ``None`` if the user has added one."""
         gateway, hooks = _gateway, self._of(client)
+        if gateway is None:
+            return None
         last = hooks[-1] if hooks else None
-        is_ours = isinstance(last, _Added) and last.gateway is gateway and client in _clients
-        if gateway is None or is_ours:
-            return
-        wanted = _others(hooks)
-        if not any(isinstance(hook, self._kind) for hook in wanted):
-            wanted.append(self._ours(gateway))
-        if wanted == hooks:
+        if isinstance(last, _Added) and last.gateway is gateway:
+            return last
+        wanted = [hook for hook in hooks if not isinstance(hook, _Added)]
+        if any(isinstance(hook, self._kind) for hook in wanted):
+            if len(wanted) < len(hooks):
+                hooks[:] = wanted
+            return None
+        ours: _Added = self._ours(gateway)
+        ours.hooks = hooks
+        with _lock:
+            if _gateway is not gateway:  # uninstrument() would miss it
+                return None
+            hooks[:] = [*wanted, ours]
+            _added.add(ours)
+        return ours
+
+    @contextlib.contextmanager
+    def _prepared(self, client: Any) -> Iterator[None]:
+        ours = self.prepare(client)
+        if ours is None:
+            yield
             return
         with _lock:
-            if _gateway is gateway:  # uninstrument() must not miss a client
-                hooks[:] = wanted
-                _clients[client] = self
-
-    def restore(self, client: Any) -> None:
-        """Remove our hook from *client*."""
-        self._of(client)[:] = _others(self._of(client))
+            ours.calls += 1
+        try:
+            yield
+        finally:
+            with _lock:
+                ours.calls -= 1
+                if _gateway is None:
+                    ours.remove()
 
     def wrap_init(self, init: Callable[..., None]) -> Callable[..., None]:
         """Return *init*, an ``__init__`` method, which then prepares its client."""
@@ -254,8 +292,8 @@ class _Hooks:
         """Return *send*, a method, which first prepares its client."""
 
         def instrumented(client: Any, *args: Any, **kwargs: Any) -> Any:
-            self.prepare(client)
-            return send(client, *args, **kwargs)
+            with self._prepared(client):
+                return send(client, *args, **kwargs)
 
         return instrumented
 
@@ -263,14 +301,10 @@ class _Hooks:
         """Return *send*, which is a coroutine method, likewise."""
 
         async def instrumented(client: Any, *args: Any, **kwargs: Any) -> Any:
-            self.prepare(client)
-            return await send(client, *args, **kwargs)
+            with self._prepared(client):
+                return await send(client, *args, **kwargs)
 
         return instrumented
-
-
-def _others(hooks: list[Any]) -> list[Any]:
-    return [hook for hook in hooks if not isinstance(hook, _Added)]
 
 
 class _ImportHook(MetaPathFinder):

@@ -121,7 +121,7 @@ class Report:
         frame: FrameType | None = sys._getframe(2)  # noqa: SLF001
         while frame is not None:
             file = frame.f_code.co_filename
-            package = frame.f_globals.get("__name__", "").partition(".")[0]
+            package = str(frame.f_globals.get("__name__")).partition(".")[0]
             is_own = package in self._own and not file.startswith(_THIS_PACKAGE)
             if is_own or not _is_installed(file):
                 return packages, self._place(file, frame.f_lineno)

@@ -79,6 +79,6 @@ def _callers_stacklevel() -> int:
     """Return the ``stacklevel`` of a warning that points at the code that made the call."""
     # warnings.warn(skip_file_prefixes=...) does this, but only since Python 3.12.
     level, frame = 1, sys._getframe(1)  # noqa: SLF001
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _TRANSPORTS:
+    while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] in _TRANSPORTS:
         level, frame = level + 1, frame.f_back
     return level

@@ -19,7 +19,7 @@ from cagent_session.reporting import BOUND, NO_SESSION, STAMPED, Missing, report
 
 Pairs = list[tuple[bytes, bytes]]
 
-_EXTENSION = "cagent_session"
+EXTENSION = "cagent_session"
 _PREFIX, _SESSION_ID = PREFIX.encode(), SESSION_ID_HEADER.lower().encode()
 
 
@@ -33,7 +33,7 @@ class SessionIdHook:
         """Apply the rule to *request*. Asynchronous clients can await the result."""
         url, has_left, present = str(request.url), False, _our_headers(request.headers)
         pairs = _without_stamps(present)
-        memory: _Memory | None = request.extensions.get(_EXTENSION)
+        memory: _Memory | None = request.extensions.get(EXTENSION)
         if memory is not None:
             is_redirect = memory.request() is not request
             has_left = is_redirect and left_origin(memory.url, url)
@@ -43,7 +43,7 @@ class SessionIdHook:
                 memory = None  # it is another request, or is sent a second time
         if memory is None:
             memory = _Memory(request)
-            request.extensions = {**request.extensions, _EXTENSION: memory}
+            request.extensions = {**request.extensions, EXTENSION: memory}
         memory.url, memory.callers_pairs = url, [] if has_left else pairs
 
         forward, callers_id = value_of(pairs, FORWARD_HEADER), value_of(pairs, SESSION_ID_HEADER)

@@ -122,6 +122,7 @@ def test_without_a_url_of_a_gateway_it_says_what_to_do(gateway: Gateway | None) 
         ({"headers": {"X-Cagent-Forward": " "}}, ValueError, "visible ASCII"),
         ({"headers": {**MARKED, "X-Api-Key": "s3cret"}}, ValueError, r"only, got X-Api-Key$"),
         ({"headers": {**MARKED, "x-cagent-session-id": "s"}}, ValueError, "session_scope"),
+        ({"headers": {**MARKED, "x-cagent-forward": "s"}}, ValueError, "same name twice"),
     ],
 )
 def test_a_wrong_argument_leaves_the_settings_as_they_were(
@@ -571,15 +572,93 @@ def test_functions_that_another_library_has_kept_pass_calls_on(gateway: Any) -> 
     assert gateway.session_ids == [None]
 
 
-def test_a_client_gets_no_hook_after_uninstrument(gateway: Any) -> None:
+@pytest.mark.parametrize("send", [by_httpx, by_async_httpx2])
+def test_a_call_that_has_begun_loses_its_headers_in_a_redirect_after_uninstrument(
+    send: Send, gateway: Any, elsewhere: Any
+) -> None:
+    gateway.redirect("/old", f"{elsewhere.url}/new", 307)
+    redirect = gateway.answers["/old"]
+
+    def redirect_later(*arguments: Any) -> None:
+        uninstrument()
+        redirect(*arguments)
+
+    gateway.answers["/old"] = redirect_later
+    instrument(gateway.url, headers=HEADERS)
+    with session_scope("sess-1"):
+        send(f"{gateway.url}/old", {})
+    assert gateway.session_ids == ["sess-1"]
+    assert [request.cagent_headers for request in elsewhere.arrived] == [set()]
+
+
+def test_a_hook_that_a_call_still_needs_does_nothing_for_others(gateway: Any) -> None:
+    def call_and_redirect(*arguments: Any) -> None:
+        uninstrument()
+        client.get(gateway.url, headers=MARKED)
+        redirect(*arguments)
+
+    gateway.redirect("/old", "/new", 307)
+    redirect = gateway.answers["/old"]
+    gateway.answers["/old"] = call_and_redirect
+    instrument(gateway.url)
+    with httpx.Client(follow_redirects=True) as client, session_scope("sess-1"):
+        client.get(f"{gateway.url}/old", headers=MARKED)
+        assert client.event_hooks["request"] == []
+    assert [(r.path, r.session_id) for r in gateway.arrived] == [
+        ("/old", "sess-1"),
+        ("/", None),
+        ("/new", "sess-1"),
+    ]
+
+
+def test_a_client_need_not_be_hashable(gateway: Any) -> None:
     class Client(httpx.Client):
-        @property  # type: ignore[misc]  # it can be read only
-        def event_hooks(self) -> Any:
-            uninstrument()  # as another thread may do just then
-            return super().event_hooks
+        __hash__ = None  # type: ignore[assignment]  # as of a dataclass
 
     instrument(gateway.url)
     with Client() as client, session_scope("sess-1"):
+        client.get(gateway.url, headers=MARKED)
+        uninstrument()
+        assert client.event_hooks["request"] == []
+    assert gateway.session_ids == ["sess-1"]
+
+
+FORK = """
+import os, threading
+from cagent_session import instrumentation
+locked, done = threading.Event(), threading.Event()
+def hold():
+    with instrumentation._lock:
+        locked.set()
+        done.wait()
+threading.Thread(target=hold).start()
+locked.wait()
+child = os.fork()
+if not child:
+    os._exit(0 if instrumentation._lock.acquire(blocking=False) else 1)
+print(os.waitpid(child, 0)[1])
+done.set()
+"""
+
+
+def test_a_fork_may_happen_while_a_client_is_prepared() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORK]
+    assert subprocess.check_output(command, text=True) == "0\n"
+    before = instrumentation._lock
+    instrumentation._unlock()  # as in the forked process
+    assert instrumentation._lock is not before
+
+
+def test_a_client_gets_no_hook_after_uninstrument(
+    gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hooks_of(client: Any) -> Any:
+        uninstrument()  # as another thread may do just then
+        return client._event_hooks
+
+    instrument(gateway.url)
+    with httpx.Client() as client, session_scope("sess-1"):
+        monkeypatch.setattr(httpx.Client, "event_hooks", property(hooks_of))
         client.get(gateway.url, headers=MARKED)
         assert client.event_hooks["request"] == []
     assert gateway.session_ids == [None]

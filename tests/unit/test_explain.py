@@ -291,6 +291,24 @@ def test_a_url_without_a_clear_origin_is_another_origin() -> None:
         assert problem in explain(hooked(httpx.Client), "ftp://gw.example", MARKED)
 
 
+@pytest.mark.parametrize("module", [requests, httpx, httpx2, aiohttp])
+def test_functions_of_a_module_need_an_absolute_url(module: Any) -> None:
+    with pytest.raises(ValueError, match="give an absolute one"):
+        explain(module, "/v1")
+
+
+def test_it_takes_the_url_objects_of_the_libraries(client: Any) -> None:
+    url: Any = httpx.URL(URL)
+    assert explain(client(), url, MARKED) == explain(client(), URL, MARKED)
+
+
+def test_a_websocket_of_aiohttp_is_bound_as_its_first_request_is() -> None:
+    configs = [session_id_trace_config(GATEWAY)]
+    with session_scope("sess-1"):
+        said = explain_aiohttp(URL.replace("https", "wss"), MARKED, trace_configs=configs)
+    assert said.endswith("carry X-Cagent-Session-Id: sess-1, the ID of the current session.")
+
+
 @pytest.mark.parametrize("thing", [None, "client", object(), sys])
 def test_another_client_is_a_type_error_that_names_it(thing: Any) -> None:
     kind = rf"{type(thing).__module__}\.{type(thing).__qualname__}"

@@ -322,3 +322,12 @@ def test_a_forked_process_counts_its_own_calls(
     write()
     heading = f"Report of cagent-session for the forked process {os.getpid()} (calls: 1, "
     assert capsys.readouterr().err.startswith(heading)
+
+
+def test_a_call_of_code_whose_module_has_no_name_has_a_place() -> None:
+    report = Report("")
+    request = SimpleNamespace(method="GET", url="https://gateway.example/v1")
+    names = {"__name__": None, "observe": report._observe, "request": request}
+    run: Any = exec
+    run(compile("observe(request, 'no session', None)", "made.py", "exec"), names)
+    assert "made.py:1" in str(report)
