@@ -20,6 +20,7 @@ import pytest
 
 from cagent_session import context, reporting, uninstrument
 from cagent_session.__main__ import main
+from cagent_session.testing import ModelsGateway
 
 PYTHON = [sys.executable]
 OURS = [sys.executable, "-m", "cagent_session", "--gateway", "https://gateway.example"]
@@ -564,3 +565,70 @@ def test_a_program_without_calls_gets_a_report(folder: Path) -> None:
     assert report == (
         "Report of cagent-session: no calls by requests, httpx, httpx2, aiohttp or botocore."
     )
+
+
+FOUR = """
+import asyncio
+import sys
+
+import aiohttp
+import boto3
+import requests
+from openai import AsyncOpenAI, OpenAI
+
+from cagent_session import session_scope
+
+url = sys.argv[1]
+messages = [{"role": "user", "content": "Hello!"}]
+body = {"model": "gpt-4o", "messages": messages}
+bedrock = boto3.client(
+    "bedrock-runtime",
+    endpoint_url=url,
+    region_name="eu-west-1",
+    aws_access_key_id="id",
+    aws_secret_access_key="key",
+)
+
+async def call_async():
+    async with AsyncOpenAI(base_url=url + "/v1", api_key="key") as client:
+        await client.chat.completions.create(**body)
+    async with aiohttp.ClientSession() as client:
+        async with client.post(url + "/v1/chat/completions", json=body) as response:
+            await response.json()
+
+for session_id in ("sess-one", "sess-two"):
+    with session_scope(session_id):
+        OpenAI(base_url=url + "/v1", api_key="key").chat.completions.create(**body)
+        requests.post(url + "/v1/chat/completions", json=body)
+        bedrock.converse(modelId="m", messages=[{"role": "user", "content": [{"text": "Hello!"}]}])
+        asyncio.run(call_async())
+"""
+
+
+def test_every_call_of_an_agent_on_four_clients_is_attributed_without_a_change(
+    folder: Path, models_gateway: ModelsGateway
+) -> None:
+    (folder / "agent.py").write_text(FOUR, encoding="utf-8")
+    url = models_gateway.url
+    marker = ("--header", "X-Cagent-Forward=https://api.openai.com/v1")
+    command = (*PYTHON, "-m", "cagent_session", "--gateway", url, *marker, "--report", "agent.py")
+    ended = run(*command, url)
+    assert ended.returncode == 0, ended.stderr
+    assert "All 10 calls to the gateway were attributed." in ended.stderr
+    for session_id in ("sess-one", "sess-two"):
+        assert len(models_gateway.calls_in(session_id)) == 5
+    assert len(models_gateway.calls) == 10
+
+
+def test_every_call_of_an_agent_on_four_clients_is_attributed_by_one_line(
+    folder: Path, models_gateway: ModelsGateway
+) -> None:
+    line = (
+        "from cagent_session import gateway_headers, instrument\n"
+        f"instrument({models_gateway.url!r}, headers=gateway_headers('https://api.openai.com'))\n"
+    )
+    (folder / "agent.py").write_text(line + FOUR, encoding="utf-8")
+    assert run(*PYTHON, "agent.py", models_gateway.url).returncode == 0
+    for session_id in ("sess-one", "sess-two"):
+        assert len(models_gateway.calls_in(session_id)) == 5
+    assert len(models_gateway.calls) == 10
