@@ -87,7 +87,7 @@ def instrument(
             sys.meta_path.insert(0, _import_hook)
     for name in _LIBRARIES:
         if sys.modules.get(name) is not None:
-            _patch(import_module(name))  # waits if another thread imports it now
+            _patch(name, import_module(name))  # waits if another thread imports it now
 
 
 def uninstrument() -> None:
@@ -119,14 +119,19 @@ def instrumented_gateway() -> Gateway | None:
     return _gateway
 
 
-def _patch(module: ModuleType) -> None:
-    """Patch the clients of *module*, which is one of the libraries, unless that is done."""
-    client, patches_of = _LIBRARIES[module.__name__]
+def _patch(library: str, module: ModuleType) -> None:
+    """Patch the clients of *module*, which is this library, unless that is done."""
+    client, patches_of = _LIBRARIES[library]
     if not hasattr(module, client):
         return  # a module of the program's own has the same name
     patches = list(patches_of(module))  # imports modules, so without the lock
     with _lock:
-        for owner, name, wrap in patches if _gateway else ():
+        for cls, name, wrap in patches if _gateway else ():
+            # Others may have put a subclass or a mock there.
+            classes = getattr(cls, "__mro__", ())
+            owner = next((each for each in classes if name in vars(each)), None)
+            if owner is None:
+                continue
             present = vars(owner)[name]
             if all(present is not ours for _, _, _, ours in _patches):
                 ours = functools.wraps(present)(wrap(present))
@@ -244,7 +249,7 @@ class _Hooks:
     def prepare(self, client: Any) -> _Added | None:
         """Return our hook, the last one of *client*, or ``None`` if the user has added one."""
         gateway, hooks = _gateway, self._of(client)
-        if gateway is None:
+        if gateway is None or not isinstance(hooks, list):
             return None
         last = hooks[-1] if hooks else None
         if isinstance(last, _Added) and last.gateway is gateway:
@@ -334,7 +339,7 @@ class _PatchingLoader:
     def exec_module(self, module: Any) -> None:
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
-        _patch(module)
+        _patch(module.__name__, module)
 
 
 _import_hook = _ImportHook()

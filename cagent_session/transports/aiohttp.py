@@ -27,7 +27,10 @@ def session_id_trace_config(gateway: Gateway | str | None = None) -> aiohttp.Tra
     >>> config = session_id_trace_config("https://gateway.example")
     >>> # async with aiohttp.ClientSession(trace_configs=[config]) as session: ...
     """
-    # Without aiohttp, the names of this package can all be imported.
+    # Without aiohttp, the names of this package can all be imported. It is imported first, because
+    # instrument() may import the other module while another thread imports aiohttp.
+    import aiohttp  # noqa: F401, PLC0415
+
     from cagent_session.transports.trace_config import SessionIdTraceConfig  # noqa: PLC0415
 
     return SessionIdTraceConfig(Gateway.of(gateway))

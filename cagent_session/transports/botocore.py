@@ -19,7 +19,8 @@ class _Handler:
         self.gateway = gateway
 
     def __call__(self, request: Any, **_: Any) -> None:  # another result would be the answer
-        stamp_request(request, self.gateway)
+        stamp(request, request.headers, self.gateway)
+        setattr(request, _STAMPED, True)
 
 
 def stamp_botocore(
@@ -56,9 +57,8 @@ def stamp_botocore(
 
 
 def stamp_request(request: Any, gateway: Gateway) -> None:
-    """Apply the rule to a request that is about to be sent, unless a handler has done so."""
-    if not hasattr(request, _STAMPED):
-        setattr(request, _STAMPED, gateway)
+    """Apply the rule to a request that is sent now, unless a handler has just done so."""
+    if vars(request).pop(_STAMPED, None) is None:
         stamp(request, request.headers, gateway)
 
 

@@ -611,6 +611,50 @@ def test_a_hook_that_a_call_still_needs_does_nothing_for_others(gateway: Any) ->
     ]
 
 
+def test_a_class_may_have_been_replaced_before(
+    gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Session(requests.Session):
+        pass
+
+    original = requests.Session
+    with monkeypatch.context() as patching:
+        patching.setattr(requests, "Session", Session)
+        patching.setattr(httpx, "AsyncClient", object())
+        instrument(gateway.url)
+        with session_scope("sess-1"), original() as session:
+            session.get(gateway.url, headers=MARKED)
+        uninstrument()
+    assert gateway.session_ids == ["sess-1"]
+
+
+def test_trace_configs_that_are_no_list_stay_as_they_are(gateway: Any) -> None:
+    async def call() -> None:
+        configs: Any = (aiohttp.TraceConfig(),)
+        async with aiohttp.ClientSession(trace_configs=configs) as client:
+            await (await client.get(gateway.url, headers=MARKED)).read()
+            assert client.trace_configs == configs
+
+    instrument(gateway.url)
+    asyncio.run(call())
+    assert gateway.session_ids == [None]
+
+
+def test_a_request_of_botocore_may_be_sent_again_to_another_host(
+    gateway: Any, elsewhere: Any
+) -> None:
+    instrument(gateway.url, headers=HEADERS)
+    request: Any = AWSRequest("GET", gateway.url).prepare()
+    http = botocore.httpsession.URLLib3Session()
+    for session_id in ("sess-1", "sess-2"):
+        with session_scope(session_id):
+            http.send(request)
+    request.url = elsewhere.url
+    http.send(request)
+    assert gateway.session_ids == ["sess-1", "sess-2"]
+    assert [each.cagent_headers for each in elsewhere.arrived] == [set()]
+
+
 def test_a_client_need_not_be_hashable(gateway: Any) -> None:
     class Client(httpx.Client):
         __hash__ = None  # type: ignore[assignment]  # as of a dataclass
