@@ -13,7 +13,7 @@ from requests.structures import CaseInsensitiveDict
 
 from cagent_session.gateway import Gateway
 from cagent_session.headers import FORWARD_HEADER, SESSION_ID_HEADER, as_text, callers_value
-from cagent_session.instrumentation import instrumented_gateway
+from cagent_session.instrumentation import Added, instrumented_gateway
 from cagent_session.origins import DEFAULT_PORTS, Origin, origin_of, without_secrets
 from cagent_session.reporting import ANOTHER_ORIGIN, BOUND, NO_MARKER, STAMPED
 from cagent_session.transports.httpx import SessionIdHook, callers_headers, value_of
@@ -129,7 +129,7 @@ def _with_httpx_client(client: Any, url: str, headers: Mapping[str, Any] | None)
         raise ValueError("this client can't call such a URL") from None
     target = str(request.url)
     hooks = [h for h in client.event_hooks["request"] if isinstance(h, SessionIdHook)]
-    gateways = [hook.gateway for hook in hooks] or _instrumented()
+    gateways = _gateways_of(hooks)
     if not gateways:
         return target, f"no session ID: {_NO_HOOK}{_INSTRUMENT}"
     callers = callers_headers(request.headers)
@@ -148,7 +148,7 @@ def _with_aiohttp_client(
     if origin_of(url) is None:
         raise ValueError("this client can't call such a URL: give an absolute one")
     configs = [c for c in client.trace_configs if isinstance(c, SessionIdTraceConfig)]
-    gateways = [config.gateway for config in configs] or _instrumented()
+    gateways = _gateways_of(configs)
     if not gateways:
         return url, f"no session ID: {_NO_CONFIG}{_INSTRUMENT}"
     return url, _carried_with({**client.headers, **(headers or {})}, gateways, url)
@@ -161,6 +161,12 @@ def _with_functions_of(module: str, url: str, headers: Mapping[str, Any] | None)
     if not gateways:
         return f"no session ID: {_NO_CLIENT_OBJECT.format(module, _FUNCTIONS[module])}"
     return _carried_with(headers or {}, gateways, url)
+
+
+def _gateways_of(hooks: list[Any]) -> list[Gateway]:
+    """Return the gateways of the user's hooks, or else that of ``instrument``."""
+    own = [hook.gateway for hook in hooks if not isinstance(hook, Added)]
+    return own or _instrumented()
 
 
 def _instrumented() -> list[Gateway]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import importlib.util
 import os
 import sys
 import threading
@@ -25,7 +26,7 @@ Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 _lock = threading.RLock()  # the handler of a signal may make a call, too
 _gateway: Gateway | None = None  # not None while instrument() is in force
 _patches: list[tuple[type, str, Any, Any]] = []  # a class, a name, the object there, and ours
-_added: weakref.WeakSet[_Added] = weakref.WeakSet()  # the hooks and configs of ours
+_added: weakref.WeakSet[Added] = weakref.WeakSet()  # the hooks and configs of ours
 _adapters: weakref.WeakSet[Any] = weakref.WeakSet()  # those that have a wrapper of ours
 
 _WRAPPER = "_cagent_session"  # the attribute of an adapter that has its wrapper
@@ -57,7 +58,8 @@ def instrument(
 
     Only requests to the gateway are changed. The rule is that of
     :class:`~cagent_session.SessionIdAdapter`. If the function is called again, the new settings
-    replace the old ones.
+    replace the old ones. Call it before the program starts threads: a library that another thread
+    is just importing may be missed.
 
     :param gateway: the models gateway: its URL or a :class:`~cagent_session.Gateway`. If it is
         ``None``, the URL comes from the environment: see
@@ -172,30 +174,69 @@ def _requests(module: Any) -> Iterator[tuple[type, str, Wrap]]:
 
 
 def _httpx(module: Any) -> Iterator[tuple[type, str, Wrap]]:
-    class Hook(_Added, SessionIdHook):
-        def __call__(self, request: Any) -> SessionIdHook:
-            # After uninstrument() it serves only the redirects of calls that had begun before.
-            is_over = _gateway is None and EXTENSION not in request.extensions
-            return self if is_over else super().__call__(request)
+    hooks = _Hooks(lambda client: client.event_hooks["request"], SessionIdHook, _Hook)
 
-    hooks = _Hooks(lambda client: client.event_hooks["request"], SessionIdHook, Hook)
+    @contextlib.contextmanager
+    def sending(client: Any) -> Iterator[None]:
+        hook = hooks.prepare(client)
+        if hook is None:
+            yield
+            return
+        with _lock:
+            hook.calls += 1
+        try:
+            yield
+        finally:
+            with _lock:
+                hook.calls -= 1
+                if _gateway is None:
+                    hook.remove()
 
-    yield module.Client, "send", hooks.wrap
-    yield module.AsyncClient, "send", hooks.wrap_async
+    def wrap(send: Callable[..., Any]) -> Callable[..., Any]:
+        def instrumented(client: Any, *args: Any, **kwargs: Any) -> Any:
+            with sending(client):
+                return send(client, *args, **kwargs)
+
+        return instrumented
+
+    def wrap_async(send: Callable[..., Any]) -> Callable[..., Any]:
+        async def instrumented(client: Any, *args: Any, **kwargs: Any) -> Any:
+            with sending(client):
+                return await send(client, *args, **kwargs)
+
+        return instrumented
+
+    yield module.Client, "send", wrap
+    yield module.AsyncClient, "send", wrap_async
 
 
 def _aiohttp(module: Any) -> Iterator[tuple[type, str, Wrap]]:
     from cagent_session.transports.trace_config import SessionIdTraceConfig  # noqa: PLC0415
 
-    class Config(_Added, SessionIdTraceConfig):
+    class Config(Added, SessionIdTraceConfig):
         def __init__(self, gateway: Gateway) -> None:
             super().__init__(gateway)
             self.freeze()
 
-    hooks = _Hooks(lambda client: client.trace_configs, SessionIdTraceConfig, Config)
+    configs = _Hooks(lambda client: client.trace_configs, SessionIdTraceConfig, Config)
+
+    def wrap_request(request: Callable[..., Any]) -> Callable[..., Any]:
+        async def instrumented(client: Any, *args: Any, **kwargs: Any) -> Any:
+            configs.prepare(client)
+            return await request(client, *args, **kwargs)
+
+        return instrumented
+
+    def wrap_init(init: Callable[..., None]) -> Callable[..., None]:
+        def instrumented(client: Any, *args: Any, **kwargs: Any) -> None:
+            init(client, *args, **kwargs)
+            configs.prepare(client)
+
+        return instrumented
+
     # Existing clients can be reached only here. It is private, but all public methods use it.
-    yield module.ClientSession, "_request", hooks.wrap_async
-    yield module.ClientSession, "__init__", hooks.wrap_init  # vcrpy replaces _request
+    yield module.ClientSession, "_request", wrap_request
+    yield module.ClientSession, "__init__", wrap_init  # vcrpy replaces _request
 
 
 def _botocore(module: Any) -> Iterator[tuple[type, str, Wrap]]:
@@ -220,17 +261,24 @@ _LIBRARIES: dict[str, tuple[str, Callable[[Any], Iterator[tuple[type, str, Wrap]
 }
 
 
-class _Added:
+class Added:
     """A base class of the hooks and trace configs that :func:`instrument` adds to clients."""
 
     gateway: Gateway
     hooks: list[Any]  # the list that it was added to
-    calls = 0  # how many clients are sending through it now
+    calls = 0  # how many calls of httpx clients use it now
 
     def remove(self) -> None:
         """Remove it from the client, unless a call has begun: a redirect still needs it."""
         if not self.calls:
             self.hooks[:] = [hook for hook in self.hooks if hook is not self]
+
+
+class _Hook(Added, SessionIdHook):
+    def __call__(self, request: Any) -> SessionIdHook:
+        # After uninstrument() it serves only the redirects of calls that had begun before.
+        is_over = _gateway is None and EXTENSION not in request.extensions
+        return self if is_over else super().__call__(request)
 
 
 class _Hooks:
@@ -246,20 +294,20 @@ class _Hooks:
     ) -> None:
         self._of, self._kind, self._ours = of, kind, ours
 
-    def prepare(self, client: Any) -> _Added | None:
+    def prepare(self, client: Any) -> Added | None:
         """Return our hook, the last one of *client*, or ``None`` if the user has added one."""
         gateway, hooks = _gateway, self._of(client)
         if gateway is None or not isinstance(hooks, list):
             return None
         last = hooks[-1] if hooks else None
-        if isinstance(last, _Added) and last.gateway is gateway:
+        if isinstance(last, Added) and last.gateway is gateway:
             return last
-        wanted = [hook for hook in hooks if not isinstance(hook, _Added)]
+        wanted = [hook for hook in hooks if not isinstance(hook, Added)]
         if any(isinstance(hook, self._kind) for hook in wanted):
             if len(wanted) < len(hooks):
                 hooks[:] = wanted
             return None
-        ours: _Added = self._ours(gateway)
+        ours: Added = self._ours(gateway)
         ours.hooks = hooks
         with _lock:
             if _gateway is not gateway:  # uninstrument() would miss it
@@ -268,59 +316,22 @@ class _Hooks:
             _added.add(ours)
         return ours
 
-    @contextlib.contextmanager
-    def _prepared(self, client: Any) -> Iterator[None]:
-        ours = self.prepare(client)
-        if ours is None:
-            yield
-            return
-        with _lock:
-            ours.calls += 1
-        try:
-            yield
-        finally:
-            with _lock:
-                ours.calls -= 1
-                if _gateway is None:
-                    ours.remove()
-
-    def wrap_init(self, init: Callable[..., None]) -> Callable[..., None]:
-        """Return *init*, an ``__init__`` method, which then prepares its client."""
-
-        def instrumented(client: Any, *args: Any, **kwargs: Any) -> None:
-            init(client, *args, **kwargs)
-            self.prepare(client)
-
-        return instrumented
-
-    def wrap(self, send: Callable[..., Any]) -> Callable[..., Any]:
-        """Return *send*, a method, which first prepares its client."""
-
-        def instrumented(client: Any, *args: Any, **kwargs: Any) -> Any:
-            with self._prepared(client):
-                return send(client, *args, **kwargs)
-
-        return instrumented
-
-    def wrap_async(self, send: Callable[..., Any]) -> Callable[..., Any]:
-        """Return *send*, which is a coroutine method, likewise."""
-
-        async def instrumented(client: Any, *args: Any, **kwargs: Any) -> Any:
-            with self._prepared(client):
-                return await send(client, *args, **kwargs)
-
-        return instrumented
-
 
 class _ImportHook(MetaPathFinder):
     """Patches a library after the program has imported it."""
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name not in _LIBRARIES:
+    def __init__(self) -> None:
+        self._searches = set[tuple[int, str]]()
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG002
+        search = (threading.get_ident(), name)
+        if name not in _LIBRARIES or search in self._searches:
             return None
-        finders = [f for f in sys.meta_path if f is not self and hasattr(f, "find_spec")]
-        found = (finder.find_spec(name, path, target) for finder in finders)
-        spec = next(filter(None, found), None)
+        self._searches.add(search)  # the other finders may ask all finders, too
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._searches.remove(search)
         if spec is not None and spec.loader is not None:
             loader: Any = _PatchingLoader(spec.loader)
             spec.loader = loader

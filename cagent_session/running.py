@@ -72,8 +72,13 @@ def run(arguments: list[str], *, is_safe: bool) -> None:
     report = Report(package=program[1].partition(".")[0] if program[0] == "-m" else "")
     if options.report:
         report.start()
-    module = sys.modules["__main__"] = ModuleType("__main__")
+    module = ModuleType("__main__")
+    # Which of these names there are depends on the version of Python.
+    usual = {"__annotations__": dict[str, Any](), "__cached__": None}
+    present = vars(sys.modules["__main__"])
+    vars(module).update({name: usual[name] for name in usual if name in present})
     vars(module)["__builtins__"] = builtins
+    sys.modules["__main__"] = module
     try:
         # exec() gives the program a namespace of its own. Running it is what this module is for.
         exec(_load(module, program, is_safe=is_safe), vars(module))  # noqa: S102

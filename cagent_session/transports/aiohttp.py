@@ -15,13 +15,15 @@ def session_id_trace_config(gateway: Gateway | str | None = None) -> aiohttp.Tra
 
     It follows the same rule as :class:`~cagent_session.SessionIdAdapter`, also for websockets. When
     a redirect leaves the origin, no ``X-Cagent-*`` header is sent. One config can serve several
-    clients. If another trace config sets the marker, put this one after it. A marker that a
-    middleware sets comes too late.
+    clients. If another trace config sets the marker, put this one after it. Middlewares run later:
+    a marker that one sets comes too late, and if one changes the URL, the headers go there, too.
 
     :param gateway: see :class:`~cagent_session.SessionIdAdapter`. With
         ``Gateway(url, missing="raise")`` the client's call raises
         :class:`~cagent_session.MissingSessionId`, before anything is sent.
+    :returns: a config for the parameter ``trace_configs`` of ``aiohttp.ClientSession``.
     :raises InvalidGatewayURL: if the gateway's URL is invalid.
+    :raises ModuleNotFoundError: if aiohttp is not installed.
 
     >>> import aiohttp
     >>> config = session_id_trace_config("https://gateway.example")

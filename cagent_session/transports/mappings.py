@@ -33,10 +33,10 @@ def stamp(
     if gateway.removes_all(reason):
         for name in {name.lower() for name in cagent_names(headers)}:
             del headers[name]
+    elif reason is STAMPED:
+        headers[SESSION_ID_HEADER] = StampedId.of(session_id, callers_id)
     elif session_id is not None:
-        stamped = reason is STAMPED
-        headers[SESSION_ID_HEADER] = StampedId.of(session_id, callers_id) if stamped else session_id
+        headers[SESSION_ID_HEADER] = session_id
     elif present is not None:
         del headers[SESSION_ID_HEADER]
-    for name, value in gateway.added_to(reason, forward).items():
-        headers[name] = value
+    headers.update(gateway.added_to(reason, forward))

@@ -235,6 +235,18 @@ def test_a_library_in_a_zip_file_is_patched(library: Path, monkeypatch: pytest.M
     assert module.Client().send() == "patched sent"
 
 
+def test_another_copy_of_the_import_hook_may_search_too(library: Path) -> None:
+    (library / "a_library.py").write_text(A_LIBRARY)
+    instrument("https://gateway.example")
+    another = type(instrumentation._import_hook)()  # as after the package was loaded a second time
+    sys.meta_path.insert(0, another)
+    try:
+        module: Any = importlib.import_module("a_library")
+    finally:
+        sys.meta_path.remove(another)
+    assert module.Client().send() == "patched sent"
+
+
 def test_a_library_that_is_missing_or_has_no_client_is_left_alone(library: Path) -> None:
     instrument("https://gateway.example")
     with pytest.raises(ModuleNotFoundError, match="a_library"):
@@ -655,6 +667,52 @@ def test_a_request_of_botocore_may_be_sent_again_to_another_host(
     assert [each.cagent_headers for each in elsewhere.arrived] == [set()]
 
 
+def test_a_client_of_aiohttp_is_free_after_uninstrument_while_another_call_runs(
+    gateway: Any,
+) -> None:
+    ended = threading.Event()
+
+    async def calls() -> None:
+        loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+        gateway.answer("/slow", 200)
+        answer = gateway.answers["/slow"]
+
+        def answer_later(*arguments: Any) -> None:
+            loop.call_soon_threadsafe(arrived.set)
+            ended.wait(30)
+            answer(*arguments)
+
+        async def call(path: str) -> None:
+            async with client.get(f"{gateway.url}{path}") as response:
+                await response.read()
+
+        gateway.answers["/slow"] = answer_later
+        async with aiohttp.ClientSession(headers=MARKED) as client:
+            slow = asyncio.create_task(call("/slow"))
+            await arrived.wait()
+            uninstrument()
+            await call("/")
+            ended.set()
+            await slow
+
+    instrument(gateway.url)
+    with session_scope("sess-1"):
+        asyncio.run(calls())
+    assert gateway.session_ids == ["sess-1", None]
+
+
+def test_the_hooks_of_a_client_can_be_pickled(gateway: Any) -> None:
+    instrument(gateway.url)
+    with httpx.Client() as client, session_scope("sess-1"):
+        client.get(gateway.url, headers=MARKED)
+        copied = pickle.loads(pickle.dumps(client.event_hooks))
+    with httpx.Client(event_hooks=copied) as other, session_scope("sess-2"):
+        other.get(gateway.url, headers=MARKED)
+        uninstrument()
+        other.get(gateway.url, headers=MARKED)
+    assert gateway.session_ids == ["sess-1", "sess-2", None]
+
+
 def test_a_client_need_not_be_hashable(gateway: Any) -> None:
     class Client(httpx.Client):
         __hash__ = None  # type: ignore[assignment]  # as of a dataclass
@@ -759,3 +817,11 @@ def test_explain_knows_the_settings(gateway: Any) -> None:
             assert "X-Cagent-Session-Id: sess-1, the ID" in explain(client, gateway.url)
             assert "but the gateway's is" in explain(client, "https://other.example", MARKED)
     assert gateway.arrived == []
+
+
+def test_explain_knows_the_settings_of_the_second_call(gateway: Any, elsewhere: Any) -> None:
+    instrument(gateway.url)
+    with httpx.Client() as client, session_scope("sess-1"):
+        client.get(gateway.url)
+        instrument(elsewhere.url)
+        assert "X-Cagent-Session-Id: sess-1" in explain(client, elsewhere.url, MARKED)

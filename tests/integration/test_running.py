@@ -196,6 +196,8 @@ PROGRAMS = {
                 with multiprocessing.get_context(method).Pool(1) as pool:
                     print(method, pool.map(square, [2, 3]))
         """,
+    "names of the module": "print(sorted(globals()))",
+    "annotated names": "name: int = 1\nprint(__annotations__)",
     "annotations": "def f(x: 1 + 1): pass\nprint(f.__annotations__)",
     "an encoding": "# coding: latin-1\nprint(len('\xe4'))",
     "own modules": """

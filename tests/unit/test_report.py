@@ -93,7 +93,7 @@ def test_the_text_has_both_tables_and_ends_with_the_result(
         *[(ANOTHER_ORIGIN, None, "https://other.example/")] * 10,
         (ANOTHER_ORIGIN, None, "hunter2"),
     ]
-    defined_in("/home/me/agent.py", use, calls=calls, call=call)()
+    defined_in("/project/agent.py", use, calls=calls, call=call)()
     for function in at_exit:
         function()
     assert capsys.readouterr().err == textwrap.dedent(
@@ -106,10 +106,10 @@ def test_the_text_has_both_tables_and_ends_with_the_result(
               1           0  a URL that can't be read
 
           calls  why not attributed                   made at
-              1  no marker                            /home/me/agent.py:2
-              1  no session                           /home/me/agent.py:2
-             11  not sent to the gateway              /home/me/agent.py:2
-              1  not sent to the gateway: redirected  /home/me/agent.py:2
+              1  no marker                            /project/agent.py:2
+              1  no session                           /project/agent.py:2
+             11  not sent to the gateway              /project/agent.py:2
+              1  not sent to the gateway: redirected  /project/agent.py:2
 
         2 of 6 calls to the gateway were not attributed.
         """
@@ -164,7 +164,7 @@ def test_the_memory_is_limited(report: Report, monkeypatch: pytest.MonkeyPatch) 
         for number in range(5):
             call(STAMPED, f"sess-{number}", f"{CHAT}/{number}")
             source = f"def f(): call(url={CHAT + '/0'!r})"
-            defined_in(f"/home/me/{number}.py", source, call=call)()
+            defined_in(f"/project/{number}.py", source, call=call)()
     assert "(calls: 20, attributed: 10, sessions: more than 3)" in str(report)
     assert table(report, 1) == [
         ["12", "2", f"{CHAT}/0"],
@@ -174,7 +174,7 @@ def test_the_memory_is_limited(report: Report, monkeypatch: pytest.MonkeyPatch) 
     ]
     assert table(report, 2) == [
         ["4", "no session", "all other places"],
-        *(["2", "no session", f"/home/me/{number}.py:1"] for number in range(3)),
+        *(["2", "no session", f"/project/{number}.py:1"] for number in range(3)),
     ]
 
 
@@ -213,9 +213,9 @@ def test_the_caller_is_the_innermost_code_of_the_user(report: Report) -> None:
     inner = call
     for file in files:
         inner = defined_in(file, "def f(): g()", "sdk", g=inner)
-    middle = defined_in("/home/me/agent.py", "\n\ndef f(): g()", g=inner)
-    defined_in("/home/me/program.py", "def f(): g()", g=middle)()
-    assert places(report) == ["/home/me/agent.py:3"]
+    middle = defined_in("/project/agent.py", "\n\ndef f(): g()", g=inner)
+    defined_in("/project/program.py", "def f(): g()", g=middle)()
+    assert places(report) == ["/project/agent.py:3"]
 
 
 @pytest.mark.parametrize("module", ["__main__", "my_agent", "my_agent.calls"])
@@ -254,16 +254,16 @@ def f():
 def test_a_coroutine_of_an_sdk_in_a_task_of_its_own_was_made_by_the_user(report: Report) -> None:
     names = {"call": call}
     sdk = defined_in(SDK, "async def work(): call()\ndef f(): return work()", "sdk", **names)
-    defined_in("/home/me/agent.py", GATHERED, sdk=sdk)()
-    assert places(report) == ["/home/me/agent.py:4"]
+    defined_in("/project/agent.py", GATHERED, sdk=sdk)()
+    assert places(report) == ["/project/agent.py:4"]
 
 
 def test_a_coroutine_that_an_sdk_has_made_is_traced_to_what_runs_the_loop(report: Report) -> None:
     """Such are those that were made before the report started, or in another thread."""
     sdk = defined_in(SDK, "async def work(): call()\ndef f(): return work()", "sdk", call=call)
     sys.set_coroutine_origin_tracking_depth(0)
-    defined_in("/home/me/agent.py", GATHERED, sdk=sdk)()
-    assert places(report) == ["/home/me/agent.py:6"]
+    defined_in("/project/agent.py", GATHERED, sdk=sdk)()
+    assert places(report) == ["/project/agent.py:6"]
 
 
 def test_a_callback_of_the_event_loop_is_no_task(report: Report) -> None:
@@ -273,14 +273,14 @@ def test_a_callback_of_the_event_loop_is_no_task(report: Report) -> None:
         asyncio.get_running_loop().call_soon(called.set)
         await called.wait()
 
-    defined_in("/home/me/agent.py", "def f(): run(main())", run=asyncio.run, main=main)()
-    assert places(report) == ["/home/me/agent.py:1"]
+    defined_in("/project/agent.py", "def f(): run(main())", run=asyncio.run, main=main)()
+    assert places(report) == ["/project/agent.py:1"]
 
 
 def test_the_program_need_not_use_asyncio(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "asyncio")
-    defined_in("/home/me/agent.py", "def f(): call()", call=call)()
-    assert places(report) == ["/home/me/agent.py:1"]
+    defined_in("/project/agent.py", "def f(): call()", call=call)()
+    assert places(report) == ["/project/agent.py:1"]
 
 
 @pytest.mark.parametrize(
@@ -305,9 +305,9 @@ def test_a_call_that_two_libraries_report_counts_once(
 
 def test_a_call_of_the_users_code_in_a_transport_is_one_of_its_own(report: Report) -> None:
     """A test client of httpx may run the user's server in the same thread."""
-    server = defined_in("/home/me/server.py", "def f(): call()", call=call_by("aiohttp.client"))
+    server = defined_in("/project/server.py", "def f(): call()", call=call_by("aiohttp.client"))
     defined_in(SDK, "def f(): g()", "httpx", g=server)()
-    assert places(report) == ["/home/me/server.py:1"]
+    assert places(report) == ["/project/server.py:1"]
 
 
 def test_a_forked_process_counts_its_own_calls(
