@@ -127,9 +127,9 @@ class Report:
                 return packages, self._place(file, frame.f_lineno)
             packages.append(package)
             if frame is task_frame:
-                for made_in, line, _ in origin:
-                    if not _is_installed(made_in):
-                        return packages, self._place(made_in, line)
+                own = (self._place(*made[:2]) for made in origin if not _is_installed(made[0]))
+                if place := next(own, None):
+                    return packages, place
             frame = frame.f_back
         return packages, "not known"
 
