@@ -1,0 +1,61 @@
+"""WSGI applications: each request runs in its own session, or in none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from cagent_session.context import in_session
+from cagent_session.integrations.middleware import Middleware
+from cagent_session.session_id import InvalidSessionId
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+class SessionMiddleware(Middleware):
+    """WSGI middleware that runs each request in its own session, or in no session.
+
+    Put it around the whole application, outside all other middleware. The session covers the view
+    and the body that it streams. A request with a malformed ID is answered with the status 400, and
+    never reaches the application.
+
+    The application starts when the server asks for the first part of the body (:pep:`3333` allows
+    it). A body that is a ``wsgi.file_wrapper`` is sent in parts, not by ``sendfile``.
+
+    :param app: a WSGI application.
+    :param session_id_of: a plain function that takes the WSGI environment of a request, and returns
+        its session ID. ``None`` means no session. By default, all requests run in no session. If
+        anybody can call the server, it should return only IDs that the caller may use.
+    :raises TypeError: if *app* or *session_id_of* can't be called, or if *session_id_of* is a
+        coroutine function.
+
+    >>> def app(environ, start_response): ...
+    >>> app = SessionMiddleware(app, lambda environ: environ.get("HTTP_CONVERSATION_ID"))
+    """
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Return the body of the response. Each part of it is made in the session of *environ*."""
+        try:
+            session_id = self.scope_of(environ).session_id
+        except InvalidSessionId as error:
+            body = str(error).encode()
+            headers = [("Content-Type", "text/plain; charset=utf-8")]
+            start_response("400 Bad Request", [*headers, ("Content-Length", str(len(body)))])
+            return [body]
+        return _respond(session_id, self.app, environ, start_response)
+
+
+@in_session(lambda session_id, *_: session_id)
+def _respond(
+    session_id: str | None,  # noqa: ARG001 - the decorator reads it
+    app: WSGIApplication,
+    environ: WSGIEnvironment,
+    start_response: StartResponse,
+) -> Iterator[bytes]:
+    body = app(environ, start_response)
+    try:
+        yield from body
+    finally:
+        if hasattr(body, "close"):
+            body.close()
