@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cagent_session.context import in_session
 from cagent_session.integrations.middleware import Middleware
@@ -53,7 +53,7 @@ def _respond(
     environ: WSGIEnvironment,
     start_response: StartResponse,
 ) -> Iterator[bytes]:
-    body = app(environ, start_response)
+    body: Any = app(environ, start_response)
     try:
         yield from body
     finally:
