@@ -94,12 +94,16 @@ def gateway_session(models_gateway: ModelsGateway) -> Iterator[requests.Session]
 def session_id(request: pytest.FixtureRequest) -> Iterator[str]:
     """The ID of the session in which the test runs: a new one, or that of the marker session_id.
 
-    The marker is ``@pytest.mark.session_id("sess-abc1")``.
+    The marker is ``@pytest.mark.session_id("sess-abc1")``. An application that the test calls by an
+    in-process client, such as Starlette's TestClient, runs in no session, as on a real server.
     """
+    # Not at the top: only tests that use the fixture need it.
+    from cagent_session.in_process_clients import serving_outside  # noqa: PLC0415
+
     marker = request.node.get_closest_marker("session_id")
     scope = session_scope(_session_id_of(marker) if marker else new_session_id())
     request.node.stash[_scope_of_test] = scope
-    with scope as session_id:
+    with scope as session_id, serving_outside(session_id):
         if "anyio_backend" in request.fixturenames:
             request.getfixturevalue(_session_on_anyio_loop.__name__)
         yield session_id

@@ -26,7 +26,7 @@ def block_after(words: str) -> str:
 def user(pytester: pytest.Pytester) -> pytest.Pytester:
     """A folder with the files of the guide. A file may come in several blocks."""
     for block in Document.parse(str(GUIDE), PythonCodeBlockParser()).examples():
-        name = re.match(r"# (conftest|test_agent)\.py\n", block.parsed)
+        name = re.match(r"# (conftest|test_agent|test_views)\.py\n", block.parsed)
         if name:
             with (pytester.path / f"{name[1]}.py").open("a", encoding="utf-8") as file:
                 file.write(block.parsed)
@@ -40,7 +40,7 @@ def run(user: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 def test_the_forgotten_session_fails_its_test_with_the_message_that_is_shown(
     user: pytest.Pytester,
 ) -> None:
-    result = run(user)
+    result = run(user, "test_agent.py")
     result.assert_outcomes(passed=2, failed=1)
     failure = ["*_ test_a_title _*", *block_after("Now it fails with").splitlines()]
     result.stdout.fnmatch_lines(failure, consecutive=True)
@@ -53,6 +53,12 @@ def test_the_configuration_requires_sessions(user: pytest.Pytester) -> None:
     without = conftest.read_text("utf-8").replace("    models_gateway.require_session()\n", "")
     conftest.write_text(without, "utf-8")
     run(user, "-k", "title").assert_outcomes(failed=1)
+
+
+def test_a_view_that_enters_no_session_fails_its_test(user: pytest.Pytester) -> None:
+    result = run(user, "test_views.py")
+    result.assert_outcomes(passed=1, failed=1, errors=1)
+    result.stdout.fnmatch_lines(["*_ test_a_view_in_no_session _*"])
 
 
 def test_the_shared_gateway_fails_at_its_end(user: pytest.Pytester) -> None:

@@ -42,6 +42,7 @@ from cagent_session import (
     session_scope,
     uninstrument,
 )
+from cagent_session.importing import ImportHook
 
 FORWARD = "https://api.openai.com/v1"
 MARKED = {"X-Cagent-Forward": FORWARD}
@@ -238,12 +239,12 @@ def test_a_library_in_a_zip_file_is_patched(library: Path, monkeypatch: pytest.M
 def test_another_copy_of_the_import_hook_may_search_too(library: Path) -> None:
     (library / "a_library.py").write_text(A_LIBRARY)
     instrument("https://gateway.example")
-    another = type(instrumentation._import_hook)()  # as after the package was loaded a second time
-    sys.meta_path.insert(0, another)
+    another = ImportHook({"a_library"}, lambda _: None)
+    another.start()
     try:
         module: Any = importlib.import_module("a_library")
     finally:
-        sys.meta_path.remove(another)
+        another.stop()
     assert module.Client().send() == "patched sent"
 
 
