@@ -13,8 +13,10 @@ from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2024.4.15"
+nox.needs_version = ">=2025.10.14"
 nox.options.error_on_external_run = True
+nox.options.default_venv_backend = "uv|virtualenv"  # uv installs ten times as fast as pip
+nox.options.download_python = "never"
 
 TESTS = Path("tests")
 SDKS, WORKERS, GATEWAYS = TESTS / "sdks", TESTS / "workers", TESTS / "gateways"
@@ -178,6 +180,7 @@ def sdks_latest(session: nox.Session, transport: str) -> None:
     pins, newest = pins_in(transport, "SDK"), pins_in(transport, "NEWEST")
     unpinned = [newest.get(module, pin.partition("==")[0]) for module, pin in pins.items()]
     install_beside(session, [*unpinned, *SDK_TOOLS])
+    session.install("pip")
     session.run("pip", "list")
     session.run("pip", "list", "--outdated")  # newer releases that a requirement excludes
     arguments = [*SDK_WARNINGS, str(SDKS / transport), *session.posargs]
