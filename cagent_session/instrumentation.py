@@ -5,23 +5,22 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import importlib.util
 import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any
 
 from cagent_session.gateway import Gateway
+from cagent_session.importing import ImportHook
 from cagent_session.reporting import Missing
 from cagent_session.transports.botocore import stamp_request
 from cagent_session.transports.httpx import EXTENSION, SessionIdHook
 
-Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
+Wrap = Callable[[Any], Any]
 
 _lock = threading.RLock()  # the handler of a signal may make a call, too
 _gateway: Gateway | None = None  # not None while instrument() is in force
@@ -56,6 +55,9 @@ def instrument(
     :func:`~cagent_session.mount`, a hook, a trace config or
     :func:`~cagent_session.stamp_botocore`, keeps its own settings.
 
+    It also covers the threads in which the agents and teams of agno make memories: they work in
+    the session of the run.
+
     Only requests to the gateway are changed. The rule is that of
     :class:`~cagent_session.SessionIdAdapter`. If the function is called again, the new settings
     replace the old ones. Call it before the program starts threads: a library that another thread
@@ -85,8 +87,7 @@ def instrument(
         )
     with _lock:
         _gateway = wanted
-        if _import_hook not in sys.meta_path:
-            sys.meta_path.insert(0, _import_hook)
+        _import_hook.start()
     for name in _LIBRARIES:
         if sys.modules.get(name) is not None:
             _patch(name, import_module(name))  # waits if another thread imports it now
@@ -100,8 +101,7 @@ def uninstrument() -> None:
     global _gateway  # noqa: PLW0603 - see instrument()
     with _lock:
         _gateway = None
-        if _import_hook in sys.meta_path:
-            sys.meta_path.remove(_import_hook)
+        _import_hook.stop()
         while _patches:
             owner, name, original, ours = _patches.pop()
             # If another library has put its own function there since, that calls ours. Ours then
@@ -251,6 +251,23 @@ def _botocore(module: Any) -> Iterator[tuple[type, str, Wrap]]:
     yield module.URLLib3Session, "send", wrap
 
 
+class _Property(property):
+    """A property to which :func:`functools.wraps` can add attributes."""
+
+
+def _agno(cls: type) -> Iterator[tuple[type, str, Wrap]]:
+    from cagent_session.carrying import SessionExecutor  # noqa: PLC0415
+
+    def wrap(background_executor: Any) -> _Property:
+        def instrumented(owner: Any) -> Any:
+            executor = background_executor.__get__(owner)
+            return executor if _gateway is None else SessionExecutor(executor)
+
+        return _Property(instrumented)
+
+    yield cls, "background_executor", wrap  # its jobs make the memories of a synchronous run
+
+
 # The modules, the name of a class that they have, and the functions above.
 _LIBRARIES: dict[str, tuple[str, Callable[[Any], Iterator[tuple[type, str, Wrap]]]]] = {
     "requests": ("Session", _requests),
@@ -258,6 +275,8 @@ _LIBRARIES: dict[str, tuple[str, Callable[[Any], Iterator[tuple[type, str, Wrap]
     "httpx2": ("AsyncClient", _httpx),
     "aiohttp": ("ClientSession", _aiohttp),
     "botocore.httpsession": ("URLLib3Session", _botocore),
+    "agno.agent": ("Agent", lambda module: _agno(module.Agent)),
+    "agno.team": ("Team", lambda module: _agno(module.Team)),
 }
 
 
@@ -317,40 +336,4 @@ class _Hooks:
         return ours
 
 
-class _ImportHook(MetaPathFinder):
-    """Patches a library after the program has imported it."""
-
-    def __init__(self) -> None:
-        self._searches = set[tuple[int, str]]()
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG002
-        search = (threading.get_ident(), name)
-        if name not in _LIBRARIES or search in self._searches:
-            return None
-        self._searches.add(search)  # the other finders may ask all finders, too
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self._searches.remove(search)
-        if spec is not None and spec.loader is not None:
-            loader: Any = _PatchingLoader(spec.loader)
-            spec.loader = loader
-        return spec
-
-
-class _PatchingLoader:
-    """The loader of a library. It has all that the library's own loader has."""
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def exec_module(self, module: Any) -> None:
-        module.__spec__.loader = module.__loader__ = self._loader
-        self._loader.exec_module(module)
-        _patch(module.__name__, module)
-
-
-_import_hook = _ImportHook()
+_import_hook = ImportHook(_LIBRARIES, lambda module: _patch(module.__name__, module))

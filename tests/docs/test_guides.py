@@ -18,6 +18,8 @@ from sybil.document import Document
 from sybil.example import Example
 from sybil.parsers.rest import PythonCodeBlockParser
 
+from cagent_session import uninstrument
+
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.rst"
 GUIDES = sorted(path for name in ("examples", "tests") for path in ROOT.glob(f"{name}/**/*.rst"))
@@ -30,12 +32,13 @@ every_document = pytest.mark.parametrize(
 
 @pytest.fixture(autouse=True)
 def undo_what_blocks_change() -> Iterator[None]:
-    """Put back the environment, and hide pytest's handlers from dictConfig, which closes all."""
+    """Put back the environment and the clients. Hide pytest's handlers: dictConfig closes all."""
     environment = dict(os.environ)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logging, "_handlers", weakref.WeakValueDictionary())
         patch.setattr(logging, "_handlerList", [])
         yield
+    uninstrument()
     os.environ.clear()
     os.environ.update(environment)
 

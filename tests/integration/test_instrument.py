@@ -32,6 +32,7 @@ from cagent_session import (
     InvalidGatewayURL,
     MissingSessionId,
     SessionExecutor,
+    current_session_id,
     explain,
     gateway_headers,
     instrument,
@@ -246,6 +247,46 @@ def test_another_copy_of_the_import_hook_may_search_too(library: Path) -> None:
     finally:
         another.stop()
     assert module.Client().send() == "patched sent"
+
+
+AGNO = """
+from concurrent.futures import ThreadPoolExecutor
+class {name}:
+    def __init__(self): self.pool = ThreadPoolExecutor()
+    @property
+    def background_executor(self): return self.pool
+"""
+
+
+@pytest.mark.parametrize("is_imported_before", [True, False])
+@pytest.mark.parametrize("name", ["Agent", "Team"])
+def test_a_job_of_agnos_executors_runs_in_the_session_of_the_code_that_submits_it(
+    is_imported_before: bool, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def new_agent() -> Any:
+        return getattr(importlib.import_module(f"agno.{name.lower()}"), name)()
+
+    for each in ("agno", "agno.agent", "agno.team"):
+        monkeypatch.setitem(sys.modules, each, None)  # so that it is removed at the end
+        del sys.modules[each]
+    (tmp_path / "agno").mkdir()
+    (tmp_path / "agno" / f"{name.lower()}.py").write_text(AGNO.format(name=name))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    agents = [new_agent()] if is_imported_before else []
+    for _ in range(2):
+        instrument("https://gateway.example")
+    agents.append(new_agent())
+    for agent in agents:
+        with agent.background_executor as executor, session_scope("sess-1"):
+            job = executor.submit(current_session_id)
+            with session_scope(None):
+                assert executor.submit(current_session_id).result() is None
+            assert job.result() == "sess-1"
+    attributes = vars(type(agents[0]))
+    ours: Any = attributes["background_executor"]
+    uninstrument()
+    assert attributes["background_executor"] is ours.__wrapped__
+    assert ours.__get__(agents[0]) is agents[0].background_executor is agents[0].pool
 
 
 def test_a_library_that_is_missing_or_has_no_client_is_left_alone(library: Path) -> None:

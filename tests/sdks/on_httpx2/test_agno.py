@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 from typing import Any
 
@@ -13,13 +14,49 @@ from agno.agent import Agent
 from agno.db.in_memory import InMemoryDb
 from agno.models.openai import OpenAIChat
 from agno.run.agent import RunErrorEvent, RunOutput
+from agno.run.background import await_background_runs
 from agno.run.base import RunStatus
+from agno.team import Team
 from contract import HEADERS, KeepsTimeouts, StatesUsage, Streams
 
-from cagent_session import SessionExecutor, session_id_hook, session_scope
-from cagent_session.testing import ModelsGateway
+from cagent_session import instrument, session_id_hook, session_scope, uninstrument
+from cagent_session.testing import Call, ModelsGateway
 
 SDK = "agno[openai]==3.1.10"
+
+# How agno asks the model for what it will remember, by the option that switches it on.
+PROMPTS = {
+    "enable_agentic_memory": b"You are a Memory Manager",
+    "enable_session_summaries": b"Analyze the following conversation",
+    "learning": b"You are building a memory of this user",
+    "update_memory_on_run": b"You are a Memory Manager",
+}
+
+
+def run(agent: Any, *session_ids: str) -> None:
+    for session_id in session_ids:
+        with session_scope(session_id):
+            agent.run("I like tea")
+
+
+def arun(agent: Any, *session_ids: str, **options: Any) -> None:
+    async def run_one(session_id: str) -> None:
+        with session_scope(session_id):
+            await agent.arun("I like tea", **options)
+
+    async def run_all() -> None:
+        await asyncio.gather(*map(run_one, session_ids))
+        await await_background_runs()
+
+    asyncio.run(run_all())
+
+
+run_in_background = functools.partial(arun, background=True)
+
+each_run = pytest.mark.parametrize(
+    "run_in", [run, arun, run_in_background], ids=["run", "arun", "background"]
+)
+each_kind = pytest.mark.parametrize("kind", [Agent, Team])
 
 
 class TestAgno(StatesUsage, Streams, KeepsTimeouts):
@@ -63,61 +100,46 @@ class TestAgno(StatesUsage, Streams, KeepsTimeouts):
         assert len(tries) in self.missing_tries
         assert not self.calls(gateway)
 
-    @pytest.mark.parametrize(
-        "option", ["enable_agentic_memory", "enable_session_summaries", "update_memory_on_run"]
-    )
-    def test_instrumented_calls_for_memories_belong_to_their_session(
-        self, option: str, gateway: ModelsGateway
+    @pytest.mark.parametrize("option", PROMPTS)
+    @each_kind
+    @each_run
+    def test_instrumented_calls_for_memories_belong_to_the_session_of_their_run(
+        self, run_in: Any, kind: Any, option: str, gateway: ModelsGateway
     ) -> None:
+        """With ``instrument``, calls for memories are in the session of their run."""
         self.line_in_use = "instrument"
         client = self.client(gateway.url, HEADERS)
-        options: dict[str, Any] = {option: True}
+        run_in(agent(client, kind, **{option: True}), "sess-1", "sess-2")
+        kinds, session_ids = ("an answer", "a memory"), ("sess-1", "sess-2")
+        assert sessions_of(gateway.calls) == {*itertools.product(kinds, session_ids)}
+        for call in gateway.calls:
+            assert {name: call.headers.get(name) for name in HEADERS} == HEADERS
 
-        async def run(session_id: str) -> None:
-            with session_scope(session_id):
-                await agent(client, **options).arun("I like tea")
-
-        async def run_both() -> None:
-            await asyncio.gather(run("sess-1"), run("sess-2"))
-
-        asyncio.run(run_both())
-        first, second = (len(gateway.calls_in(session_id)) for session_id in ("sess-1", "sess-2"))
-        assert first == second > 1
-        assert len(gateway.calls) == first + second
-        assert {name: gateway.calls[-1].headers.get(name) for name in HEADERS} == HEADERS
-
-    def test_the_own_lines_do_not_reach_calls_for_memories(self, gateway: ModelsGateway) -> None:
+    @each_kind
+    @each_run
+    def test_the_own_lines_do_not_reach_calls_for_memories(
+        self, run_in: Any, kind: Any, gateway: ModelsGateway
+    ) -> None:
         """With its own lines, calls for memories arrive marked, but in no session."""
-        assert calls_of_a_run_with_memory(self.client(gateway.url, HEADERS), gateway) == {
-            "an answer": "sess-1",
-            "a memory": None,
-        }
+        client = (self.client if run_in is run else self.async_client)(gateway.url, HEADERS)
+        run_in(agent(client, kind, update_memory_on_run=True), "sess-1")
+        assert sessions_of(gateway.calls) == {("an answer", "sess-1"), ("a memory", None)}
 
-    def test_instrumented_calls_for_memories_in_threads(self, gateway: ModelsGateway) -> None:
-        """With ``update_memory_on_run``, ``run`` makes memories in threads, in no session."""
-        self.line_in_use = "instrument"
-        assert calls_of_a_run_with_memory(self.client(gateway.url, HEADERS), gateway) == {
-            "an answer": "sess-1",
-            "a memory": None,
-        }
-
-    def test_a_session_executor_for_memories(self, gateway: ModelsGateway) -> None:
-        """Then a subclass's ``background_executor`` must return a ``SessionExecutor``."""
-
-        class SessionAgent(Agent):  # type: ignore[misc] # where agno isn't installed, it is Any
-            @property
-            def background_executor(self) -> Any:
-                return SessionExecutor(super().background_executor)
-
-        self.line_in_use = "instrument"
-        client = self.client(gateway.url, HEADERS)
-        assert calls_of_a_run_with_memory(client, gateway, SessionAgent) == {
-            "an answer": "sess-1",
-            "a memory": "sess-1",
-        }
+    def test_an_agent_that_exists_is_covered_until_uninstrument(
+        self, gateway: ModelsGateway
+    ) -> None:
+        existing = agent(self.client(gateway.url, HEADERS), update_memory_on_run=True)
+        executor = existing.background_executor
+        instrument(gateway.url, headers=HEADERS)
+        run(existing, "sess-1")
+        assert sessions_of(gateway.calls) == {("an answer", "sess-1"), ("a memory", "sess-1")}
+        uninstrument()
+        assert existing.background_executor is executor
 
 
-def agent(client: OpenAIChat, kind: type[Agent] = Agent, **options: Any) -> Agent:
+def agent(client: OpenAIChat, kind: Any = Agent, **options: Any) -> Any:
+    if kind is Team:
+        options["members"] = []
     return kind(model=client, telemetry=False, db=InMemoryDb(), user_id="user", **options)
 
 
@@ -129,14 +151,12 @@ def text(answer: Any) -> str:
     return answer.content or ""
 
 
-def calls_of_a_run_with_memory(
-    client: OpenAIChat, gateway: ModelsGateway, kind: type[Agent] = Agent
-) -> dict[str, str | None]:
-    """Return the sessions of the calls of a synchronous run, by what the model was asked for."""
-    with session_scope("sess-1"):
-        agent(client, kind, update_memory_on_run=True).run("I like tea")
+def sessions_of(calls: list[Call]) -> set[tuple[str, str | None]]:
+    """Return the sessions of the calls, each with what the model was asked for."""
     return {
-        "a memory" if b"Memory Manager" in call.body else "an answer": call.session_id
-        for call in gateway.calls
-        if call.forward
+        (
+            "a memory" if any(p in call.body for p in PROMPTS.values()) else "an answer",
+            call.session_id,
+        )
+        for call in calls
     }
