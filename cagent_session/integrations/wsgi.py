@@ -55,7 +55,8 @@ def _respond(
 ) -> Iterator[bytes]:
     body: Any = app(environ, start_response)
     try:
-        yield from body
+        for part in body:  # noqa: UP028 - yield from would close the body a second time
+            yield part
     finally:
         if hasattr(body, "close"):
             body.close()

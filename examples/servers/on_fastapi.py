@@ -16,10 +16,12 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from model_calls import complete, run_loop, serve
 
 from cagent_session import InvalidSessionId, in_session
+from cagent_session.integrations import asgi
 
 Prompt = Annotated[str, Body(embed=True)]  # {"prompt": "Hello"}
 
 app = FastAPI()
+app.add_middleware(asgi.SessionMiddleware)
 app.add_exception_handler(InvalidSessionId, lambda _, error: PlainTextResponse(str(error), 400))
 
 

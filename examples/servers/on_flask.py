@@ -14,8 +14,10 @@ from model_calls import complete, run_loop, serve
 from werkzeug.serving import make_server
 
 from cagent_session import InvalidSessionId, in_session
+from cagent_session.integrations import wsgi
 
 app = Flask("agent_server")
+app.wsgi_app = wsgi.SessionMiddleware(app.wsgi_app)  # type: ignore[method-assign]
 app.register_error_handler(InvalidSessionId, lambda error: (str(error), 400))
 
 

@@ -1,0 +1,16 @@
+"""A Django project as an ASGI application with the middleware."""
+
+from __future__ import annotations
+
+import django_views  # noqa: F401 - it has the settings
+from django.core.asgi import get_asgi_application
+
+from cagent_session.integrations.asgi import Scope, SessionMiddleware
+
+
+def session_id_of(scope: Scope) -> str | None:
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    return headers[b"conversation-id"].decode("latin-1") if b"conversation-id" in headers else None
+
+
+application = SessionMiddleware(get_asgi_application(), session_id_of)
