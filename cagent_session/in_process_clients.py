@@ -7,7 +7,6 @@ would hide that it enters no session itself.
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cagent_session.context import current_session_id, in_session, session_scope
+from cagent_session.context import in_session, open_scopes, session_scope
 from cagent_session.importing import ImportHook
 from cagent_session.integrations import asgi, wsgi
 
@@ -24,11 +23,11 @@ Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 @contextlib.contextmanager
-def serving_outside(session_id: str) -> Iterator[None]:
-    """Let applications run in no session if they are called in this session.
+def serving_outside(scope: session_scope) -> Iterator[None]:
+    """Let applications run in no session if they are called in *scope*, and not in one inside it.
 
     This covers the clients of Starlette, FastAPI, httpx, httpx2, werkzeug, Flask and Django, also
-    if they are imported later. Calls that are made in another session are left alone.
+    if they are imported later.
     """
     with pytest.MonkeyPatch.context() as patch:
 
@@ -37,7 +36,7 @@ def serving_outside(session_id: str) -> Iterator[None]:
                 cls = getattr(module, class_name, None)
                 if hasattr(cls, method):  # old releases have other classes
                     original = getattr(cls, method)
-                    patch.setattr(cls, method, _only_in(session_id, original, wrap(original)))
+                    patch.setattr(cls, method, _only_in(scope, original, wrap(original)))
 
         hook = ImportHook(_CLIENTS, patch_module)
         hook.start()
@@ -51,11 +50,11 @@ def serving_outside(session_id: str) -> Iterator[None]:
 
 
 def _only_in(
-    session_id: str, original: Callable[..., Any], ours: Callable[..., Any]
+    scope: session_scope, original: Callable[..., Any], ours: Callable[..., Any]
 ) -> Callable[..., Any]:
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        chosen = ours if current_session_id() == session_id else original
+        chosen = ours if open_scopes()[:1] == [scope] else original
         return chosen(*args, **kwargs)
 
     return call
@@ -66,9 +65,10 @@ def _with_middleware(attribute: str, middleware: Callable[[Any], Any]) -> Wrap:
 
     def wrap(method: Callable[..., Any]) -> Callable[..., Any]:
         def call(client: Any, *args: Any, **kwargs: Any) -> Any:
-            client = copy.copy(client)
-            setattr(client, attribute, middleware(getattr(client, attribute)))
-            return method(client, *args, **kwargs)
+            double = object.__new__(type(client))  # its class may not be made for copy.copy()
+            vars(double).update(vars(client))
+            vars(double)[attribute] = middleware(getattr(client, attribute))
+            return method(double, *args, **kwargs)
 
         return call
 
@@ -96,7 +96,7 @@ def _async_django(handle: Callable[..., Any]) -> Callable[..., Any]:
 def _streamed_outside(response: Any) -> Any:
     """Return *response*. The test reads a streamed body later; it is then made in no session."""
     if response.streaming:
-        parts = _async_parts if response.is_async else _parts
+        parts = _async_parts if getattr(response, "is_async", False) else _parts
         response.streaming_content = parts(response.streaming_content)
     return response
 

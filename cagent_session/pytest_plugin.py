@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cagent_session.context import current_session_id, open_scopes, session_scope
+from cagent_session.context import open_scopes, session_scope
 from cagent_session.session_id import InvalidSessionId, new_session_id, validate_session_id
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def session_id(request: pytest.FixtureRequest) -> Iterator[str]:
     marker = request.node.get_closest_marker("session_id")
     scope = session_scope(_session_id_of(marker) if marker else new_session_id())
     request.node.stash[_scope_of_test] = scope
-    with scope as session_id, serving_outside(session_id):
+    with scope as session_id, serving_outside(scope):
         if "anyio_backend" in request.fixturenames:
             request.getfixturevalue(_session_on_anyio_loop.__name__)
         yield session_id
@@ -231,12 +231,13 @@ def _isolate_async_test(
     test = getattr(target, name)
     if not inspect.iscoroutinefunction(test):
         return
-    open_here, session_here = open_scopes(), current_session_id()
+    open_here = open_scopes()
 
     @functools.wraps(test)
     async def isolated(*args: Any, **kwargs: Any) -> Any:
-        entered_on_loop = any(scope not in open_here for scope in open_scopes())
-        with session_scope(current_session_id() if entered_on_loop else session_here):
+        on_loop = open_scopes()
+        scopes = on_loop if any(scope not in open_here for scope in on_loop) else open_here
+        with scopes[0] if scopes else session_scope(None):
             keep = open_scopes()
             try:
                 return await test(*args, **kwargs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from cagent_session.context import session_scope
+from cagent_session.context import in_session, session_scope
 from cagent_session.integrations.middleware import Middleware
 from cagent_session.session_id import InvalidSessionId
 
@@ -13,6 +13,7 @@ Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class SessionMiddleware(Middleware):
@@ -46,8 +47,12 @@ class SessionMiddleware(Middleware):
         except InvalidSessionId as error:
             await _refuse(scope, send, str(error))
             return
-        with session:
-            await self.app(scope, receive, send)
+        await _run(session.session_id, self.app, scope, receive, send)
+
+
+@in_session(lambda session_id, *_: session_id)
+async def _run(_: str | None, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    await app(scope, receive, send)
 
 
 async def _refuse(scope: Scope, send: Send, problem: str) -> None:

@@ -22,11 +22,12 @@ class Middleware:
     ) -> None:
         if not callable(app):
             raise TypeError(f"SessionMiddleware() takes an application, got {type(app).__name__}")
-        if session_id_of is not None and not callable(session_id_of):
+        if session_id_of is not None:
             kind = type(session_id_of).__name__
-            raise TypeError(f"session_id_of must be a function of the request, got {kind}")
-        if inspect.iscoroutinefunction(session_id_of):
-            raise TypeError("session_id_of must be a plain function, got a coroutine function")
+            if not callable(session_id_of):
+                raise TypeError(f"session_id_of must be a function of the request, got {kind}")
+            if any(map(inspect.iscoroutinefunction, (session_id_of, session_id_of.__call__))):
+                raise TypeError(f"session_id_of must be a plain function, got an async {kind}")
         self.app = app
         self.session_id_of = session_id_of
 
@@ -35,4 +36,5 @@ class Middleware:
 
         :raises InvalidSessionId: if the ID of its session is malformed.
         """
-        return session_scope(self.session_id_of(request) if self.session_id_of else None)
+        with session_scope(None):  # the server may still be in the session of an earlier request
+            return session_scope(self.session_id_of(request) if self.session_id_of else None)

@@ -20,8 +20,7 @@ class SessionMiddleware(Middleware):
     and the body that it streams. A request with a malformed ID is answered with the status 400, and
     never reaches the application.
 
-    The application starts when the server asks for the first part of the body (:pep:`3333` allows
-    it). A body that is a ``wsgi.file_wrapper`` is sent in parts, not by ``sendfile``.
+    A body that is a ``wsgi.file_wrapper`` is sent in parts, not by ``sendfile``.
 
     :param app: a WSGI application.
     :param session_id_of: a plain function that takes the WSGI environment of a request, and returns
@@ -42,19 +41,22 @@ class SessionMiddleware(Middleware):
             body = str(error).encode()
             headers = [("Content-Type", "text/plain; charset=utf-8")]
             start_response("400 Bad Request", [*headers, ("Content-Length", str(len(body)))])
-            return [body]
-        return _respond(session_id, self.app, environ, start_response)
+            return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
+        response = _respond(session_id, self.app, environ, start_response)
+        next(response)  # calls the application
+        return response
 
 
 @in_session(lambda session_id, *_: session_id)
 def _respond(
-    session_id: str | None,  # noqa: ARG001 - the decorator reads it
+    _: str | None,
     app: WSGIApplication,
     environ: WSGIEnvironment,
     start_response: StartResponse,
 ) -> Iterator[bytes]:
     body: Any = app(environ, start_response)
     try:
+        yield b""  # for the next() above
         for part in body:  # noqa: UP028 - yield from would close the body a second time
             yield part
     finally:

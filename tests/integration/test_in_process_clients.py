@@ -29,7 +29,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
-from cagent_session import current_session_id, in_process_clients, session_scope
+from cagent_session import current_session_id, in_process_clients, in_session, session_scope
 from cagent_session.in_process_clients import serving_outside
 from cagent_session.integrations import asgi
 
@@ -227,8 +227,8 @@ def test_in_another_session_than_the_tests_a_call_is_left_alone(
 
 @each_client
 def test_without_the_fixture_nothing_changes(call: Callable[[], str], places: list[str]) -> None:
-    with session_scope("sess-1"):
-        with serving_outside("sess-1"):
+    with session_scope("sess-1") as session_id:
+        with serving_outside(session_scope(session_id)):
             pass
         call()
     assert found == [(place, "sess-1") for place in places]
@@ -261,9 +261,41 @@ def test_the_client_keeps_its_application_and_its_cookies(session_id: str) -> No
     assert client.application is app
 
 
+class ClientOfAnApi(TestClient):
+    """A class that can't be copied by copy.copy()."""
+
+    def __init__(self, api: object) -> None:
+        super().__init__(on_starlette)
+        self.api = api
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.api, name)
+
+
+def test_the_class_of_a_client_may_be_the_users_own(session_id: str) -> None:
+    with ClientOfAnApi(object()) as client:
+        client.get("/thread")
+    assert found == [("start", None), ("view", None), ("end", None)]
+
+
+def test_an_application_may_call_another_one_in_its_own_session(session_id: str) -> None:
+    app = flask.Flask("caller")
+    app.get("/")(in_session(lambda: session_id)(flasks_client))
+    assert app.test_client().get("/").text == "".join(STREAMED[1:])
+    assert found == [(place, session_id) for place in STREAMED]
+
+
+@pytest.mark.anyio
+async def test_an_asynchronous_test_is_in_the_session_too(session_id: str) -> None:
+    assert current_session_id() == session_id
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(on_starlette)) as client:
+        await client.get("http://app.example/thread")
+    assert found == [("view", None)]
+
+
 def test_a_client_may_be_imported_in_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "werkzeug.test")
-    with session_scope("sess-1"), serving_outside("sess-1"):
+    with (scope := session_scope("sess-1")), serving_outside(scope):
         client = importlib.import_module("werkzeug.test").Client
         assert client(on_flask).get("/").text == "".join(STREAMED[1:])
     assert found == [(place, None) for place in STREAMED]
@@ -271,7 +303,7 @@ def test_a_client_may_be_imported_in_the_test(monkeypatch: pytest.MonkeyPatch) -
 
 def test_another_release_of_a_library_may_lack_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx", ModuleType("httpx"))
-    with session_scope("sess-1"), serving_outside("sess-1"):
+    with (scope := session_scope("sess-1")), serving_outside(scope):
         flasks_client()
     assert found == [(place, None) for place in STREAMED]
 
@@ -285,7 +317,7 @@ def test_afterwards_all_methods_are_the_original_ones() -> None:
         ]
 
     before, finders = methods(), list(sys.meta_path)
-    with serving_outside("sess-1"):
+    with serving_outside(session_scope("sess-1")):
         assert not set(map(id, before)) & set(map(id, methods()))
     assert all(map(operator.is_, before, methods()))
     assert sys.meta_path == finders

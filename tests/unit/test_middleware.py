@@ -34,7 +34,7 @@ each_id = pytest.mark.parametrize(
 )
 
 
-def fail(request: Any) -> NoReturn:
+def fail(*_: Any) -> NoReturn:
     raise LookupError("no such user")
 
 
@@ -46,13 +46,19 @@ def read_id(request: dict[str, Any]) -> Any:
     return request["id"]
 
 
+class AsyncFinder:
+    async def __call__(self, request: Any) -> str:
+        return "sess-1"
+
+
 @each_kind
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
         (["module:app"], "SessionMiddleware() takes an application, got str"),
         ([fail, "X-Session"], "session_id_of must be a function of the request, got str"),
-        ([fail, asyncio.sleep], "session_id_of must be a plain function, got a coroutine function"),
+        ([fail, asyncio.sleep], "session_id_of must be a plain function, got an async function"),
+        ([fail, AsyncFinder()], "session_id_of must be a plain function, got an async AsyncFinder"),
     ],
 )
 def test_wrong_arguments_raise_type_error(kind: Any, arguments: Any, problem: str) -> None:
@@ -260,14 +266,13 @@ def respond(app: Any, session_id_of: Any, session_id: Any) -> tuple[Any, list[An
 def test_a_wsgi_request_runs_in_its_session_to_the_end(session_id: Any, expected: Any) -> None:
     app = Application(Body())
     body, started = respond(app, read_id, session_id)
-    assert started == []
+    assert started == [("200 OK", [])]
     with session_scope("server"):
         for number in range(3):
             assert next(body) == f"{number} in {expected}".encode()
             assert current_session_id() == "server"
         assert list(body) == []
     assert app.called_in == app.body.closed_in == [expected]
-    assert started == [("200 OK", [])]
 
 
 def test_without_session_id_of_a_wsgi_request_runs_in_no_session() -> None:
@@ -281,14 +286,13 @@ def test_a_body_needs_no_close_method() -> None:
 
 @pytest.mark.parametrize("read", [0, 1])
 def test_if_the_caller_hangs_up_the_body_is_closed_in_its_session(read: int) -> None:
-    """If nothing was read, the application has not started, so there is nothing to close."""
     app = Application(Body())
     body, _ = respond(app, read_id, "sess-1")
     for _ in range(read):
         next(body)
     with session_scope("server"):
         body.close()
-    assert app.called_in == app.body.closed_in == ["sess-1"] * read
+    assert app.called_in == app.body.closed_in == ["sess-1"]
 
 
 @each_malformed_id
@@ -304,6 +308,13 @@ def test_a_wsgi_request_with_a_malformed_id_is_answered_400(
     }
     assert body.startswith(problem)
     assert app.called_in == []
+
+
+def test_a_refused_head_request_has_no_body() -> None:
+    """Some servers would send it, and the client would take it for the next answer."""
+    environ: Any = {"id": "one word", "REQUEST_METHOD": "HEAD"}
+    app = wsgi.SessionMiddleware(Application([]), read_id)
+    assert app(environ, lambda *_: lambda _: None) == []
 
 
 def test_the_wsgi_middleware_refuses_what_session_id_of_refuses() -> None:
@@ -329,7 +340,24 @@ def test_an_error_in_the_body_passes_and_the_body_is_closed() -> None:
     assert body.closed_in == ["sess-1"]
 
 
-def test_a_scope_that_a_view_leaves_open_ends_with_its_request() -> None:
+@each_kind
+def test_session_id_of_runs_in_no_session(kind: Any) -> None:
+    """The server may be in the session of the request before."""
+    seen = list[str | None]()
+    app = kind.SessionMiddleware(fail, lambda _: seen.append(current_session_id()))
+    with session_scope("before"), pytest.raises(LookupError):
+        asyncio.run(app({"type": "http"}, None, None)) if kind is asgi else app({}, None)
+    assert seen == [None]
+
+
+def test_a_scope_that_an_asgi_view_leaves_open_ends_with_its_request() -> None:
+    async def app(*_: Any) -> None:
+        session_scope("left-open").__enter__()
+
+    assert run_asgi(asgi.SessionMiddleware(app), {"type": "http"}) == []
+
+
+def test_a_scope_that_a_wsgi_view_leaves_open_ends_with_its_request() -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
         before = current_session_id()
         session_scope("left-open").__enter__()
