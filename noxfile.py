@@ -20,11 +20,19 @@ nox.options.download_python = "never"
 
 TESTS = Path("tests")
 SDKS, WORKERS, GATEWAYS = TESTS / "sdks", TESTS / "workers", TESTS / "gateways"
+SERVERS, TASKS = TESTS / "servers", TESTS / "tasks"
 COMPARISON, BENCHMARKS, SOAK = TESTS / "comparison", TESTS / "benchmarks", TESTS / "soak"
 TRANSPORTS = sorted(path.name for path in SDKS.glob("on_*"))  # their SDKs can be installed together
 
 CHECKED = ["cagent_session", "tests", "examples", "noxfile.py"]
-ENGINES = ["celery[redis]", "distributed", "gevent", "joblib", "ray"]
+ENGINES = [
+    "celery[redis]", "distributed", "dramatiq[redis]", "gevent", "huey", "joblib", "ray", "rq",
+    "temporalio",
+]  # fmt: skip
+WEB_SERVERS = [
+    "django", "fastapi", "flask", "gevent", "granian", "gunicorn", "httptools", "httpx",
+    "hypercorn", "mcp>=2", "uvicorn", "uvloop", "websockets",
+]  # fmt: skip
 PEERS = [
     "opentelemetry-instrumentation-requests", "opentelemetry-instrumentation-threading",
     "opentelemetry-sdk", "sentry-sdk", "httpx", "h11", "trustme", "pyperf", "botocore",
@@ -88,8 +96,8 @@ def lowest(session: nox.Session) -> None:
     pyproject = Path("pyproject.toml").read_text(encoding="utf-8")
     declared = dict(re.findall(r'"([a-z0-9-]+)>=([0-9.]+)"', pyproject))
     names = [
-        "requests", "aiohttp", "celery", "opentelemetry-sdk", "pytest-httpserver", "pytest",
-        "anyio", "httpx", "httpx2",
+        "requests", "aiohttp", "celery", "dramatiq", "opentelemetry-sdk", "pytest-httpserver",
+        "pytest", "anyio", "httpx", "httpx2",
     ]  # fmt: skip
     session.install("-e", ".[dev]", *(f"{name}=={declared[name]}" for name in names))
     session.run("pytest", *session.posargs)
@@ -118,9 +126,23 @@ def sdks(session: nox.Session, transport: str) -> None:
 
 @nox.session(python=RECENT_PYTHON)
 def workers(session: nox.Session) -> None:
-    """Test on Celery with Redis, Dask, Ray, joblib and gevent."""
+    """Test on Celery, Dramatiq, Huey and RQ with Redis, Temporal, Dask, Ray, joblib and gevent."""
     install_beside(session, ENGINES, "-c", str(WORKERS / "constraints.txt"))
     session.run("pytest", str(WORKERS), *session.posargs)
+
+
+@nox.session(python=RECENT_PYTHON)
+def servers(session: nox.Session) -> None:
+    """Test web servers, each with web frameworks and an MCP server."""
+    install_beside(session, WEB_SERVERS, "-c", str(SERVERS / "constraints.txt"))
+    session.run("pytest", str(SERVERS), *session.posargs)
+
+
+@nox.session(python=RECENT_PYTHON)
+def tasks(session: nox.Session) -> None:
+    """Test schedulers, agent frameworks, notebooks, and an MCP server of the first version."""
+    install_beside(session, FRAMEWORKS, "-c", str(TASKS / "constraints.txt"))
+    session.run("pytest", str(TASKS), str(SERVERS / "test_mcp.py"), *session.posargs)
 
 
 @nox.session(python=RECENT_PYTHON)

@@ -26,7 +26,8 @@ class Middleware:
             kind = type(session_id_of).__name__
             if not callable(session_id_of):
                 raise TypeError(f"session_id_of must be a function of the request, got {kind}")
-            if any(map(inspect.iscoroutinefunction, (session_id_of, session_id_of.__call__))):
+            call: Any = type(session_id_of).__call__  # it may be a callable object
+            if inspect.iscoroutinefunction(session_id_of) or inspect.iscoroutinefunction(call):
                 raise TypeError(f"session_id_of must be a plain function, got an async {kind}")
         self.app = app
         self.session_id_of = session_id_of

@@ -27,6 +27,7 @@ def test_the_package_and_the_logging_filter_load_no_other_library() -> None:
     ("name", "libraries"),
     [
         ("celery", "celery.signals, kombu.compression, requests"),
+        ("dramatiq", "dramatiq"),
         ("opentelemetry", "opentelemetry.sdk.trace"),
     ],
 )
@@ -40,6 +41,7 @@ def test_an_integration_loads_its_own_library_and_no_other(name: str, libraries:
     ("name", "missing"),
     [
         ("celery", "celery"),
+        ("dramatiq", "dramatiq"),
         ("opentelemetry", "opentelemetry.context"),
         ("opentelemetry", "opentelemetry.sdk.trace"),
     ],

@@ -15,17 +15,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dramatiq
 import gevent.pool
 import pytest
 import ray
 from celery import Celery, group
 from celery.contrib.testing.worker import start_worker
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.results import Results
+from dramatiq.results.backends import StubBackend
 from joblib import Parallel, delayed
 from jobs import ask
+from queues import workers
 from ray.util.multiprocessing import Pool
+from temporalio import activity
+from temporalio.testing import ActivityEnvironment
 
-from cagent_session import SessionExecutor, carry_session, session_scope
+from cagent_session import SessionExecutor, carry_session, in_session, session_scope
 from cagent_session.integrations.celery import instrument
+from cagent_session.integrations.dramatiq import SessionMiddleware
 from cagent_session.testing import ModelsGateway, Usage
 
 GUIDE = Path(__file__).parents[2] / "examples" / "workers" / "README.rst"
@@ -104,6 +112,43 @@ def celery(_request: pytest.FixtureRequest, ask: Ask) -> Names:
         yield {"ask": published}
 
 
+def rq(request: pytest.FixtureRequest, _ask: Ask) -> Names:
+    with workers("rq-forking", request.getfixturevalue("redis_url")) as started:
+        yield {
+            "queue": started.queue,
+            "answers_of": lambda jobs: [job.latest_result(60).return_value for job in jobs],
+        }
+
+
+def on_dramatiq(_request: pytest.FixtureRequest, ask: Ask) -> Names:
+    broker = StubBroker()
+    results = Results(backend=StubBackend(), store_results=True)  # type: ignore[no-untyped-call]
+    broker.add_middleware(results)
+    broker.add_middleware(SessionMiddleware())
+    dramatiq.set_broker(broker)
+    actor = dramatiq.actor(actor_name="ask")(ask)
+    worker = dramatiq.Worker(broker, worker_timeout=10)
+    worker.start()
+    yield {"ask": actor, "group": dramatiq.group}
+    worker.stop()
+
+
+def huey(request: pytest.FixtureRequest, _ask: Ask) -> Names:
+    with workers("huey-thread", request.getfixturevalue("redis_url")) as started:
+        yield {"call": started.huey.call}
+
+
+def temporal(_request: pytest.FixtureRequest, ask: Ask) -> Names:
+    def activity_of(question: str, session_id: str | None) -> Any:
+        return ask(question)
+
+    async def execute_activity(job: Ask, args: list[Any], **_: Any) -> Any:
+        return ActivityEnvironment().run(job, *args)
+
+    decorated = activity.defn(in_session("session_id")(activity_of))
+    yield {"ask": decorated, "execute_activity": execute_activity, "opts": {}}
+
+
 ENGINES = [
     ("A loop", nothing),
     ("``concurrent.futures``", threads),
@@ -123,6 +168,10 @@ ENGINES = [
     ("Ray", on_ray),
     ("Ray's pool", on_ray),
     ("Celery", celery),
+    ("Dramatiq", on_dramatiq),
+    ("RQ", rq),
+    ("Huey", huey),
+    ("Temporal", temporal),
 ]
 
 
@@ -141,15 +190,18 @@ def test_a_line_makes_the_calls_of_the_loop(
     with contextmanager(engine)(request, ask_gateway) as names:
         for session_id, questions in ASKED.items():
             with session_scope(session_id):
-                answers = run(LINES[name], {"ask": ask_gateway, "questions": questions, **names})
+                known = {"ask": ask_gateway, "questions": questions, "session_id": session_id}
+                answers = run(LINES[name], {**known, **names})
             assert list(answers) == [session_id] * len(questions)
     assert gateway.usage() == {"sess-1": Usage(3, 10, 16), "sess-2": Usage(1, 3, 5)}
 
 
 def run(line: str, names: dict[str, Any]) -> Any:
-    """Run *line* and return its ``answers``. The line may use ``await``."""
+    """Run *line*, which may use ``await``. Return its ``answers``, or those of its ``jobs``."""
     namespace = {**NAMES, **names}
     coroutine = eval(compile(line, GUIDE.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), namespace)
     if inspect.iscoroutine(coroutine):
         asyncio.run(coroutine)
+    if "jobs" in namespace:
+        return namespace["answers_of"](namespace["jobs"])
     return namespace["answers"]
