@@ -33,6 +33,10 @@ WEB_SERVERS = [
     "django", "fastapi", "flask", "gevent", "granian", "gunicorn", "httptools", "httpx",
     "hypercorn", "mcp>=2", "uvicorn", "uvloop", "websockets",
 ]  # fmt: skip
+FRAMEWORKS = [
+    "apscheduler", "autogen-core", "ipykernel", "langgraph", "llama-index-workflows", "mcp<2",
+    "nbclient", "openai-agents", "sqlalchemy", "uvicorn",
+]  # fmt: skip
 PEERS = [
     "opentelemetry-instrumentation-requests", "opentelemetry-instrumentation-threading",
     "opentelemetry-sdk", "sentry-sdk", "httpx", "h11", "trustme", "pyperf", "botocore",

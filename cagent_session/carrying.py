@@ -12,6 +12,7 @@ from cagent_session.context import current_session_id, scoped, session_scope
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Function = Callable[..., Any]
 
 
 def carry_session(fn: Callable[P, R]) -> Callable[P, R]:
@@ -93,9 +94,11 @@ class SessionExecutor(Executor):
 class _Carried:
     """The result of :func:`carry_session`. It is not a closure, because those can't be pickled."""
 
-    def __init__(
-        self, fn: Callable[..., Any], session_id: str | None, run: Callable[..., Any]
-    ) -> None:
+    # Like a nested function, it can't be imported by its name. A job store that keeps only the name
+    # reads this, and refuses it. APScheduler's would otherwise drop the job when it is due.
+    __qualname__ = "carry_session.<locals>.carried"
+
+    def __init__(self, fn: Function, session_id: str | None, run: Function) -> None:
         functools.update_wrapper(self, fn)
         self._fn = fn
         self._session_id = session_id
@@ -104,7 +107,7 @@ class _Carried:
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._run(*args, **kwargs)
 
-    def __reduce__(self) -> tuple[Callable[..., _Carried], tuple[Callable[..., Any], str | None]]:
+    def __reduce__(self) -> tuple[Function, tuple[Function, str | None]]:
         return _carried, (self._fn, self._session_id)
 
     def __repr__(self) -> str:
@@ -114,11 +117,13 @@ class _Carried:
 class _CarriedCoroutineFunction(_Carried):
     """A carried coroutine function. Frameworks check whether its ``__call__`` is ``async``."""
 
+    __qualname__ = _Carried.__qualname__
+
     async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return await self._run(*args, **kwargs)
 
 
-def _carried(fn: Callable[..., Any], session_id: str | None) -> _Carried:
+def _carried(fn: Function, session_id: str | None) -> _Carried:
     run = scoped(fn, lambda *_args, **_kwargs: session_id)
     if not inspect.iscoroutinefunction(run):
         return _Carried(fn, session_id, run)

@@ -135,6 +135,12 @@ def test_name_docstring_and_signature_are_kept() -> None:
     assert inspect.signature(carried) == inspect.signature(echo)
 
 
+@pytest.mark.parametrize("fn", [echo, coroutine])
+def test_a_carried_function_is_not_found_by_the_name_of_its_class(fn: Callable[..., Any]) -> None:
+    """A job store that keeps only a name would find the class, and drop the job when it is due."""
+    assert "<locals>" in type(carry_session(fn)).__qualname__
+
+
 def test_repr_names_the_function_and_not_the_session() -> None:
     """Schedulers and process pools log the functions that they run."""
     carried = carried_from("sess-1", current_session_id)
