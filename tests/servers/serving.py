@@ -12,8 +12,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+
+from cagent_session.testing import ModelsGateway
 
 HERE = Path(__file__).parent
 SERVERS = {
@@ -69,6 +72,26 @@ http {{
     }}
 }}
 """
+
+
+class Server(NamedTuple):
+    """A server of the application *app*, which calls *gateway*. *nginx* stands in front of it."""
+
+    app: str
+    url: str
+    nginx: str
+    gateway: ModelsGateway
+
+
+@contextmanager
+def started(name: str, app: str, folder: Path) -> Iterator[Server]:
+    """Start a gateway, the server *name* with *app*, and an nginx."""
+    with (
+        ModelsGateway() as gateway,
+        serving(name, app, gateway.url, folder) as url,
+        behind_nginx(url, folder) as nginx,
+    ):
+        yield Server(app, url, nginx, gateway)
 
 
 @contextmanager

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import requests
@@ -21,11 +20,9 @@ from load import (
     send_many,
     wait_for_calls,
 )
-from serving import ASGI_SERVERS, behind_nginx, serving
+from serving import ASGI_SERVERS, Server, started
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
-
-from cagent_session.testing import ModelsGateway
 
 ENDPOINTS = {
     "starlette_app:app": ["plain", "thread", "stream", "task", "websocket"],
@@ -35,24 +32,13 @@ ENDPOINTS = {
 }
 
 
-class Server(NamedTuple):
-    app: str
-    url: str
-    nginx: str
-    gateway: ModelsGateway
-
-
 @pytest.fixture(scope="module", params=[*itertools.product(ASGI_SERVERS, ENDPOINTS)], ids=" ".join)
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     name, app = request.param
-    folder = tmp_path_factory.mktemp("server")
-    with ExitStack() as stack:
-        gateway = stack.enter_context(ModelsGateway())
-        url = stack.enter_context(serving(name, app, gateway.url, folder))
-        nginx = stack.enter_context(behind_nginx(url, folder))
-        yield Server(app, url, nginx, gateway)
+    with started(name, app, tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 def test_each_call_is_in_the_session_of_its_own_request(server: Server) -> None:

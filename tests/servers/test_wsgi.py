@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from load import (
@@ -19,17 +17,11 @@ from load import (
     send_many,
     wait_for_calls,
 )
-from serving import WSGI_SERVERS, behind_nginx, serving
+from serving import WSGI_SERVERS, Server, serving, started
 
 from cagent_session.testing import ModelsGateway
 
 APPS = ["flask_app:app", "django_wsgi:application"]
-
-
-class Server(NamedTuple):
-    url: str
-    nginx: str
-    gateway: ModelsGateway
 
 
 @pytest.fixture(scope="module", params=[*itertools.product(WSGI_SERVERS, APPS)], ids=" ".join)
@@ -37,12 +29,8 @@ def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     name, app = request.param
-    folder = tmp_path_factory.mktemp("server")
-    with ExitStack() as stack:
-        gateway = stack.enter_context(ModelsGateway())
-        url = stack.enter_context(serving(name, app, gateway.url, folder))
-        nginx = stack.enter_context(behind_nginx(url, folder))
-        yield Server(url, nginx, gateway)
+    with started(name, app, tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 def test_each_call_is_in_the_session_of_its_own_request(server: Server) -> None:
