@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import uuid
 
 F = TypeVar("F", bound=Callable[..., Any])
+GeneratorFunction = Callable[..., Generator[Any, Any, Any]]
 SessionIdOf = Callable[..., "str | uuid.UUID | None"]
 
 
@@ -270,7 +271,7 @@ class _PausedScopes:
             del resume, argument  # in a traceback, they would keep a thrown exception alive
 
 
-def _in_scopes(scopes_of: Callable[..., Any], fn: Callable[..., Any]) -> Callable[..., Any]:
+def _in_scopes(scopes_of: Callable[..., Any], fn: Callable[..., Any]) -> GeneratorFunction:
     """Return a generator function that runs each step of what *fn* returns in its own scopes.
 
     Engines such as Ray pickle the result by value. So its code must not refer to the context

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from cagent_session.context import current_session_id
 from cagent_session.headers import HeaderValue, is_marker, require_marking
 from cagent_session.origins import (
-    DEFAULT_PORTS,
     InvalidGatewayURL,
     Origin,
     origin_of,
     parse_gateway_url,
+    prefixes_of,
     without_secrets,
 )
 from cagent_session.reporting import (
@@ -59,10 +59,8 @@ class Gateway:
         if missing not in ("omit", "warn", "raise"):
             raise ValueError(f'missing must be "omit", "warn" or "raise", got {missing!r}')
         origins = frozenset(map(parse_gateway_url, urls))
-        prefixes = [f"{scheme}://{host}:{port}/" for scheme, host, port in origins]
-        prefixes += [f"{s}://{host}/" for s, host, port in origins if port == DEFAULT_PORTS[s]]
         vars(self).update(urls=urls, missing=missing, origins=origins, marking={})
-        vars(self)["_prefixes"] = tuple(prefixes)
+        vars(self)["_prefixes"] = tuple(prefixes_of(origins))
 
     @classmethod
     def of(cls, gateway: Gateway | str | None, missing: Missing | None = None) -> Gateway:

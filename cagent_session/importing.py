@@ -12,7 +12,7 @@ from typing import Any
 
 
 class ImportHook(MetaPathFinder):
-    """An import finder that calls a function with each of some modules after its import.
+    """An import finder that calls a function after each import of one of *names*.
 
     :param names: the names of the modules.
     :param after_import: takes the module that was just imported.
@@ -24,7 +24,7 @@ class ImportHook(MetaPathFinder):
         self._searches = set[tuple[int, str]]()
 
     def start(self) -> None:
-        """Be asked for each module from now on. If that is so already, do nothing."""
+        """Start to watch imports. A second call does nothing."""
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
 

@@ -24,17 +24,17 @@ Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 @contextlib.contextmanager
 def serving_outside(scope: session_scope) -> Iterator[None]:
-    """Let applications run in no session if they are called in *scope*, and not in one inside it.
+    """Let the applications that in-process clients call run in no session.
 
-    This covers the clients of Starlette, FastAPI, httpx, httpx2, werkzeug, Flask and Django, also
-    if they are imported later.
+    Only calls whose innermost scope is *scope* are changed. This covers the clients of Starlette,
+    FastAPI, httpx, httpx2, werkzeug, Flask and Django, also if they are imported later.
     """
     with pytest.MonkeyPatch.context() as patch:
 
         def patch_module(module: ModuleType) -> None:
             for class_name, method, wrap in _CLIENTS[module.__name__]:
                 cls = getattr(module, class_name, None)
-                if hasattr(cls, method):  # old releases have other classes
+                if hasattr(cls, method):  # releases with other classes are not covered
                     original = getattr(cls, method)
                     patch.setattr(cls, method, _only_in(scope, original, wrap(original)))
 
@@ -50,11 +50,13 @@ def serving_outside(scope: session_scope) -> Iterator[None]:
 
 
 def _only_in(
-    scope: session_scope, original: Callable[..., Any], ours: Callable[..., Any]
+    scope: session_scope, original: Callable[..., Any], outside: Callable[..., Any]
 ) -> Callable[..., Any]:
+    """Return a method that is *outside* while *scope* is the innermost one, and else *original*."""
+
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        chosen = ours if open_scopes()[:1] == [scope] else original
+        chosen = outside if open_scopes()[:1] == [scope] else original
         return chosen(*args, **kwargs)
 
     return call
@@ -65,7 +67,9 @@ def _with_middleware(attribute: str, middleware: Callable[[Any], Any]) -> Wrap:
 
     def wrap(method: Callable[..., Any]) -> Callable[..., Any]:
         def call(client: Any, *args: Any, **kwargs: Any) -> Any:
-            double = object.__new__(type(client))  # its class may not be made for copy.copy()
+            # A copy, so that the client keeps its application. copy.copy() could call __getattr__()
+            # of the user's own class before the attributes are there.
+            double = object.__new__(type(client))
             vars(double).update(vars(client))
             vars(double)[attribute] = middleware(getattr(client, attribute))
             return method(double, *args, **kwargs)
@@ -75,7 +79,7 @@ def _with_middleware(attribute: str, middleware: Callable[[Any], Any]) -> Wrap:
     return wrap
 
 
-def _django(handle: Callable[..., Any]) -> Callable[..., Any]:
+def _handle_outside(handle: Callable[..., Any]) -> Callable[..., Any]:
     def call(handler: Any, environ: Any) -> Any:
         with session_scope(None):
             response = handle(handler, environ)
@@ -84,7 +88,7 @@ def _django(handle: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _async_django(handle: Callable[..., Any]) -> Callable[..., Any]:
+def _async_handle_outside(handle: Callable[..., Any]) -> Callable[..., Any]:
     async def call(handler: Any, scope: Any) -> Any:
         with session_scope(None):
             response = await handle(handler, scope)
@@ -130,7 +134,7 @@ _CLIENTS: dict[str, list[tuple[str, str, Wrap]]] = {
         ("Client", "run_wsgi_app", _with_middleware("application", wsgi.SessionMiddleware))
     ],
     "django.test.client": [
-        ("ClientHandler", "__call__", _django),
-        ("AsyncClientHandler", "__call__", _async_django),
+        ("ClientHandler", "__call__", _handle_outside),
+        ("AsyncClientHandler", "__call__", _async_handle_outside),
     ],
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 from urllib3.util import parse_url
@@ -38,6 +39,14 @@ def origin_of(url: str) -> Origin | None:
     if "%" in netloc.rpartition("@")[2]:
         return None
     return scheme, host, DEFAULT_PORTS[scheme] if parsed.port is None else parsed.port
+
+
+def prefixes_of(origins: Iterable[Origin]) -> Iterator[str]:
+    """Yield how the URLs of *origins* usually begin."""
+    for scheme, host, port in origins:
+        yield f"{scheme}://{host}:{port}/"
+        if port == DEFAULT_PORTS[scheme]:
+            yield f"{scheme}://{host}/"
 
 
 def left_origin(old_url: str, new_url: str) -> bool:

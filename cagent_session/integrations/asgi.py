@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from cagent_session.context import in_session, session_scope
-from cagent_session.integrations.middleware import Middleware
+from cagent_session.context import in_session
+from cagent_session.integrations.middleware import Middleware, refusal
 from cagent_session.session_id import InvalidSessionId
 
 Message = MutableMapping[str, Any]
@@ -19,10 +19,12 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 class SessionMiddleware(Middleware):
     """ASGI middleware that runs each request in its own session, or in no session.
 
-    Put it around the whole application, outside all other middleware. The session covers the view,
-    the body that it streams, and the background tasks of Starlette and FastAPI. Without this
-    middleware, a request may run in the session of an earlier one: on asyncio's own event loop,
-    uvicorn lets context variables pass to the next request of a connection (python/cpython#140947).
+    Put it around the whole application, outside all other middleware: ``add_middleware`` of
+    Starlette is not enough, because Starlette runs the handlers of ``Exception`` outside of it. The
+    session covers the view, the body that it streams, and the background tasks of Starlette and
+    FastAPI. Without this middleware, a request may run in the session of an earlier one: on
+    asyncio's own event loop, context variables can pass from one request to the next on a
+    connection of uvicorn (python/cpython#140947).
 
     If an ID is malformed, the request never reaches the application. An HTTP request is answered
     with the status 400. A websocket is closed with the code 1008 before it is accepted; servers
@@ -30,8 +32,11 @@ class SessionMiddleware(Middleware):
 
     :param app: an application of ASGI 3.
     :param session_id_of: a plain function that takes the ASGI scope of a request or a websocket,
-        and returns its session ID. ``None`` means no session. By default, all requests run in no
-        session. If anybody can call the server, it should return only IDs that the caller may use.
+        and returns its session ID: 1 to 256 visible ASCII characters, or a :class:`uuid.UUID`.
+        ``None`` means no session. By default, all requests run in no session. If it raises
+        :class:`~cagent_session.InvalidSessionId`, the request is refused with that message. Other
+        errors pass to the server. If anybody can call the server, the function must return only IDs
+        that the caller may use.
     :raises TypeError: if *app* or *session_id_of* can't be called, or if *session_id_of* is a
         coroutine function.
 
@@ -43,26 +48,24 @@ class SessionMiddleware(Middleware):
         """Run the application in the session of *scope*."""
         is_request = scope["type"] in ("http", "websocket")
         try:
-            session = self.scope_of(scope) if is_request else session_scope(None)
+            session_id = self.session_id_for(scope) if is_request else None
         except InvalidSessionId as error:
-            await _refuse(scope, send, str(error))
+            await _refuse(scope, send, error)
             return
-        await _run(session.session_id, self.app, scope, receive, send)
+        await _run(session_id, self.app, scope, receive, send)
 
 
+# A with block would leave open the scopes that the application leaves open. in_session does not.
 @in_session(lambda session_id, *_: session_id)
 async def _run(_: str | None, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     await app(scope, receive, send)
 
 
-async def _refuse(scope: Scope, send: Send, problem: str) -> None:
+async def _refuse(scope: Scope, send: Send, error: InvalidSessionId) -> None:
     if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1008, "reason": problem})
+        await send({"type": "websocket.close", "code": 1008, "reason": str(error)})
         return
-    body = problem.encode()
-    headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    body, headers = refusal(error)
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": 400, "headers": pairs})
     await send({"type": "http.response.body", "body": body})

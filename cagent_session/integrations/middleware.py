@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cagent_session.context import session_scope
+from cagent_session.session_id import InvalidSessionId
 
 if TYPE_CHECKING:
     import uuid
@@ -32,10 +33,20 @@ class Middleware:
         self.app = app
         self.session_id_of = session_id_of
 
-    def scope_of(self, request: Any) -> session_scope:
-        """Return the session scope for *request*.
+    def session_id_for(self, request: Any) -> str | None:
+        """Return the valid ID of the session of *request*, or ``None``.
 
-        :raises InvalidSessionId: if the ID of its session is malformed.
+        :raises InvalidSessionId: if the ID is malformed.
         """
         with session_scope(None):  # the server may still be in the session of an earlier request
-            return session_scope(self.session_id_of(request) if self.session_id_of else None)
+            found = self.session_id_of(request) if self.session_id_of else None
+        return session_scope(found).session_id
+
+
+def refusal(error: InvalidSessionId) -> tuple[bytes, dict[str, str]]:
+    """Return the body and the headers of the answer to a request with a malformed ID."""
+    body = str(error).encode()
+    return body, {
+        "content-type": "text/plain; charset=utf-8",
+        "content-length": str(len(body)),
+    }

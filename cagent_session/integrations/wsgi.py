@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from cagent_session.context import in_session
-from cagent_session.integrations.middleware import Middleware
+from cagent_session.integrations.middleware import Middleware, refusal
 from cagent_session.session_id import InvalidSessionId
 
 if TYPE_CHECKING:
@@ -20,12 +20,17 @@ class SessionMiddleware(Middleware):
     and the body that it streams. A request with a malformed ID is answered with the status 400, and
     never reaches the application.
 
-    A body that is a ``wsgi.file_wrapper`` is sent in parts, not by ``sendfile``.
+    The server gets a generator, whatever the application returns. So it sends a body that is a
+    ``wsgi.file_wrapper`` in parts, and it can't find out the length of a body: the application has
+    to set ``Content-Length`` if that is needed. Flask and Django do.
 
     :param app: a WSGI application.
     :param session_id_of: a plain function that takes the WSGI environment of a request, and returns
-        its session ID. ``None`` means no session. By default, all requests run in no session. If
-        anybody can call the server, it should return only IDs that the caller may use.
+        its session ID: 1 to 256 visible ASCII characters, or a :class:`uuid.UUID`. ``None`` means
+        no session. By default, all requests run in no session. If it raises
+        :class:`~cagent_session.InvalidSessionId`, the request is refused with that message. Other
+        errors pass to the server. If anybody can call the server, the function must return only IDs
+        that the caller may use.
     :raises TypeError: if *app* or *session_id_of* can't be called, or if *session_id_of* is a
         coroutine function.
 
@@ -36,11 +41,10 @@ class SessionMiddleware(Middleware):
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Return the body of the response. Each part of it is made in the session of *environ*."""
         try:
-            session_id = self.scope_of(environ).session_id
+            session_id = self.session_id_for(environ)
         except InvalidSessionId as error:
-            body = str(error).encode()
-            headers = [("Content-Type", "text/plain; charset=utf-8")]
-            start_response("400 Bad Request", [*headers, ("Content-Length", str(len(body)))])
+            body, headers = refusal(error)
+            start_response("400 Bad Request", list(headers.items()))
             return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
         response = _respond(session_id, self.app, environ, start_response)
         next(response)  # calls the application

@@ -303,8 +303,8 @@ def test_a_wsgi_request_with_a_malformed_id_is_answered_400(
     [body], [(status, headers)] = respond(app, read_id, session_id)
     assert status == "400 Bad Request"
     assert dict(headers) == {
-        "Content-Type": "text/plain; charset=utf-8",
-        "Content-Length": str(len(body)),
+        "content-type": "text/plain; charset=utf-8",
+        "content-length": str(len(body)),
     }
     assert body.startswith(problem)
     assert app.called_in == []
