@@ -37,8 +37,9 @@ _POLL_SECONDS = 0.005  # how long stop() waits at most; socketserver's default i
 
 _NO_MARKER = (
     f"the request has no marker, the header {FORWARD_HEADER}, so it is not for a models gateway. "
-    "Add cagent_session.gateway_headers(...) to its headers, with the URL of your provider, such "
-    "as https://api.openai.com/v1"
+    "Add cagent_session.gateway_headers(forward) to its headers, or call "
+    "cagent_session.instrument(gateway, headers=gateway_headers(forward)) in this process. forward "
+    "is the URL of your provider, such as https://api.openai.com/v1"
 )
 _NO_SESSION = (
     f"the request has no {SESSION_ID_HEADER}, and this gateway requires a session. Send it inside "
@@ -47,8 +48,9 @@ _NO_SESSION = (
 )
 _REMEDY = (
     "Make each call inside session_scope(), or in a function decorated with in_session().\n"
+    "A web application needs SessionMiddleware. Test clients call it in no session.\n"
     "Call instrument(gateway) first, or use a client with mount() or session_id_hook().\n"
-    'To see where a call is made, add missing="raise" to it. Then the call itself fails.'
+    'To find a call, use instrument(gateway, missing="raise"). Then the call itself fails.'
 )
 
 

@@ -483,8 +483,9 @@ def test_check_sessions_lists_each_refused_call_once(
         "  POST  /v1/chat/completions  X-Cagent-Forward: a URL that can't be read\n"
         "  POST  /two%20words          no X-Cagent-Forward: add gateway_headers()\n"
         "Make each call inside session_scope(), or in a function decorated with in_session().\n"
+        "A web application needs SessionMiddleware. Test clients call it in no session.\n"
         "Call instrument(gateway) first, or use a client with mount() or session_id_hook().\n"
-        'To see where a call is made, add missing="raise" to it. Then the call itself fails.'
+        'To find a call, use instrument(gateway, missing="raise"). Then the call itself fails.'
     )
     gateway.check_sessions()
     ask()
@@ -504,7 +505,7 @@ def test_check_sessions_lists_the_first_of_many_calls(gateway: ModelsGateway, as
         ask(path=f"/{number}")
     with pytest.raises(AssertionError, match=r"^23 calls") as failure:
         gateway.check_sessions()
-    _, *rows, last, _, _, _ = str(failure.value).splitlines()
+    _, *rows, last, _, _, _, _ = str(failure.value).splitlines()
     assert [row.split()[1] for row in rows] == [f"/{number}" for number in range(20)]
     assert last == "  and 3 more"
 

@@ -382,8 +382,9 @@ def test_a_call_in_no_session_fails_its_test_if_sessions_are_required(
             "  POST  /v1/chat/completions  X-Cagent-Forward: https://api.openai.com/v1",
             "  GET   /v1/models            no X-Cagent-Forward: add gateway_headers()",
             "Make each call inside session_scope(), or in a function decorated with in_session().",
+            "A web application needs SessionMiddleware. Test clients call it in no session.",
             "Call instrument(gateway) first, or use a client with mount() or session_id_hook().",
-            'To see where a call is made, add missing="raise" to it. Then the call itself *',
+            'To find a call, use instrument(gateway, missing="raise"). Then the call itself *',
             "*short test summary*",
         ]
         result.stdout.fnmatch_lines(failure, consecutive=True)
