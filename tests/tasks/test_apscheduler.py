@@ -24,6 +24,8 @@ from cagent_session.testing import ModelsGateway
 SESSIONS = ["sess-1", "sess-2", "sess-3"]
 Add = Callable[[Any, Callable[..., Any], str], object]
 """Adds a function that takes a question as a job to a scheduler."""
+MakeJob = Callable[[ModelsGateway, asyncio.Queue[str]], Callable[[str], Any]]
+"""Returns a job that asks the gateway, and then puts its question into the queue."""
 
 
 def add_plain(scheduler: Any, job: Callable[..., Any], question: str) -> None:
@@ -38,13 +40,41 @@ def add_on_threads(scheduler: Any, job: Callable[..., Any], question: str) -> No
     execute("APScheduler 3 on threads", scheduler=scheduler, ask=job, question=question)
 
 
+def coroutine_job(gateway: ModelsGateway, done: asyncio.Queue[str]) -> Callable[[str], Any]:
+    async def job(question: str) -> None:
+        await asyncio.to_thread(ask, gateway.url, question)
+        done.put_nowait(question)
+
+    return job
+
+
+def thread_job(gateway: ModelsGateway, done: asyncio.Queue[str]) -> Callable[[str], Any]:
+    """Return a plain function. A scheduler on asyncio runs it in a thread."""
+    loop = asyncio.get_running_loop()
+
+    def job(question: str) -> None:
+        ask(gateway.url, question)
+        loop.call_soon_threadsafe(done.put_nowait, question)
+
+    return job
+
+
 @pytest.mark.parametrize("starter", ["sess-1", None])
 @pytest.mark.parametrize(
-    ("add", "sessions"),
-    [(add_plain, ["sess-1", "sess-1", "sess-1"]), (add_on_asyncio, SESSIONS)],
+    ("make_job", "add", "sessions"),
+    [
+        (coroutine_job, add_plain, ["sess-1", "sess-1", "sess-1"]),
+        (coroutine_job, add_on_asyncio, SESSIONS),
+        (thread_job, add_plain, [None, None, None]),
+        (thread_job, add_on_asyncio, SESSIONS),
+    ],
 )
-def test_coroutine_jobs_on_asyncio(
-    add: Add, sessions: list[str], starter: str | None, models_gateway: ModelsGateway
+def test_jobs_on_asyncio(
+    make_job: MakeJob,
+    add: Add,
+    sessions: list[str | None],
+    starter: str | None,
+    models_gateway: ModelsGateway,
 ) -> None:
     """If the scheduler was started in no session, the first job still wakes it in its own."""
 
@@ -57,7 +87,7 @@ def test_coroutine_jobs_on_asyncio(
             await asyncio.sleep(0)  # now it waits for jobs
         for session_id in SESSIONS:
             with session_scope(session_id):
-                add(scheduler, coroutine_job(models_gateway, done), session_id)
+                add(scheduler, make_job(models_gateway, done), session_id)
         for _ in SESSIONS:
             await asyncio.wait_for(done.get(), 30)
         await stop(scheduler)
@@ -84,19 +114,11 @@ def test_a_coroutine_job_that_waits_on_asyncio(
             scheduler.add_job(wrap(job), "date", run_date=later, args=["later"])
         with session_scope("sess-2"):
             scheduler.add_job(job, args=["now"])
-        assert [await asyncio.wait_for(done.get(), 30) for _ in range(2)] == ["now", "later"]
+        assert {await asyncio.wait_for(done.get(), 30) for _ in range(2)} == {"now", "later"}
         await stop(scheduler)
 
     asyncio.run(main())
     assert asked_in(models_gateway)["later", session] == 1
-
-
-def coroutine_job(gateway: ModelsGateway, done: asyncio.Queue[str]) -> Callable[[str], Any]:
-    async def job(question: str) -> None:
-        await asyncio.to_thread(ask, gateway.url, question)
-        done.put_nowait(question)
-
-    return job
 
 
 async def stop(scheduler: AsyncIOScheduler) -> None:

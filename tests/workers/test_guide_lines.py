@@ -20,10 +20,10 @@ import gevent.pool
 import pytest
 import ray
 from celery import Celery, group
-from celery.contrib.testing.worker import start_worker
-from dramatiq.brokers.stub import StubBroker
+from celery.contrib.testing.worker import TestWorkController, start_worker
+from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
-from dramatiq.results.backends import StubBackend
+from dramatiq.results.backends import RedisBackend
 from joblib import Parallel, delayed
 from jobs import ask
 from queues import workers
@@ -96,13 +96,16 @@ def on_ray(request: pytest.FixtureRequest, _ask: Ask) -> Names:
     yield {"call": ray.remote(lambda job, *args: job(*args))}
 
 
-def celery(_request: pytest.FixtureRequest, ask: Ask) -> Names:
-    app = instrument(
-        Celery("lines", broker="memory://", backend="cache+memory://", set_as_current=False)
-    )
+def plain_celery() -> Celery:
+    app = Celery("lines", broker="memory://", backend="cache+memory://", set_as_current=False)
     app.conf.update(
         task_default_queue=str(uuid.uuid4()), broker_transport_options={"polling_interval": 0.01}
     )
+    return app
+
+
+def celery(_request: pytest.FixtureRequest, ask: Ask) -> Names:
+    app = instrument(plain_celery())
 
     def task(question: str) -> Any:
         return ask(question)
@@ -120,17 +123,19 @@ def rq(request: pytest.FixtureRequest, _ask: Ask) -> Names:
         }
 
 
-def on_dramatiq(_request: pytest.FixtureRequest, ask: Ask) -> Names:
-    broker = StubBroker()
-    results = Results(backend=StubBackend(), store_results=True)  # type: ignore[no-untyped-call]
-    broker.add_middleware(results)
+def on_dramatiq(request: pytest.FixtureRequest, ask: Ask) -> Names:
+    url = request.getfixturevalue("redis_url")
+    broker: Any = RedisBroker(url=url, namespace="lines")  # type: ignore[no-untyped-call]
+    backend = RedisBackend(url=f"{url}?socket_timeout=60")
+    broker.add_middleware(Results(backend=backend))  # type: ignore[no-untyped-call]
     broker.add_middleware(SessionMiddleware())
     dramatiq.set_broker(broker)
-    actor = dramatiq.actor(actor_name="ask")(ask)
+    actor = dramatiq.actor(actor_name="ask", store_results=True)(ask)
     worker = dramatiq.Worker(broker, worker_timeout=10)
     worker.start()
     yield {"ask": actor, "group": dramatiq.group}
     worker.stop()
+    broker.close()
 
 
 def huey(request: pytest.FixtureRequest, _ask: Ask) -> Names:
@@ -205,3 +210,21 @@ def run(line: str, names: dict[str, Any]) -> Any:
     if "jobs" in namespace:
         return namespace["answers_of"](namespace["jobs"])
     return namespace["answers"]
+
+
+class StartedInASession(TestWorkController):  # type: ignore[misc]
+    def start(self) -> None:
+        with session_scope("starter"):
+            super().start()
+
+
+@pytest.mark.parametrize(("pool", "session_id"), [("threads", None), ("solo", "starter")])
+def test_without_the_line_a_task_of_celery_is_not_in_its_session(
+    pool: str, session_id: str | None, gateway: ModelsGateway
+) -> None:
+    app = plain_celery()
+    task = app.task(ask, name="ask", shared=False)
+    options = {"WorkController": StartedInASession, "perform_ping_check": False}
+    with start_worker(app, pool=pool, **options), session_scope("sess-1"):
+        task.delay(gateway.url, "?").get(timeout=60)
+    assert [call.session_id for call in gateway.calls] == [session_id]
