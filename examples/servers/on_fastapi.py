@@ -20,30 +20,31 @@ from cagent_session.integrations import asgi
 
 Prompt = Annotated[str, Body(embed=True)]  # {"prompt": "Hello"}
 
-app = FastAPI()
-app.add_middleware(asgi.SessionMiddleware)
-app.add_exception_handler(InvalidSessionId, lambda _, error: PlainTextResponse(str(error), 400))
+api = FastAPI()
+api.add_exception_handler(InvalidSessionId, lambda _, error: PlainTextResponse(str(error), 400))
 
 
-@app.post("/sessions/{session_id}/ask")
+@api.post("/sessions/{session_id}/ask")
 @in_session("session_id")
 def ask(session_id: str, prompt: Prompt) -> str:
     return complete(prompt)
 
 
-@app.post("/sessions/{session_id}/title")
+@api.post("/sessions/{session_id}/title")
 @in_session("session_id")
 async def title(session_id: str, prompt: Prompt) -> str:
     return await asyncio.to_thread(complete, prompt, generating_title=True)
 
 
-@app.post("/sessions/{session_id}/events")
+@api.post("/sessions/{session_id}/events")
 @in_session("session_id")  # refuses a bad ID before the stream starts
 def events(session_id: str, prompt: Prompt, tasks: BackgroundTasks) -> StreamingResponse:
     steps = run_loop(session_id, prompt)
     tasks.add_task(steps.close)  # for a caller who hangs up
     return StreamingResponse(steps, media_type="text/plain")
 
+
+app = asgi.SessionMiddleware(api)  # around all of it, the handlers of errors included
 
 if __name__ == "__main__":
     serve(lambda fd: uvicorn.Server(uvicorn.Config(app, log_level="warning", fd=fd)).run())

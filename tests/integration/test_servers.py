@@ -220,7 +220,7 @@ def apps(modules: dict[str, ModuleType]) -> dict[str, Any]:
     complete = modules["model_calls"].complete
     plain = flask.Flask("plain")
     plain.post("/ask")(lambda: complete(flask.request.json["prompt"]))
-    app = modules["on_fastapi"].app
+    api = modules["on_fastapi"].api
 
     def ask(prompt: Annotated[str, fastapi.Body(embed=True)]) -> str:
         return str(complete(prompt))
@@ -231,11 +231,11 @@ def apps(modules: dict[str, ModuleType]) -> dict[str, Any]:
         steps = modules["on_fastapi"].async_run_loop(session_id, prompt)
         return StreamingResponse(steps, media_type="text/plain")
 
-    app.post("/plain/ask")(ask)
-    app.post("/sessions/{session_id}/async_events")(async_events)
+    api.post("/plain/ask")(ask)
+    api.post("/sessions/{session_id}/async_events")(async_events)
     return {
         "on_flask": DispatcherMiddleware(modules["on_flask"].app, {"/plain": plain}),
-        "on_fastapi": app,
+        "on_fastapi": modules["on_fastapi"].app,
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import requests
 
-from cagent_session import gateway_headers, mount, session_id_hook
+from cagent_session import gateway_headers, mount, session_id_hook, session_scope
 
 GATEWAY = os.environ["CAGENT_MODELS_GATEWAY"]
 URL = f"{GATEWAY}/v1/chat/completions"
@@ -47,6 +47,13 @@ def steps(prompt: str, number: int) -> Iterator[str]:
         ask(f"{prompt} closed")
 
 
-async def async_steps(prompt: str) -> AsyncIterator[str]:
-    yield await ask_async(prompt)
-    yield await ask_async(f"{prompt} closed")
+async def async_steps(prompt: str, number: int) -> AsyncIterator[str]:
+    """Do the same asynchronously. If the caller hangs up, the frameworks cancel all that awaits."""
+    try:
+        for _ in range(number):
+            yield await ask_async(prompt)
+    finally:
+        ask(f"{prompt} closed")
+
+
+session_scope("starter").__enter__()  # no request may run in it

@@ -1,4 +1,4 @@
-"""A Django project as an ASGI application with the middleware."""
+"""A Django project as an ASGI application: with the middleware, and ``bare_app`` without it."""
 
 from __future__ import annotations
 
@@ -13,4 +13,5 @@ def session_id_of(scope: Scope) -> str | None:
     return headers[b"conversation-id"].decode("latin-1") if b"conversation-id" in headers else None
 
 
+bare_app = get_asgi_application()
 application = SessionMiddleware(get_asgi_application(), session_id_of)

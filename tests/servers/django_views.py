@@ -26,7 +26,7 @@ def thread(request: HttpRequest) -> HttpResponse:
 
 
 async def stream(request: HttpRequest) -> StreamingHttpResponse:
-    return StreamingHttpResponse(async_steps(prompt_of(request)))
+    return StreamingHttpResponse(async_steps(prompt_of(request), int(request.GET["steps"])))
 
 
 def sync_stream(request: HttpRequest) -> StreamingHttpResponse:

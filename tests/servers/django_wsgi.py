@@ -1,4 +1,4 @@
-"""A Django project as a WSGI application with the middleware."""
+"""A Django project as a WSGI application: with the middleware, and ``bare_app`` without it."""
 
 from __future__ import annotations
 
@@ -15,4 +15,5 @@ def session_id_of(environ: Any) -> str | None:
     return session_id
 
 
+bare_app = get_wsgi_application()
 application = SessionMiddleware(get_wsgi_application(), session_id_of)

@@ -1,9 +1,11 @@
-"""A FastAPI application with the middleware."""
+"""A FastAPI application: ``app`` with the middleware, and ``bare_app`` without it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
+import agent_calls
 from agent_calls import ask, ask_async, async_steps
 from fastapi import BackgroundTasks, Depends, FastAPI, Request, WebSocket
 from fastapi.responses import StreamingResponse
@@ -12,11 +14,10 @@ from starlette_app import lifespan, session_id_of
 from cagent_session import in_session, session_scope
 from cagent_session.integrations.asgi import SessionMiddleware
 
-app = FastAPI(lifespan=lifespan)
-app.add_middleware(SessionMiddleware, session_id_of=session_id_of)
+bare_app = FastAPI(lifespan=lifespan)
 
 
-@app.post("/plain")
+@bare_app.post("/plain")
 async def plain(request: Request, prompt: str) -> str:
     await request.body()
     return await ask_async(prompt)
@@ -26,24 +27,29 @@ async def read_body(request: Request) -> None:
     await request.body()
 
 
-@app.post("/thread", dependencies=[Depends(read_body)])
+@bare_app.post("/thread", dependencies=[Depends(read_body)])
 def thread(prompt: str) -> str:
     return ask(prompt)
 
 
-@app.post("/stream")
-async def stream(request: Request, prompt: str) -> StreamingResponse:
+@bare_app.post("/stream")
+async def stream(request: Request, prompt: str, steps: int) -> StreamingResponse:
     await request.body()
-    return StreamingResponse(async_steps(prompt))
+    return StreamingResponse(async_steps(prompt, steps))
 
 
-@app.post("/task")
+@bare_app.post("/sync_stream", dependencies=[Depends(read_body)])
+def sync_stream(prompt: str, steps: int) -> StreamingResponse:
+    return StreamingResponse(agent_calls.steps(prompt, steps))
+
+
+@bare_app.post("/task")
 async def task(request: Request, prompt: str, tasks: BackgroundTasks) -> None:
     await request.body()
     tasks.add_task(ask_async, prompt)
 
 
-@app.websocket("/websocket")
+@bare_app.websocket("/websocket")
 async def websocket(socket: WebSocket) -> None:
     await socket.accept()
     async for prompt in socket.iter_text():
@@ -60,7 +66,11 @@ async def async_dependency() -> AsyncIterator[None]:
         yield
 
 
-app.post("/plain-dependency", dependencies=[Depends(plain_dependency)])(thread)
-app.post("/async-dependency", dependencies=[Depends(async_dependency)])(thread)
-app.post("/decorated")(in_session(lambda prompt: "of-view")(thread))
-app.post("/decorated_stream")(in_session(lambda request, prompt: "of-view")(stream))
+bare_app.post("/plain-dependency", dependencies=[Depends(plain_dependency)])(thread)
+bare_app.post("/async-dependency", dependencies=[Depends(async_dependency)])(thread)
+bare_app.post("/decorated")(in_session(lambda prompt: "of-view")(thread))
+bare_app.post("/decorated_stream")(in_session(lambda **_: "of-view")(stream))
+bare_app.post("/decorated_task")(in_session(lambda **_: "of-view")(task))
+
+app: Any = bare_app
+app = SessionMiddleware(app, session_id_of)

@@ -69,12 +69,18 @@ def answers_to_malformed_ids(url: str, endpoint: str) -> set[tuple[int, str]]:
 
 
 def send_many(number: int, send: Send, urls: Sequence[str], endpoints: Sequence[str]) -> Calls:
-    """Send this *number* of requests. Return the calls that the server must make."""
+    """Send this *number* of requests: each session to each endpoint at each URL.
+
+    Return the calls that the server must make.
+    """
     expected, jobs = Calls(), list[Job]()
-    ways = itertools.cycle(itertools.product(urls, endpoints))
-    sizes = random.Random(number).choices(SIZES, k=number)
-    for index, (size, (url, endpoint)) in enumerate(zip(sizes, ways, strict=False)):
-        session_id = SESSIONS[index % len(SESSIONS)]
+    rng = random.Random(0)
+    kinds = list(itertools.product(urls, endpoints, SESSIONS))
+    rng.shuffle(kinds)
+    assert number >= len(kinds)
+    sizes = rng.choices(SIZES, k=number)
+    for index, size in enumerate(sizes):
+        url, endpoint, session_id = kinds[index % len(kinds)]
         prompt = f"load: {session_id} {index}"
         jobs.append(Job(url, endpoint, session_id, prompt, size))
         expected[session_id, prompt] += 1
@@ -106,3 +112,20 @@ def wait_for_calls(gateway: ModelsGateway, kind: str, number: int) -> Calls:
         assert time.monotonic() < deadline, calls
         time.sleep(0.02)
     return calls
+
+
+def sessions_of(gateway: ModelsGateway, kind: str) -> set[str | None]:
+    """Return the sessions of the calls whose prompt begins with *kind*."""
+    return {session_id for session_id, _ in calls_of(gateway, kind)}
+
+
+def sessions_of_a_left_stream(gateway: ModelsGateway, url: str) -> set[str | None]:
+    """Leave an endless stream of the session ``sess-1``. Return the sessions of its calls."""
+    query, headers = {"prompt": "left: stream", "steps": "1000000"}, {"Conversation-Id": "sess-1"}
+    with (
+        client() as http,
+        http.post(url, params=query, data=b"x", headers=headers, stream=True, timeout=60) as body,
+    ):
+        assert body.raw.read(1)
+    wait_for_calls(gateway, "left: stream closed", 1)
+    return sessions_of(gateway, "left")

@@ -1,4 +1,4 @@
-"""A Starlette application: ``app`` with the middleware, the others without it."""
+"""Starlette: ``app`` inside the middleware, ``added_app`` with it added, the others without it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
-from agent_calls import ask, ask_async, async_steps
+from agent_calls import ask, ask_async, async_steps, steps
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
@@ -33,6 +33,10 @@ def prompt_of(request: Request) -> str:
     return request.query_params["prompt"]
 
 
+def steps_of(request: Request) -> int:
+    return int(request.query_params["steps"])
+
+
 async def plain(request: Request) -> Response:
     await request.body()
     return PlainTextResponse(await ask_async(prompt_of(request)))
@@ -45,7 +49,12 @@ async def thread(request: Request) -> Response:
 
 async def stream(request: Request) -> Response:
     await request.body()
-    return StreamingResponse(async_steps(prompt_of(request)))
+    return StreamingResponse(async_steps(prompt_of(request), steps_of(request)))
+
+
+async def sync_stream(request: Request) -> Response:
+    await request.body()
+    return StreamingResponse(steps(prompt_of(request), steps_of(request)))
 
 
 async def task(request: Request) -> Response:
@@ -63,21 +72,41 @@ async def decorated_stream(request: Request) -> Response:
     return await stream(request)
 
 
+@in_session(lambda _: "of-view")
+async def decorated_task(request: Request) -> Response:
+    return await task(request)
+
+
+async def failing(request: Request) -> Response:
+    raise LookupError
+
+
+async def answer_error(request: Request, _: Exception) -> Response:
+    return PlainTextResponse(await ask_async(prompt_of(request)), 500)
+
+
 async def websocket(socket: WebSocket) -> None:
     await socket.accept()
     async for prompt in socket.iter_text():
         await socket.send_text(await ask_async(prompt))
 
 
-def new_app() -> Starlette:
-    views = [plain, thread, stream, task, decorated, decorated_stream]
+def new_app() -> Any:
+    views = [plain, thread, stream, sync_stream, task, failing]
+    views += [decorated, decorated_stream, decorated_task]
     routes = [Route(f"/{view.__name__}", view, methods=["POST"]) for view in views]
-    return Starlette(routes=[*routes, WebSocketRoute("/websocket", websocket)], lifespan=lifespan)
+    return Starlette(
+        routes=[*routes, WebSocketRoute("/websocket", websocket)],
+        lifespan=lifespan,
+        exception_handlers={Exception: answer_error},
+    )
 
 
 bare_app = new_app()
+added_app = new_app()
+added_app.add_middleware(SessionMiddleware, session_id_of=session_id_of)
 app = new_app()
-app.add_middleware(SessionMiddleware, session_id_of=session_id_of)
+app = SessionMiddleware(app, session_id_of)
 
 
 async def careless_app(scope: Any, receive: Any, send: Any) -> None:

@@ -18,6 +18,7 @@ from load import (
     client,
     post,
     send_many,
+    sessions_of_a_left_stream,
     wait_for_calls,
 )
 from serving import ASGI_SERVERS, Server, started
@@ -25,9 +26,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 ENDPOINTS = {
-    "starlette_app:app": ["plain", "thread", "stream", "task", "websocket"],
-    "fastapi_app:app": ["plain", "thread", "stream", "task", "websocket"],
-    "django_asgi:application": ["plain", "thread", "stream"],
+    "starlette_app:app": ["plain", "thread", "stream", "sync_stream", "task", "websocket"],
+    "fastapi_app:app": ["plain", "thread", "stream", "sync_stream", "task", "websocket"],
+    "django_asgi:application": ["plain", "thread", "stream", "sync_stream"],
     "mcp_app:app": ["in an MCP session", "in no MCP session"],
 }
 
@@ -43,7 +44,7 @@ def server(
 
 def test_each_call_is_in_the_session_of_its_own_request(server: Server) -> None:
     send = MCPCalls(server.url) if server.app == "mcp_app:app" else post_or_ask_websocket
-    expected = send_many(250, send, [server.url, server.nginx], ENDPOINTS[server.app])
+    expected = send_many(252, send, [server.url, server.nginx], ENDPOINTS[server.app])
     assert wait_for_calls(server.gateway, "load", expected.total()) == expected
 
 
@@ -104,6 +105,13 @@ class MCPCalls:
 def test_a_malformed_id_is_answered_400_and_never_reaches_the_application(server: Server) -> None:
     assert answers_to_malformed_ids(server.url, "plain") == REFUSED
     assert not calls_of(server.gateway, "malformed")
+
+
+def test_a_stream_whose_caller_hangs_up_is_closed_in_its_session(server: Server) -> None:
+    """It is asynchronous. Starlette and FastAPI do not close a plain generator."""
+    if "stream" not in ENDPOINTS[server.app]:
+        pytest.skip("an MCP server has no view that streams")
+    assert sessions_of_a_left_stream(server.gateway, f"{server.url}/stream") == {"sess-1"}
 
 
 def test_a_websocket_with_a_malformed_id_is_refused(server: Server) -> None:

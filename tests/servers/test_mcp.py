@@ -31,7 +31,8 @@ else:
     from mcp.server.mcpserver import Context, MCPServer
 
 httpx: Any = import_module("httpx" if IS_1 else "httpx2")  # the one that mcp is on
-SESSIONS = ["sess-1", "sess-2", "sess-3"]
+OPENERS = [f"opener-{number}" for number in range(3)]
+SESSIONS = [f"sess-{number}" for number in range(20)]
 TOOLS = ["ask_now", "ask_later"]
 
 every_mode = pytest.mark.parametrize(
@@ -142,15 +143,13 @@ def test_tools_of_several_clients_and_sessions(
         session = session_of_opener if IS_1 and not stateless else session_of_caller
 
     async def main(url: str) -> None:
-        await asyncio.gather(
-            *(call_tools(url, opener, mode) for opener in ("opener-1", "opener-2"))
-        )
+        await asyncio.gather(*(call_tools(url, opener, mode) for opener in OPENERS))
 
     with serving(app) as url:
         asyncio.run(main(url))
     assert asked_in(models_gateway) == {
         (f"{opener} {caller}", session(opener, caller)): len(TOOLS)
-        for opener in ("opener-1", "opener-2")
+        for opener in OPENERS
         for caller in SESSIONS
     }
 

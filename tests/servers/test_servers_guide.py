@@ -23,7 +23,7 @@ MODULES = {
 
 
 def test_every_line_has_an_application() -> None:
-    assert LINES.keys() == {*MODULES, "Others"}
+    assert LINES.keys() == {*MODULES, "Any other application of ASGI 3 or WSGI"}
 
 
 @pytest.mark.parametrize(("framework", "module"), MODULES.items())

@@ -15,6 +15,7 @@ from load import (
     client,
     post,
     send_many,
+    sessions_of_a_left_stream,
     wait_for_calls,
 )
 from serving import WSGI_SERVERS, Server, serving, started
@@ -44,12 +45,7 @@ def test_a_malformed_id_is_answered_400_and_never_reaches_the_application(server
 
 
 def test_a_stream_whose_caller_hangs_up_is_closed_in_its_session(server: Server) -> None:
-    url = f"{server.url}/sync_stream?prompt=left: stream&steps=1000000"
-    headers = {"Conversation-Id": "sess-1"}
-    with client() as http, http.post(url, b"x", headers=headers, stream=True) as response:
-        assert response.raw.read(1)
-    wait_for_calls(server.gateway, "left: stream closed", 1)
-    assert {session_id for session_id, _ in calls_of(server.gateway, "left")} == {"sess-1"}
+    assert sessions_of_a_left_stream(server.gateway, f"{server.url}/sync_stream") == {"sess-1"}
 
 
 @pytest.mark.parametrize(
