@@ -25,6 +25,7 @@ Names that put the session ID on requests:
 - ``session_id_trace_config``: for clients of ``aiohttp``
 - ``stamp_botocore``: for clients of ``boto3`` and ``botocore``
 - ``Gateway``: the gateway's URLs, and what to do about a call in no session
+- ``Route``: what a client needs to call a provider through the gateway, from ``Gateway.route()``
 - ``gateway_headers``: the marker, and the headers that identify the caller
 
 If a call is not attributed, ``print(explain(client, url, headers))`` says why. The logger
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from cagent_session.mounting import mount, session_factory, unmount
     from cagent_session.origins import InvalidGatewayURL
     from cagent_session.reporting import MissingSessionId, MissingSessionIdWarning
+    from cagent_session.routes import Route
     from cagent_session.transports.aiohttp import session_id_trace_config
     from cagent_session.transports.botocore import stamp_botocore
     from cagent_session.transports.httpx import async_session_id_hook, session_id_hook
@@ -66,6 +68,7 @@ __all__ = [
     "InvalidSessionId",
     "MissingSessionId",
     "MissingSessionIdWarning",
+    "Route",
     "SessionExecutor",
     "SessionIdAdapter",
     "async_session_id_hook",
@@ -95,6 +98,7 @@ _MODULES = {
     "InvalidGatewayURL": "origins",
     "MissingSessionId": "reporting",
     "MissingSessionIdWarning": "reporting",
+    "Route": "routes",
     "SessionExecutor": "carrying",
     "SessionIdAdapter": "transports.requests",
     "async_session_id_hook": "transports.httpx",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cagent_session.context import current_session_id
 from cagent_session.headers import HeaderValue, is_marker, require_marking
+from cagent_session.immutable import Immutable
 from cagent_session.origins import (
-    InvalidGatewayURL,
     Origin,
     origin_of,
     parse_gateway_url,
     prefixes_of,
+    url_in_environment,
     without_secrets,
 )
 from cagent_session.reporting import (
@@ -25,11 +25,13 @@ from cagent_session.reporting import (
     STAMPED,
     Missing,
 )
+from cagent_session.routes import Route, route_to
 
-_VARIABLES = ("DOCKER_AGENT_MODELS_GATEWAY", "CAGENT_MODELS_GATEWAY")
+if TYPE_CHECKING:
+    import uuid
 
 
-class Gateway:
+class Gateway(Immutable):
     """A models gateway: its URLs, and what to do about a call in no session. It never changes.
 
     Every parameter ``gateway=`` of this library takes a URL or a ``Gateway``. Gateways can be
@@ -85,14 +87,39 @@ class Gateway:
         :raises InvalidGatewayURL: if the variable does not contain a gateway's URL. The message
             names the variable.
         """
-        for name in _VARIABLES:
-            url = os.environ.get(name, "").strip().removesuffix("/")
-            if url:
-                try:
-                    return cls(url, missing=missing)
-                except InvalidGatewayURL as error:
-                    raise InvalidGatewayURL(f"environment variable {name}: {error}") from None
-        return None
+        url = url_in_environment()
+        return None if url is None else cls(url, missing=missing)
+
+    def route(
+        self,
+        provider: str,
+        *,
+        forward: str | None = None,
+        model: str | None = None,
+        model_name: str | None = None,
+        install_id: str | uuid.UUID | None = None,
+    ) -> Route:
+        """Return what a client needs to call *provider* through this gateway.
+
+        The table of providers is docker-agent's. The path of the gateway's URL is kept as it is,
+        with its percent-encodings. If the gateway has several URLs, the first one counts.
+
+        :param provider: the provider's name, such as ``"openai"`` or ``"mistral"``.
+        :param forward: the provider's base URL. By default, it is the one in the table. With it,
+            any other provider is taken as compatible with OpenAI.
+        :param model: the model's ID, such as ``"gpt-4o"``.
+        :param model_name: the name that the agent's configuration gives the model.
+        :param install_id: the ID of the caller's installation.
+        :raises ValueError: if the gateway has no URL, if the query of its URL has the same name
+            twice, if *provider* is not in the table and there is no *forward*, and for values that
+            :func:`~cagent_session.gateway_headers` refuses.
+
+        >>> route = Gateway("https://api.docker.com/models?tier=pro").route("mistral")
+        >>> route.base_url, route.query, route.headers["X-Cagent-Forward"]
+        ('https://api.docker.com/models/v1/', {'tier': 'pro'}, 'https://api.mistral.ai/v1')
+        """
+        identity = {"model": model, "model_name": model_name, "install_id": install_id}
+        return route_to(self.urls, provider, forward, identity)
 
     def with_marking(self, headers: Mapping[str, str] | None) -> Gateway:
         """Return this gateway, with *headers* for the requests to it that have no marker.
@@ -139,8 +166,7 @@ class Gateway:
         if has_left:
             return LEFT_ORIGIN, None
         # A URL that starts with one of the prefixes has a clear origin. Parsing it would be slow.
-        has_known_prefix = not self.urls or url.startswith(self._prefixes)
-        if not has_known_prefix and origin_of(url) not in self.origins:
+        if self.urls and not url.startswith(self._prefixes) and origin_of(url) not in self.origins:
             return ANOTHER_ORIGIN, None
         if not is_marker(forward) and not self.marking:
             return NO_MARKER, None
@@ -165,11 +191,3 @@ class Gateway:
 
     def __hash__(self) -> int:
         return hash((self.urls, self.missing))
-
-    if not TYPE_CHECKING:  # a type checker would accept any attribute
-
-        def __setattr__(self, name: str, value: object) -> None:
-            raise AttributeError(f"a Gateway never changes: make another one to set {name}")
-
-        def __delattr__(self, name: str) -> None:
-            raise AttributeError(f"a Gateway never changes: {name} can't be deleted")

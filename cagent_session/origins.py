@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
@@ -9,6 +10,8 @@ from urllib.parse import urlsplit
 from urllib3.util import parse_url
 
 Origin = tuple[str, str, int]
+
+_VARIABLES = ("DOCKER_AGENT_MODELS_GATEWAY", "CAGENT_MODELS_GATEWAY")
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -69,6 +72,22 @@ def without_secrets(url: str) -> str:
         return "a URL that can't be read"
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def url_in_environment() -> str | None:
+    """Return the gateway's URL in the environment: see ``Gateway.from_environment``.
+
+    :raises InvalidGatewayURL: if it is not one that a gateway can have.
+    """
+    for name in _VARIABLES:
+        url = os.environ.get(name, "").strip().removesuffix("/")
+        if url:
+            try:
+                parse_gateway_url(url)
+            except InvalidGatewayURL as error:
+                raise InvalidGatewayURL(f"environment variable {name}: {error}") from None
+            return url
+    return None
 
 
 def parse_gateway_url(url: str) -> Origin:

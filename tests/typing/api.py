@@ -31,6 +31,7 @@ from cagent_session import (
     InvalidSessionId,
     MissingSessionId,
     MissingSessionIdWarning,
+    Route,
     SessionExecutor,
     SessionIdAdapter,
     async_session_id_hook,
@@ -192,6 +193,10 @@ assert_type(Gateway.from_environment(), Gateway | None)
 assert_type(Gateway.from_environment(missing="raise"), Gateway | None)
 hash(gateway)
 
+route: Route = gateway.route("openai", forward=None, model="gpt-4o", install_id=uuid.uuid4())
+base_url: str = route.base_url
+sent: dict[str, str] = {**route.headers, **route.query}
+gateway.route("openai", model=1)  # type: ignore[arg-type] # a model's ID is a str
 Gateway(b"https://gateway.example")  # type: ignore[arg-type] # a URL is a str
 Gateway(missing="ignore")  # type: ignore[arg-type] # no such choice
 Gateway.from_environment("raise")  # type: ignore[call-arg] # keywords only

@@ -14,7 +14,7 @@ PUBLIC_NAMES = """
 session_scope in_session current_session_id new_session_id carry_session SessionExecutor
 instrument uninstrument session_id_trace_config stamp_botocore
 SessionIdAdapter mount unmount session_factory session_id_hook async_session_id_hook
-Gateway explain gateway_headers FORWARD_HEADER SESSION_ID_HEADER
+Gateway Route explain gateway_headers FORWARD_HEADER SESSION_ID_HEADER
 InvalidSessionId InvalidGatewayURL MissingSessionId MissingSessionIdWarning
 """
 NAMES = set(PUBLIC_NAMES.split())
