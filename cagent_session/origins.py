@@ -1,4 +1,4 @@
-"""Origins of URLs: scheme, host and port."""
+"""URLs: their origins (scheme, host and port), and the gateway's URL in the environment."""
 
 from __future__ import annotations
 

@@ -237,6 +237,7 @@ def _isolate_async_test(
     async def isolated(*args: Any, **kwargs: Any) -> Any:
         on_loop = open_scopes()
         scopes = on_loop if any(scope not in open_here for scope in on_loop) else open_here
+        # The same scope, not a new one: serving_outside() has to recognize it.
         with scopes[0] if scopes else session_scope(None):
             keep = open_scopes()
             try:

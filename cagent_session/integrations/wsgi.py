@@ -22,7 +22,8 @@ class SessionMiddleware(Middleware):
 
     The server gets a generator, whatever the application returns. So it sends a body that is a
     ``wsgi.file_wrapper`` in parts, and it can't find out the length of a body: the application has
-    to set ``Content-Length`` if that is needed. Flask and Django do.
+    to set ``Content-Length`` if that is needed. Flask and Django's ``CommonMiddleware`` do so,
+    unless they stream the body.
 
     :param app: a WSGI application.
     :param session_id_of: a plain function that takes the WSGI environment of a request, and returns
