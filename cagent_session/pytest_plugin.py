@@ -27,6 +27,15 @@ _gateway_of_test = pytest.StashKey["ModelsGateway"]()
 _scope_of_test = pytest.StashKey[session_scope]()
 _scopes_to_keep = pytest.StashKey[list[session_scope]]()  # they stay open after the running test
 
+# Parameters of ModelsGateway. The options in pytest's configuration begin with "cagent_".
+_HEADERS = {
+    "session_header": "the header in which models_gateway finds the session ID",
+    "marker": "the header that marks the requests for models_gateway, or none",
+    "root_header": "the header in which models_gateway finds the root session's ID, or none",
+    "parent_header": "the header in which models_gateway finds the parent session's ID, or none",
+}
+_UNSET = object()  # an option that is not set. An empty text is a value.
+
 
 class SessionLeakWarning(pytest.PytestWarning):
     """A test or a fixture left a session scope open.
@@ -36,9 +45,11 @@ class SessionLeakWarning(pytest.PytestWarning):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the ini option."""
+    """Add the ini options."""
     purpose = "models_gateway refuses a call in no session, and the test that makes it fails"
     parser.addini("cagent_require_session", purpose, type="bool", default=False)
+    for parameter, purpose in _HEADERS.items():
+        parser.addini(f"cagent_{parameter}", f"the name of {purpose}", default=_UNSET)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,14 +66,12 @@ def models_gateway(request: pytest.FixtureRequest) -> Iterator[ModelsGateway]:
     Each test has a new one. It answers as the providers do and records the calls: see url, calls,
     calls_in(session_id), usage() and assert_attributed(session_id, calls=N). After
     require_session(), or with the ini option cagent_require_session, a call in no session is
-    answered 400, and the test fails. The fixture needs the extra [testing].
+    answered 400, and the test fails. If its headers have other names than docker-agent's, the ini
+    options cagent_session_header, cagent_marker, cagent_root_header and cagent_parent_header give
+    them, and models_gateway.gateway is the Gateway for your clients. The fixture needs the extra
+    [testing].
     """
-    try:
-        # Not at the top: only tests that use the gateway need to load a web server.
-        from cagent_session.testing import ModelsGateway  # noqa: PLC0415
-    except ImportError as error:
-        raise _failure(error) from None
-    with ModelsGateway() as gateway:
+    with _new_gateway(request.config) as gateway:
         gateway.require_session(request.config.getini("cagent_require_session"))
         request.node.stash[_gateway_of_test] = gateway
         yield gateway
@@ -77,16 +86,18 @@ def models_gateway(request: pytest.FixtureRequest) -> Iterator[ModelsGateway]:
 def gateway_session(models_gateway: ModelsGateway) -> Iterator[requests.Session]:
     """A requests.Session for models_gateway: mounted, pinned to its URL, and with gateway headers.
 
-    The headers are those of gateway_headers("https://api.openai.com/v1").
+    The headers are those of models_gateway.gateway.route("openai"). There are none if the gateway
+    has no marker.
     """
     # Not at the top: only tests that use the gateway need to load requests.
     import requests  # noqa: PLC0415
 
-    from cagent_session import gateway_headers, mount  # noqa: PLC0415
+    from cagent_session import mount  # noqa: PLC0415
 
-    with mount(requests.Session(), models_gateway.url) as session:
+    gateway = models_gateway.gateway
+    with mount(requests.Session(), gateway) as session:
         session.trust_env = False  # a proxy could not reach the loopback interface
-        session.headers.update(gateway_headers("https://api.openai.com/v1"))
+        session.headers.update(gateway.route("openai").headers)
         yield session
 
 
@@ -182,6 +193,25 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, pluggy.Result[
         _close([scope for scope in open_scopes() if scope not in keep], item, "the test")
 
 
+def _new_gateway(config: pytest.Config) -> ModelsGateway:
+    """Return a gateway that reads the headers of *config*, or fail the test."""
+    names: dict[str, Any] = {}
+    for parameter in _HEADERS:
+        name = config.getini(f"cagent_{parameter}")
+        if name is not _UNSET:
+            names[parameter] = None if name.lower() in ("", "none") else name
+    try:
+        # Not at the top: only tests that use the gateway need to load a web server.
+        from cagent_session.testing import ModelsGateway  # noqa: PLC0415
+
+        return ModelsGateway(**names)
+    except ImportError as error:
+        raise _failure(error) from None
+    except (TypeError, ValueError) as error:
+        options = ", ".join(f"cagent_{parameter} = {name}" for parameter, name in names.items())
+        raise _failure(f"{error}. pytest's configuration has {options}") from None
+
+
 def _session_id_of(marker: pytest.Mark) -> str:
     """Return the session ID in *marker*, or fail the test if there is no valid one."""
     problem = 'takes one session ID, as in session_id("sess-abc1")'
@@ -193,8 +223,8 @@ def _session_id_of(marker: pytest.Mark) -> str:
     pytest.fail(f"@pytest.mark.session_id {problem}", pytrace=False)
 
 
-def _failure(problem: Exception) -> BaseException:
-    """Return a failure with the message of *problem* and no traceback."""
+def _failure(problem: object) -> BaseException:
+    """Return a failure with *problem* as its message and no traceback."""
     return pytest.fail.Exception(str(problem), pytrace=False)
 
 
@@ -237,8 +267,11 @@ def _isolate_async_test(
     async def isolated(*args: Any, **kwargs: Any) -> Any:
         on_loop = open_scopes()
         scopes = on_loop if any(scope not in open_here for scope in on_loop) else open_here
-        # The same scope, not a new one: serving_outside() has to recognize it.
-        with scopes[0] if scopes else session_scope(None):
+        with contextlib.ExitStack() as stack:
+            # The same scopes, not new ones: serving_outside() has to recognize the innermost one.
+            # All of them: a sub-session, or a scope for a purpose, depends on those around it.
+            for scope in reversed(scopes):
+                stack.enter_context(scope)
             keep = open_scopes()
             try:
                 return await test(*args, **kwargs)
@@ -266,7 +299,7 @@ def _warn_about(scopes: list[session_scope], node: Any, owner: str) -> None:
     """Warn that *owner* left *scopes* open."""
     for scope in scopes:
         message = (
-            f"{owner} left session_scope({scope.session_id!r}) open. The scope is closed now. "
+            f"{owner} left {scope!r} open. The scope is closed now. "
             "Use it in a with statement, or decorate a function with in_session()"
         )
         node.warn(SessionLeakWarning(message))

@@ -45,6 +45,15 @@ ANSWERS: dict[str, Answer] = {
     "/text-generation/generation": dashscope.generation,
 }
 
+_MALFORMED = (
+    AttributeError,
+    LookupError,
+    OverflowError,  # int() of 1e999
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
 _is_gemini_path = re.compile(r"/models/[^/]+:\w+$").search
 _is_bedrock_path = re.compile(r"/model/.+/[^/]+$").search
 _is_ollama_path = re.compile(r"/api/\w+$").search
@@ -63,7 +72,7 @@ def default_answer(request: Request) -> Response | None:
         return answer(request)
     except BadRequest as error:
         return error_answer(request, 400, str(error.description))
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except _MALFORMED as error:
         return error_answer(request, 400, f"the body is malformed: {error!r}")
 
 

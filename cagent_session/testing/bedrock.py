@@ -173,19 +173,22 @@ def checksum(data: bytes) -> bytes:
     return struct.pack(">I", zlib.crc32(data))
 
 
-def documents_in(data: bytes) -> list[bytes]:
-    """Return the documents of the events in *data*, and last the rest, an incomplete event.
+def documents_in(data: bytearray) -> list[bytes]:
+    """Remove the events from *data*, and return their documents. An incomplete event stays.
 
     Of an event of :func:`invoke_stream`, the document is the one that its ``bytes`` hold.
     """
     documents: list[bytes] = []
-    while len(data) >= 16:
-        length, headers_length = struct.unpack(">II", data[:8])
-        if not 16 <= length <= len(data):
+    begin = 0
+    while len(data) - begin >= 16:
+        length, headers_length = struct.unpack_from(">II", data, begin)
+        end = begin + length
+        if length < 16 or end > len(data):
             break
-        payload = data[12 + headers_length : length - 4]
+        payload = bytes(data[begin + 12 + headers_length : end - 4])
         event = parsed(payload)
         is_chunk = isinstance(event, dict) and "bytes" in event
         documents.append(base64.b64decode(event["bytes"]) if is_chunk else payload)
-        data = data[length:]
-    return [*documents, data]
+        begin = end
+    del data[:begin]
+    return documents

@@ -13,6 +13,8 @@ from cagent_session.testing.json_bodies import Document, either_case
 Turn = tuple[Any, str]  # a role and a text; the role of a tool's result is "tool"
 Tool = tuple[str, Document | None]  # a name, and the JSON schema of the parameters
 
+MAX_TEXTS = 2048  # in one request for embeddings or completions, as at OpenAI
+
 # google-generativeai sends numbers instead of the names of the modes of a tool choice.
 OLD_GOOGLE_MODES = {2: "any", 3: "none"}
 
@@ -98,6 +100,8 @@ def texts_and_tokens(body: Document, name: str) -> tuple[list[str | list[int]], 
     value: Any = body.get(name)
     several = isinstance(value, list) and not all(isinstance(item, int) for item in value)
     texts: list[Any] = value if several else [value]
+    if len(texts) > MAX_TEXTS:
+        raise BadRequest(f"{name} may have at most {MAX_TEXTS} texts, not {len(texts)}")
     for text in texts:
         if not isinstance(text, str) and not (text and all(isinstance(id_, int) for id_ in text)):
             raise BadRequest(f"{name} must be a text or a list of token IDs, or a list of these")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import reduce
 from itertools import chain, islice, repeat
-from operator import getitem, or_
+from operator import getitem
 from typing import Any
 
 from cagent_session.testing.json_bodies import Document, either_case
+
+# How large a value may be: its characters, and for each part of the schema that is used, the number
+# of its keywords and what it takes to read it. Reaching the limit takes less than a second.
+MAX_SIZE = 10_000_000
+SIZE_OF_PART = 500
 
 # Strings for the formats of JSON schema.
 FORMATTED_STRINGS = {
@@ -36,39 +41,53 @@ def fitting_value(schema: Document, text: str) -> Any:
     A string is *text*, unless the schema does not allow it. An object has only what is required.
 
     :raises RecursionError: if the schema refers to itself without end.
+    :raises ValueError: if the value would be too large. A short schema may ask for any size.
     """
+    left = MAX_SIZE
+
+    def spend(size: int) -> None:
+        nonlocal left
+        left -= size
+        if left < 0:
+            raise ValueError("the schema asks for a value that is too large")
 
     def fill(part: Any, refs: tuple[str, ...] = ()) -> Any:
         part = part if isinstance(part, dict) else {}  # the schema true allows any value
+        spend(SIZE_OF_PART + len(part))
         ref = part.get("$ref")
-        alternatives = alternatives_in(part)
-        for alternative in alternatives:
+        has_alternatives = False
+        for alternative in alternatives_in(part):
+            has_alternatives = True
             with suppress(RecursionError):
                 return fill(alternative, refs)
-        if alternatives or ref in refs:
+        if has_alternatives or ref in refs:
             raise RecursionError("the schema refers to itself without end")
         if ref:
             return fill(reduce(getitem, ref.split("/")[1:], schema), (*refs, ref))
         if not part.get("allOf"):
-            return value_of_type(part, text, lambda inner: fill(inner, refs))
+            left_before = left
+            value = value_of_type(part, text, lambda inner: fill(inner, refs))
+            if left == left_before:  # it has no inner values
+                spend(len(str(value)))
+            return value
         values = [fill(each, refs) for each in [{**part, "allOf": None}, *part["allOf"]]]
         objects = [value for value in values if isinstance(value, dict)]
         if objects:
-            return reduce(or_, objects)
+            return dict(chain.from_iterable(each.items() for each in objects))
         return next((value for value in values if value is not None), None)
 
     return fill({"type": "object", **schema})
 
 
-def alternatives_in(schema: Document) -> list[Document]:
-    """Return the schemas that a value may fit. The list is empty if there is no choice."""
+def alternatives_in(schema: Document) -> Iterator[Document]:
+    """Yield the schemas that a value may fit. There is none if there is no choice."""
     types = schema.get("type")
     if isinstance(types, list):
-        return [{**schema, "type": each} for each in types]
+        return ({**schema, "type": each} for each in types)
     if schema.get("nullable"):
-        return [{**schema, "nullable": False}, {"type": "null"}]
+        return iter([{**schema, "nullable": False}, {"type": "null"}])
     alternatives = either_case(schema, "anyOf") or schema.get("oneOf") or []
-    return [{**schema, "anyOf": None, "oneOf": None, **each} for each in alternatives]
+    return ({**schema, "anyOf": None, "oneOf": None, **each} for each in alternatives)
 
 
 def value_of_type(schema: Document, text: str, fill: Callable[[Any], Any]) -> Any:

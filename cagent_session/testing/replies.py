@@ -64,12 +64,17 @@ def reply_to(turns: list[Turn], tools: Tools = NO_TOOLS, schema: Document | None
         # One tool after the other: if calls are required, one of them may end the agent's run.
         name, parameters = tools.offered[results % len(tools.offered)]
         arguments = fitting_value(parameters or {}, question)
-        return Reply(json.dumps(arguments), prompt_tokens, name, arguments)
+        return Reply(strict_json(arguments), prompt_tokens, name, arguments)
     if schema is not None:
-        return Reply(json.dumps(fitting_value(schema, question)), prompt_tokens)
+        return Reply(strict_json(fitting_value(schema, question)), prompt_tokens)
     role, text = turns[-1]
     speaker = "The tool" if role == "tool" else "You"
     return Reply(f"{speaker} said: {text}", prompt_tokens)
+
+
+def strict_json(value: Any) -> str:
+    """Return *value* as JSON, which has no infinity. A schema's ``1e999`` becomes one."""
+    return json.dumps(value, allow_nan=False)
 
 
 def embedding(text: str | list[int], dimensions: Any) -> list[float]:

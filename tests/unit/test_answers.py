@@ -526,6 +526,70 @@ def test_an_endless_or_too_deep_schema_is_refused(
     assert problem in response.json()["error"]
 
 
+def doubling(keyword: str) -> Document:
+    """Return a schema of 40 levels. Each has the one below twice, so there are 2**40 values."""
+
+    def level(ref: Document) -> Document:
+        if keyword == "properties":
+            return {"required": ["a", "b"], "properties": {"a": ref, "b": ref}}
+        return {keyword: [ref, ref]}
+
+    refs = [{"$ref": f"#/$defs/{number}"} for number in range(41)]
+    defs = {str(number): level(refs[number + 1]) for number in range(40)}
+    last = {"$ref": "#/$defs/0"} if keyword == "anyOf" else {"type": "object"}
+    return {"$defs": {**defs, "40": last}, "allOf": refs[:1]}
+
+
+def array(items: Any, number: Any) -> Document:
+    return required(x={"type": "array", "minItems": number, "items": items})
+
+
+TOO_LARGE = "asks for a value that is too large"
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        *((doubling(keyword), TOO_LARGE) for keyword in ("properties", "anyOf", "allOf")),
+        (array({"type": "string"}, 10_000_000), TOO_LARGE),
+        (array(array({}, 1000), 1000), TOO_LARGE),
+        (array({"const": "x" * 10_000}, 10_000), TOO_LARGE),
+        (array({"enum": [{"a": "x" * 10_000}]}, 10_000), TOO_LARGE),
+        (array({"anyOf": [{}] * 50_000}, 1_000_000), TOO_LARGE),
+        (array({"type": ["string"] * 50_000}, 1_000_000), TOO_LARGE),
+        ({"type": "object", "required": ["x"] * 1_000_000}, TOO_LARGE),
+        (array({}, math.inf), "OverflowError"),
+        (array({}, math.nan), "ValueError"),
+        (array({}, -1), "ValueError"),
+        (required(x={"type": "number", "minimum": math.inf}), "ValueError"),
+        (required(x={"const": math.nan}), "ValueError"),
+    ],
+)
+def test_a_schema_that_asks_for_too_much_is_refused_at_once(
+    client: Client, schema: Document, problem: str
+) -> None:
+    for api in (CHAT, OLLAMA):
+        form = {"type": "json_schema", "json_schema": {"schema": schema}}
+        more = {"format": schema} if api is OLLAMA else {"response_format": form}
+        body = json.dumps({**api.question, **more})
+        response = client.http.post(client.gateway.url + api.path, data=body, timeout=30)
+        assert response.status_code == 400  # without a limit, the answer takes minutes
+        assert problem in response.json()["message"]
+
+
+def test_a_large_schema_is_answered(client: Client) -> None:
+    schema = {"allOf": [{"type": "object", "required": [f"k{number}"]} for number in range(5000)]}
+    answer = client.plain(OLLAMA, format=schema)
+    assert len(json.loads(answer["message"]["content"])) == 5000
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/completions", "/api/embed"])
+def test_too_many_texts_are_refused(client: Client, path: str) -> None:
+    response = client.post(path, {"input": ["a"] * 2049, "prompt": ["a"] * 2049})
+    assert response.status_code == 400
+    assert "may have at most 2048 texts, not 2049" in response.json()["message"]
+
+
 def other_tool_first(api: Api) -> Document:
     """Return the tools of *api* twice: first under the name "other", then under "find"."""
     other = json.loads(json.dumps(api.tools).replace('"find"', '"other"'))

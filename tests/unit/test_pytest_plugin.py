@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 import requests
 
-from cagent_session import current_session_id
+from cagent_session import current_session_id, sub_session
 from cagent_session.testing import ModelsGateway
 
 Run = Callable[..., pytest.RunResult]
@@ -25,7 +25,8 @@ import unittest
 import pytest
 import requests
 
-from cagent_session import current_session_id, gateway_headers, session_scope
+from cagent_session import compacting, current_session_id, gateway_headers, root_session_id
+from cagent_session import session_id_hook, session_scope, sub_session
 
 QUESTION = {"messages": [{"role": "user", "content": "How are you?"}]}
 
@@ -83,6 +84,129 @@ def test_the_fixtures_belong_to_the_same_session(
     (call,) = models_gateway.calls
     assert call.forward == "https://api.openai.com/v1"
     assert call.headers["X-Cagent-Lang"] == "python"
+    assert (call.root_session_id, call.parent_session_id) == (session_id, None)
+
+
+def test_gateway_session_sends_the_root_and_its_gateway_bills_it(
+    models_gateway: ModelsGateway, gateway_session: requests.Session, session_id: str
+) -> None:
+    for each in ("sub-1", "sub-2"):
+        with sub_session(each):
+            ask(gateway_session, models_gateway)
+    assert [call.session_id for call in models_gateway.calls] == ["sub-1", "sub-2"]
+    assert models_gateway.usage(by="root")[session_id].calls == 2
+
+
+OTHER_NAMES = [
+    *("-o", "cagent_session_header=x-session-id"),
+    *("-o", "cagent_marker=X-Use-Gateway"),
+    *("-o", "cagent_root_header=x-root-session-id"),
+    *("-o", "cagent_parent_header=x-parent-session-id"),
+]
+
+
+def test_the_gateway_reads_the_headers_that_the_options_name(run: Run) -> None:
+    result = run(
+        """
+        import httpx
+
+        @pytest.mark.session_id("sess-1")
+        def test_it(models_gateway, gateway_session):
+            gateway = models_gateway.gateway
+            hooks = {"request": [session_id_hook(gateway)]}
+            headers = gateway.route("openai").headers
+            with httpx.Client(headers=headers, event_hooks=hooks, trust_env=False) as client:
+                for http in (gateway_session, client):
+                    ask(http, models_gateway)
+                    with sub_session("sub-1"), sub_session("sub-2"):
+                        ask(http, models_gateway)
+            for call in models_gateway.calls[::2]:
+                assert (call.session_id, call.root_session_id, call.parent_session_id) == (
+                    "sess-1", "sess-1", None
+                )
+            for call in models_gateway.calls[1::2]:
+                assert (call.session_id, call.root_session_id, call.parent_session_id) == (
+                    "sub-2", "sess-1", "sub-1"
+                )
+            for call in models_gateway.calls:
+                assert call.headers["x-session-id"] == call.session_id
+                assert call.headers["X-Use-Gateway"] == call.forward == "https://api.openai.com/v1"
+                assert not [name for name in call.headers if name.lower().startswith("x-cagent-")]
+        """,
+        *OTHER_NAMES,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_a_call_in_flight_at_the_end_of_the_test_counts(run: Run) -> None:
+    """The gateway accepts the call only when the fixture stops it."""
+    result = run(
+        """
+        import socket, threading
+
+        def test_it(models_gateway):
+            server, stopping = models_gateway.server, threading.Event()
+            accept, shutdown = server.process_request, server.shutdown
+            server.process_request = lambda *call: (stopping.wait(10), accept(*call))
+            server.shutdown = lambda: (stopping.set(), shutdown())
+            with socket.create_connection((models_gateway.host, models_gateway.port)) as client:
+                client.sendall(b"POST /v1/chat/completions HTTP/1.1\\r\\n\\r\\n")
+        """,
+        "-o",
+        "cagent_require_session=true",
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    problem = "1 call reached the models gateway in no session:"
+    result.stdout.fnmatch_lines([problem, "  POST  /v1/chat/completions  *"])
+
+
+@pytest.mark.parametrize("value", ["", "none", "None"])
+def test_the_gateway_has_no_marker_and_no_root_if_the_options_say_so(run: Run, value: str) -> None:
+    result = run(
+        """
+        @pytest.mark.session_id("sess-1")
+        def test_it(models_gateway, gateway_session):
+            with sub_session("sub-1"):
+                assert ask(gateway_session, models_gateway).ok
+            (call,) = models_gateway.calls
+            assert call.headers["X-Cagent-Session-Id"] == "sub-1"
+            assert [name for name in call.headers if "cagent" in name.lower()] == [
+                "X-Cagent-Session-Id"
+            ]
+            assert (call.root_session_id, call.parent_session_id) == ("sub-1", None)
+
+        def test_in_no_session(models_gateway, gateway_session):
+            models_gateway.require_session()
+            ask(gateway_session, models_gateway)
+        """,
+        *("-o", f"cagent_marker={value}"),
+        *("-o", f"cagent_root_header={value}"),
+        *("-o", f"cagent_parent_header={value}"),
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    failure = ["1 call reached the models gateway in no session:", "  POST  /v1/chat/completions"]
+    result.stdout.fnmatch_lines([*failure, "*: gateway is Gateway(*, marker=None)"])
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ("cagent_session_header=x y", "session_header must be * got 'x y'. *{}"),
+        ("cagent_session_header=none", "session_header must be * got NoneType. *{}"),
+        ("cagent_marker=x:y", "marker must be * got 'x:y'. *{}"),
+        ("cagent_root_header=root id", "root_header must be * got 'root id'. *{}"),
+        ("cagent_parent_header=x-cagent-forward", "*must be different names. *{}"),
+    ],
+)
+def test_a_bad_name_in_the_configuration_fails_with_one_line(
+    run: Run, option: str, problem: str
+) -> None:
+    result = run("def test_it(models_gateway): pass", "-o", option)
+    result.assert_outcomes(errors=1)
+    given = option.replace("=none", "=None").replace("=", " = ")
+    line = problem.format(f"pytest's configuration has {given}")
+    result.stdout.fnmatch_lines(["*ERROR at setup of test_it*", line], consecutive=True)
+    assert "During handling" not in result.stdout.str()
 
 
 @pytest.fixture
@@ -259,6 +383,10 @@ ASYNCHRONOUS_TESTS = """
             with session_scope("synchronous-sub"): yield
 
         @pytest.fixture
+        def synchronous_line(self, session_id):
+            with sub_session("sub-1"), sub_session("sub-2"), compacting(): yield
+
+        @pytest.fixture
         async def no_session(self, session_id):
             with session_scope(None): yield
 
@@ -282,6 +410,13 @@ ASYNCHRONOUS_TESTS = """
 
         async def test_scope_of_a_synchronous_fixture(self, synchronous_sub_session):
             assert current_session_id() == "synchronous-sub"
+
+        async def test_line_of_a_synchronous_fixture(
+            self, synchronous_line, session_id, gateway_session, models_gateway
+        ):
+            assert (root_session_id(), current_session_id()) == (session_id, "sub-2")
+            await in_a_thread(ask, gateway_session, models_gateway)
+            assert models_gateway.calls[0].headers["X-Cagent-Compacting"] == "1"
 
         async def test_no_session_in_a_fixture(self, no_session):
             assert current_session_id() is None
@@ -324,7 +459,7 @@ def test_asynchronous_tests_work_with_event_loops_of_any_scope(
     run: Run, tests: str, loops: int, scope: str
 ) -> None:
     result = run(tests.replace("SCOPE", scope))
-    result.assert_outcomes(passed=10 * loops, warnings=loops)
+    result.assert_outcomes(passed=11 * loops, warnings=loops)
     result.stdout.fnmatch_lines([f"*SessionLeakWarning: {LEAK_WARNING}"])
 
 
@@ -380,7 +515,7 @@ def test_a_call_in_no_session_fails_its_test_if_sessions_are_required(
             "*_ test_it _*",
             "2 calls reached the models gateway in no session:",
             "  POST  /v1/chat/completions  X-Cagent-Forward: https://api.openai.com/v1",
-            "  GET   /v1/models            no X-Cagent-Forward: add gateway_headers()",
+            "  GET   /v1/models            no X-Cagent-Forward: add gateway.route(...).headers",
             "Make each call inside session_scope(), or in a function decorated with in_session().",
             "A web application needs SessionMiddleware. Test clients call it in no session.",
             "Call instrument(gateway) first, or use a client with mount() or session_id_hook().",
@@ -510,6 +645,20 @@ def test_without_the_extra_one_line_says_what_to_install(
     needed = '*: cagent_session.testing needs pip install "cagent-session[[]testing]"'
     result.stdout.fnmatch_lines(["*ERROR at setup of test_it*", needed], consecutive=True)
     assert "During handling" not in result.stdout.str()
+
+
+@pytest.mark.parametrize("scope", ["sub_session('leaked')", "compacting()"])
+def test_the_warning_shows_the_scope_as_the_test_wrote_it(run: Run, scope: str) -> None:
+    result = run(f"""
+        def test_leaks():
+            {scope}.__enter__()
+
+        def test_next():
+            assert current_session_id() is None
+    """)
+    result.assert_outcomes(passed=2, warnings=1)
+    warning = LEAK_WARNING.replace("session_scope('leaked')", scope)
+    result.stdout.fnmatch_lines([f"*SessionLeakWarning: {warning}"])
 
 
 LEAKS = {
@@ -773,8 +922,10 @@ def test_pytests_help_shows_the_fixtures_the_marker_and_the_option(run: Run) -> 
         fixtures.fnmatch_lines([f"{name} -- *pytest_plugin.py:*", f"    {line}"])
     markers = run("", "--markers").stdout
     markers.fnmatch_lines(["@pytest.mark.session_id(id): run the test in this session*"])
-    option = "cagent_require_session (bool): models_gateway refuses a call in no session"
-    assert option in " ".join(run("", "--help").stdout.str().split())
+    shown = " ".join(run("", "--help").stdout.str().split())
+    assert "cagent_require_session (bool): models_gateway refuses a call in no session" in shown
+    assert "cagent_marker (string): the name of the header that marks the requests for" in shown
+    assert all(f" cagent_{of}_header (string): " in shown for of in ("session", "root", "parent"))
 
 
 @pytest.mark.parametrize(
