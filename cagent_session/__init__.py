@@ -14,8 +14,10 @@ Names that say which session is current:
 
 - ``session_scope``: a block of code runs in a session
 - ``in_session``: each call of a function, generator or coroutine runs in a session
+- ``sub_session``: a block of code runs in a sub-session of the current session
+- ``generating_title``, ``compacting``: what the calls in a block of code are for
 - ``carry_session``, ``SessionExecutor``: take the session to threads, pools and processes
-- ``current_session_id``, ``new_session_id``
+- ``current_session_id``, ``root_session_id``, ``new_session_id``
 
 Names that put the session ID on requests:
 
@@ -40,7 +42,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cagent_session.context import current_session_id, in_session, session_scope
+from cagent_session.context import (
+    compacting,
+    current_session_id,
+    generating_title,
+    root_session_id,
+    session_scope,
+    sub_session,
+)
+from cagent_session.decorating import in_session
 from cagent_session.session_id import InvalidSessionId, new_session_id
 
 if TYPE_CHECKING:
@@ -73,18 +83,22 @@ __all__ = [
     "SessionIdAdapter",
     "async_session_id_hook",
     "carry_session",
+    "compacting",
     "current_session_id",
     "explain",
     "gateway_headers",
+    "generating_title",
     "in_session",
     "instrument",
     "mount",
     "new_session_id",
+    "root_session_id",
     "session_factory",
     "session_id_hook",
     "session_id_trace_config",
     "session_scope",
     "stamp_botocore",
+    "sub_session",
     "uninstrument",
     "unmount",
 ]

@@ -8,7 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from cagent_session.context import current_session_id, scoped, session_scope
+from cagent_session.context import (
+    Attribution,
+    carried_scope,
+    current_attribution,
+    session_scope,
+)
+from cagent_session.decorating import scoped
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -18,14 +24,16 @@ Function = Callable[..., Any]
 def carry_session(fn: Callable[P, R]) -> Callable[P, R]:
     """Return a callable that runs *fn* in the session that is current now.
 
-    If no session is current, *fn* will run in no session. Use it for threads, timers, callbacks,
-    processes and cluster jobs. The result can be pickled if *fn* can. As with :func:`in_session`,
-    the result for a coroutine function or a generator function is of the same kind.
+    A sub-session stays one: its parent and its root are carried, too. If no session is current,
+    *fn* will run in no session. Use it for threads, timers, callbacks, processes and cluster jobs.
+    The result can be pickled if *fn* can. As with :func:`in_session`, the result for a coroutine
+    function or a generator function is of the same kind.
 
     :param fn: any callable.
     :returns: a callable with the same parameters, result and name.
     :raises TypeError: if *fn* can't be called.
 
+    >>> from cagent_session import current_session_id
     >>> with session_scope("sess-1"):
     ...     later = carry_session(current_session_id)
     >>> later()
@@ -33,7 +41,7 @@ def carry_session(fn: Callable[P, R]) -> Callable[P, R]:
     """
     if not callable(fn):
         raise TypeError(f"carry_session() takes a callable, got {type(fn).__name__}")
-    return _carried(fn, current_session_id())
+    return _carried(fn, current_attribution())
 
 
 class SessionExecutor(Executor):
@@ -51,6 +59,7 @@ class SessionExecutor(Executor):
     :raises TypeError: for any other object.
 
     >>> from concurrent.futures import ThreadPoolExecutor
+    >>> from cagent_session import current_session_id
     >>> with SessionExecutor(ThreadPoolExecutor()) as pool, session_scope("sess-1"):
     ...     pool.submit(current_session_id).result()
     'sess-1'
@@ -98,17 +107,17 @@ class _Carried:
     # reads this, and refuses it. APScheduler's would otherwise drop the job when it is due.
     __qualname__ = "carry_session.<locals>.carried"
 
-    def __init__(self, fn: Function, session_id: str | None, run: Function) -> None:
+    def __init__(self, fn: Function, attribution: Attribution, run: Function) -> None:
         functools.update_wrapper(self, fn)
         self._fn = fn
-        self._session_id = session_id
+        self._attribution = attribution
         self._run = run
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._run(*args, **kwargs)
 
-    def __reduce__(self) -> tuple[Function, tuple[Function, str | None]]:
-        return _carried, (self._fn, self._session_id)
+    def __reduce__(self) -> tuple[Function, tuple[Function, Attribution]]:
+        return _carried, (self._fn, self._attribution)
 
     def __repr__(self) -> str:
         return f"carry_session({self._fn!r})"
@@ -123,13 +132,14 @@ class _CarriedCoroutineFunction(_Carried):
         return await self._run(*args, **kwargs)
 
 
-def _carried(fn: Function, session_id: str | None) -> _Carried:
-    run = scoped(fn, lambda *_args, **_kwargs: session_id)
+def _carried(fn: Function, attribution: Attribution) -> _Carried:
+    scope = carried_scope(attribution)
+    run = scoped(fn, lambda *_args, **_kwargs: scope)
     if not inspect.iscoroutinefunction(run):
-        return _Carried(fn, session_id, run)
+        return _Carried(fn, attribution, run)
     from asyncio import coroutines  # noqa: PLC0415 - only asynchronous programs need asyncio
 
-    carried = _CarriedCoroutineFunction(fn, session_id, run)
+    carried = _CarriedCoroutineFunction(fn, attribution, run)
     # asyncio.iscoroutinefunction() looks for this attribute, and inspect's for the mark that
     # Python 3.12 introduced.
     vars(carried)["_is_coroutine"] = getattr(coroutines, "_is_coroutine", None)

@@ -1,25 +1,31 @@
-"""Which session is current: the context variable, its scopes, and ``in_session``."""
+"""Which session is current: the context variable and its scopes."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-import sys
-import types
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import Callable
 from contextvars import ContextVar
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cagent_session.session_id import validate_session_id
 
 if TYPE_CHECKING:
     import uuid
 
-F = TypeVar("F", bound=Callable[..., Any])
-GeneratorFunction = Callable[..., Generator[Any, Any, Any]]
-SessionIdOf = Callable[..., "str | uuid.UUID | None"]
+Purpose = Literal["generating_title", "compacting"]
+
+
+class Attribution(NamedTuple):
+    """What calls are attributed to: a session, the sessions above it, and the calls' purpose."""
+
+    session_id: str | None = None
+    parent_id: str | None = None
+    root_id: str | None = None  # that of the session itself, if it is no sub-session
+    purpose: Purpose | None = None
+
+
+NOTHING = Attribution()
 
 
 class _OpenScope:
@@ -29,11 +35,18 @@ class _OpenScope:
     so tasks share the scopes that they inherit.
     """
 
-    __slots__ = ("outer", "scope", "token")
+    __slots__ = ("attribution", "outer", "scope", "token")
 
-    def __init__(self, scope: session_scope, outer: _OpenScope | None, token: Any = None) -> None:
+    def __init__(
+        self,
+        scope: session_scope,
+        outer: _OpenScope | None,
+        attribution: Attribution,
+        token: Any = None,
+    ) -> None:
         self.scope = scope
         self.outer = outer
+        self.attribution = attribution
         self.token = token
 
 
@@ -55,7 +68,8 @@ def run_program_in(session_id: str) -> None:
     :raises InvalidSessionId: if the ID is invalid.
     """
     global _whole_program  # noqa: PLW0603 - there is one program
-    _whole_program = _OpenScope(session_scope(session_id), None)
+    scope = session_scope(session_id)
+    _whole_program = _OpenScope(scope, None, scope.within(NOTHING))
     _leave_all_scopes()
 
 
@@ -63,18 +77,36 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
     os.register_at_fork(after_in_child=_leave_all_scopes)
 
 
+def current_attribution() -> Attribution:
+    """Return what a call in the current context is attributed to."""
+    innermost = _current.get()
+    return innermost.attribution if innermost else NOTHING
+
+
 def current_session_id() -> str | None:
     """Return the ID of the current session, or ``None``.
 
-    It is the ID of the innermost :class:`session_scope` that is open in the current
-    :class:`contextvars.Context`.
+    It is the ID of the innermost :class:`session_scope` or :class:`sub_session` that is open in the
+    current :class:`contextvars.Context`.
 
     >>> with session_scope("sess-1"):
     ...     current_session_id()
     'sess-1'
     """
-    innermost = _current.get()
-    return innermost.scope.session_id if innermost else None
+    return current_attribution().session_id
+
+
+def root_session_id() -> str | None:
+    """Return the ID of the root of the current session, or ``None``.
+
+    The root of a :class:`sub_session` is the session in which it was opened, or the root of that
+    session. A session that is no sub-session is its own root.
+
+    >>> with session_scope("sess-1"), sub_session("sub-1"), sub_session("sub-2"):
+    ...     root_session_id()
+    'sess-1'
+    """
+    return current_attribution().root_id
 
 
 def open_scopes() -> list[session_scope]:
@@ -90,8 +122,9 @@ class session_scope:  # noqa: N801 - it reads as a verb, like contextlib.suppres
     """Context manager that runs a block of code in a session.
 
     ``with`` gives the ID as a :class:`str`. Scopes can be nested: when a scope is left, the scope
-    around it is current again. The same scope object can be entered several times, also by several
-    threads and tasks at the same time.
+    around it is current again. The inner session is a session of its own: use :class:`sub_session`
+    for work that belongs to the outer one. The same scope object can be entered several times, also
+    by several threads and tasks at the same time.
 
     Tasks and :func:`asyncio.to_thread` inherit the scope. Threads, pools and processes start in no
     session: use :func:`carry_session` or :class:`SessionExecutor` for them. (With some builds and
@@ -117,10 +150,22 @@ class session_scope:  # noqa: N801 - it reads as a verb, like contextlib.suppres
     def __init__(self, session_id: str | uuid.UUID | None) -> None:
         self.session_id = None if session_id is None else validate_session_id(session_id)
 
-    def __enter__(self) -> str | Any:  # Any stands for None: it is None only for None
-        opened = _OpenScope(self, _current.get())
+    def within(self, outer: Attribution) -> Attribution:
+        """Return what the calls in this scope are attributed to, if it is entered in *outer*."""
+        if self.session_id is None:
+            return NOTHING
+        if self.session_id == outer.session_id:
+            return outer  # it is the same session
+        # A purpose that was set in another session is not this one's.
+        purpose = outer.purpose if outer.session_id is None else None
+        return Attribution(self.session_id, None, self.session_id, purpose)
+
+    def __enter__(self) -> str | Any:  # Any stands for None: it is None only in no session
+        outer = _current.get()
+        attribution = self.within(outer.attribution if outer else NOTHING)
+        opened = _OpenScope(self, outer, attribution)
         opened.token = _current.set(opened)
-        return self.session_id
+        return attribution.session_id
 
     def __exit__(self, *exc_info: object) -> None:
         opened, inner = _current.get(), list[_OpenScope]()
@@ -137,126 +182,109 @@ class session_scope:  # noqa: N801 - it reads as a verb, like contextlib.suppres
             _current.reset(opened.token)
             opened.outer = opened.token = None
         for each in reversed(inner):  # other contexts share these objects, so make new ones
-            outer = _OpenScope(each.scope, outer, each.token)
+            attribution = each.attribution
+            if each.scope.session_id is None:  # it names no session, so it must not keep this one
+                attribution = each.scope.within(outer.attribution if outer else NOTHING)
+            outer = _OpenScope(each.scope, outer, attribution, each.token)
         _current.set(outer)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.session_id!r})"
 
-def in_session(of: str | SessionIdOf) -> Callable[[F], F]:
-    """Decorate a function so that each call of it runs in a session.
 
-    It works for functions, generator functions, coroutine functions and asynchronous generator
-    functions. The decorated function is of the same kind. The session ID of a generator or a
-    coroutine is read when it starts. Only its body runs in the session. The code that consumes a
-    generator, or that drives a coroutine, stays in its own session.
+class sub_session(session_scope):  # noqa: N801 - see session_scope
+    """Context manager that runs a block of code in a sub-session of the current session.
 
-    Some decorators hide which kind of function they decorate. Put ``@in_session`` below those. If
-    you don't read a generator to its end, close it: in a reference cycle, the garbage collector may
-    finish it in another session.
+    Use it for an agent to which the current session's agent delegates work. A sub-session has an ID
+    of its own. Its calls carry that ID and, if the :class:`~cagent_session.Gateway` has a name for
+    them, the IDs of the root session and the parent session. So the gateway can add up what the
+    root session has cost. It is otherwise like :class:`session_scope`.
 
-    :param of: where to find the session ID of a call: the name of a parameter (``"session_id"``), a
-        dotted path that starts with one (``"sess.id"``), or a callable that takes the call's
-        arguments and returns the ID. An ID of ``None`` means no session.
-    :returns: a decorator that keeps the function's kind, name and signature.
-    :raises TypeError: at decoration: if there is no such parameter, if the decorated object is not
-        a function, or if ``@in_session`` has no parentheses.
-    :raises InvalidSessionId: if the ID is invalid: when the function is called, or when the
-        generator or coroutine starts. Wrong arguments raise :class:`TypeError` at that time, too.
+    If no session is current, or the current session has the same ID, it does what
+    ``session_scope(session_id)`` does.
 
-    >>> from types import SimpleNamespace
-    >>> @in_session("sess.id")
-    ... def run_loop(sess):
-    ...     yield current_session_id()
-    >>> list(run_loop(SimpleNamespace(id="sess-1")))
-    ['sess-1']
+    :param session_id: see :class:`session_scope`. Give each sub-session an ID of its own, such as
+        one from :func:`new_session_id`.
+    :raises InvalidSessionId: see :class:`session_scope`.
+
+    >>> with session_scope("sess-1"), sub_session("sub-1"):
+    ...     current_session_id(), root_session_id()
+    ('sub-1', 'sess-1')
     """
-    if not isinstance(of, str):
-        if not callable(of):
-            kind = type(of).__name__
-            raise TypeError(f"in_session() takes a name, a dotted path or a callable, got {kind}")
-        _require_parentheses(of, sys._getframe(1))  # noqa: SLF001 - the code that decorates
 
-    def decorate(fn: F) -> F:
-        if not callable(fn) or isinstance(fn, (type, staticmethod)):
-            kind = type(fn).__name__
-            raise TypeError(
-                f"@in_session(...) decorates functions, got {kind}; put it below @staticmethod"
-            )
-        wrapper = scoped(fn, _argument_finder(fn, of) if isinstance(of, str) else of)
-        return cast("F", functools.wraps(fn)(wrapper))
+    __slots__ = ()
 
-    return decorate
+    def within(self, outer: Attribution) -> Attribution:
+        """Return what the calls in this scope are attributed to: see the base class."""
+        if self.session_id is None or outer.session_id in (None, self.session_id):
+            return super().within(outer)
+        return Attribution(self.session_id, outer.session_id, outer.root_id, outer.purpose)
 
 
-def scoped(fn: Callable[..., Any], session_id_of: SessionIdOf) -> Callable[..., Any]:
-    """Return a function of *fn*'s kind. Each call of it runs *fn* in the call's session.
+class purpose_scope(session_scope):  # noqa: N801 - see session_scope
+    """The result of :func:`generating_title` and :func:`compacting`."""
 
-    :param session_id_of: takes the arguments of a call, and returns its session ID or ``None``.
+    __slots__ = ("purpose",)
+
+    def __init__(self, purpose: Purpose) -> None:
+        super().__init__(None)
+        self.purpose = purpose
+
+    def within(self, outer: Attribution) -> Attribution:
+        """Return *outer* with the purpose."""
+        return outer._replace(purpose=self.purpose)
+
+    def __repr__(self) -> str:
+        return f"{self.purpose}()"
+
+
+def generating_title() -> purpose_scope:
+    """Return a context manager for the calls that generate the title of the current session.
+
+    In its block, requests that are bound for the gateway carry ``X-Cagent-GeneratingTitle: 1``, as
+    in docker-agent. This includes the calls of sub-sessions and of functions that
+    :func:`carry_session` carries to threads. If a session was current before the block, it does not
+    include the calls of other sessions that are entered inside. As with :class:`session_scope`,
+    don't put it around a ``yield``. ``with`` gives the current session's ID, or ``None``.
+
+    >>> with session_scope("sess-1"), generating_title():
+    ...     pass  # here, ask the model for a title
     """
-    import inspect  # noqa: PLC0415 - imported late, to keep the import fast
-
-    function = fn
-    while isinstance(function, functools.partial):
-        function = function.func
-
-    def is_kind(check: Callable[[object], bool]) -> bool:
-        return check(function) or check(type(function).__call__)  # it may be a callable object
-
-    def new_scopes(*args: Any, **kwargs: Any) -> _PausedScopes:
-        return _PausedScopes(session_id_of(*args, **kwargs))
-
-    if is_kind(inspect.isasyncgenfunction):
-        return _scoped_asyncgen(fn, new_scopes)
-
-    if is_kind(inspect.isgeneratorfunction):
-        return _in_scopes(new_scopes, fn)
-
-    if is_kind(inspect.iscoroutinefunction):
-
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            return await fn(*args, **kwargs)
-
-        run = types.coroutine(_in_scopes(new_scopes, call))
-
-        async def coroutine_wrapper(*args: Any, **kwargs: Any) -> Any:
-            return await run(*args, **kwargs)
-
-        return coroutine_wrapper
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with session_scope(session_id_of(*args, **kwargs)):
-            return fn(*args, **kwargs)
-
-    return wrapper
+    return purpose_scope("generating_title")
 
 
-def _scoped_asyncgen(fn: Callable[..., Any], new_scopes: Callable[..., Any]) -> Callable[..., Any]:
-    run_step = types.coroutine(_in_scopes(lambda scopes, _: scopes, lambda _, step: step))
+def compacting() -> purpose_scope:
+    """Return a context manager for the calls that compact the history of the current session.
 
-    async def asyncgen_wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        scopes = new_scopes(*args, **kwargs)
-        agen = fn(*args, **kwargs)
-        step = _first_step(agen)
-        while True:
-            try:
-                item = await run_step(scopes, step)
-            except StopAsyncIteration:
-                return
-            finally:
-                del step  # its reference would keep an exception alive
-            try:
-                step = agen.asend((yield item))
-            except BaseException as error:  # noqa: BLE001 - the generator handles it
-                step = agen.athrow(error)
+    It is like :func:`generating_title`. The header is ``X-Cagent-Compacting: 1``.
 
-    return asyncgen_wrapper
+    >>> with session_scope("sess-1"), compacting():
+    ...     pass  # here, ask the model for a summary
+    """
+    return purpose_scope("compacting")
 
 
-class _PausedScopes:
+class carried_scope(session_scope):  # noqa: N801 - see session_scope
+    """A scope that brings *attribution* to another context, whatever is current there."""
+
+    __slots__ = ("attribution",)
+
+    def __init__(self, attribution: Attribution) -> None:
+        super().__init__(attribution.session_id)
+        self.attribution = attribution
+
+    def within(self, outer: Attribution) -> Attribution:  # noqa: ARG002 - the base class's
+        """Return the attribution that this scope brings."""
+        return self.attribution
+
+
+class PausedScopes:
     """The open scopes of a generator or coroutine. They are kept here while it is suspended."""
 
-    def __init__(self, session_id: str | uuid.UUID | None) -> None:
+    def __init__(self, scope: session_scope) -> None:
         self._variable = _current
-        self._innermost: _OpenScope | None = _OpenScope(session_scope(session_id), None)
+        attribution = scope.within(current_attribution())
+        self._innermost: _OpenScope | None = _OpenScope(scope, None, attribution)
 
     def run(self, resume: Callable[[Any], Any], argument: Any) -> Any:
         """Return ``resume(argument)``, which runs one step in the scopes. The caller's stay."""
@@ -269,91 +297,3 @@ class _PausedScopes:
         finally:  # in one line: a signal handler may raise an exception between two lines
             self._innermost = variable.set(before).old_value
             del resume, argument  # in a traceback, they would keep a thrown exception alive
-
-
-def _in_scopes(scopes_of: Callable[..., Any], fn: Callable[..., Any]) -> GeneratorFunction:
-    """Return a generator function that runs each step of what *fn* returns in its own scopes.
-
-    Engines such as Ray pickle the result by value. So its code must not refer to the context
-    variable, which can't be pickled.
-
-    :param scopes_of: returns the scopes for the arguments of a call.
-    :param fn: returns a generator, a coroutine or a step of an asynchronous generator.
-    """
-
-    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        scopes, generator = scopes_of(*args, **kwargs), fn(*args, **kwargs)
-        del args, kwargs
-        resume, argument = generator.send, None
-        try:
-            while True:
-                try:
-                    item = scopes.run(resume, argument)
-                finally:
-                    del argument
-                try:
-                    resume, argument = generator.send, (yield item)
-                except BaseException as error:  # noqa: BLE001 - the generator also handles close()
-                    resume, argument = generator.throw, error
-        except StopIteration as stop:
-            return stop.value
-        finally:
-            del resume, generator
-
-    return wrapper
-
-
-def _first_step(agen: AsyncGenerator[Any, Any]) -> Awaitable[Any]:
-    """Start *agen* without telling the event loop, which would close it outside its session.
-
-    The event loop knows the wrapper around *agen*, and the wrapper closes *agen*.
-    """
-    hooks = sys.get_asyncgen_hooks()
-    sys.set_asyncgen_hooks(firstiter=None, finalizer=lambda _: None)
-    try:
-        return agen.asend(None)
-    finally:
-        sys.set_asyncgen_hooks(*hooks)
-
-
-def _require_parentheses(of: Callable[..., Any], frame: types.FrameType) -> None:
-    """Raise TypeError if *of* is the function to decorate: ``@in_session`` without parentheses.
-
-    The code of *frame* defines such a function, and has not yet given it its name.
-    """
-    import inspect  # noqa: PLC0415
-
-    code = getattr(inspect.unwrap(of), "__code__", None)
-    if code is None or code not in frame.f_code.co_consts or code.co_name == "<lambda>":
-        return
-    named: Any = frame.f_locals.get(code.co_name)
-    if any(value is of for value in (*frame.f_locals.values(), *frame.f_globals.values())):
-        return
-    if getattr(inspect.unwrap(named), "__code__", None) is not code:
-        raise TypeError('@in_session needs an argument: @in_session("name_of_a_parameter")')
-
-
-def _argument_finder(fn: Callable[..., Any], path: str) -> SessionIdOf:
-    """Return a function that finds what *path* names among the arguments of a call of *fn*."""
-    import inspect  # noqa: PLC0415
-
-    options: dict[str, Any] = {}
-    if sys.version_info >= (3, 14):  # some annotations can't be evaluated yet
-        options["annotation_format"] = import_module("annotationlib").Format.FORWARDREF
-    try:
-        signature = inspect.signature(fn, **options)
-    except ValueError as error:
-        raise TypeError(f"in_session({path!r}): {error}; give a callable instead") from error
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    names = [p.name for p in signature.parameters.values() if p.kind not in variadic]
-    name, *attributes = path.split(".")
-    if name not in names or not all(map(str.isidentifier, attributes)):
-        known = ", ".join(names) or "none"
-        raise TypeError(f"in_session({path!r}): {fn!r} has no such parameter; it has {known}")
-
-    def find(*args: Any, **kwargs: Any) -> Any:
-        call = signature.bind(*args, **kwargs)
-        call.apply_defaults()
-        return functools.reduce(getattr, attributes, call.arguments[name])
-
-    return find

@@ -12,11 +12,11 @@ from requests.sessions import merge_setting
 from requests.structures import CaseInsensitiveDict
 
 from cagent_session.gateway import Gateway
-from cagent_session.headers import FORWARD_HEADER, SESSION_ID_HEADER, as_text, callers_value
+from cagent_session.headers import ByName, as_text, callers_by_name
 from cagent_session.instrumentation import Added, instrumented_gateway
 from cagent_session.origins import DEFAULT_PORTS, Origin, origin_of, without_secrets
-from cagent_session.reporting import ANOTHER_ORIGIN, BOUND, NO_MARKER, STAMPED
-from cagent_session.transports.httpx import SessionIdHook, callers_headers, value_of
+from cagent_session.reporting import ANOTHER_ORIGIN, NO_MARKER, STAMPED
+from cagent_session.transports.httpx import SessionIdHook
 from cagent_session.transports.requests import SessionIdAdapter
 
 _FUNCTIONS = {"requests": "post", "httpx": "post", "httpx2": "post", "aiohttp": "request"}
@@ -49,8 +49,8 @@ _NO_CLIENT_OBJECT = (
     "client: explain() then says how to prepare it."
 )
 _NO_MARKER = (
-    "it has no marker, the header X-Cagent-Forward. Add gateway_headers(...) to the headers of the "
-    "client or of the call. Headers of the call must be given to explain(), too."
+    "it has no marker, the header {}. Add it to the headers of the client or of the call: "
+    "gateway.route(...).headers has it. Headers of the call must be given to explain(), too."
 )
 _NO_SESSION = (
     "no session is current. Make the call inside session_scope(), or in a function decorated with "
@@ -93,8 +93,9 @@ def explain(client: Any, url: str, headers: Mapping[str, Any] | None = None) -> 
     else:
         kind = f"{type(client).__module__}.{type(client).__qualname__}"
         raise TypeError(
-            f"explain() takes a client of requests, httpx, httpx2 or aiohttp, got {kind}: for an "
-            "SDK, give the client that it uses; for one on boto3, read the log"
+            "explain() takes a client of requests, httpx, httpx2 or aiohttp, or one of these "
+            f"modules, got {kind}: for an SDK, give the client that it uses, or the module; for an "
+            "SDK on boto3, read the log"
         )
     return f"A request to {without_secrets(target)} would carry {carried}"
 
@@ -132,11 +133,11 @@ def _with_httpx_client(client: Any, url: str, headers: Mapping[str, Any] | None)
     gateways = _gateways_of(hooks)
     if not gateways:
         return target, f"no session ID: {_NO_HOOK}{_INSTRUMENT}"
-    callers = callers_headers(request.headers)
-    forward, callers_id = value_of(callers, FORWARD_HEADER), value_of(callers, SESSION_ID_HEADER)
-    carried = _carried(gateways, target, forward, callers_id)
+    by_name = callers_by_name(request.headers.raw)
+    carried = _carried(gateways, target, by_name)
     has_others = len(hooks) < len(client.event_hooks["request"])
-    return target, carried + _OTHER_HOOKS if has_others and not forward else carried
+    needs_marker = all(g.marker and not g.decide(target, by_name).is_marked for g in gateways)
+    return target, carried + _OTHER_HOOKS if has_others and needs_marker else carried
 
 
 def _with_aiohttp_client(
@@ -174,23 +175,25 @@ def _instrumented() -> list[Gateway]:
 
 
 def _carried_with(headers: Mapping[Any, Any], gateways: list[Gateway], url: str) -> str:
-    named = {as_text(name).lower(): value for name, value in headers.items()}
-    callers_id = callers_value(named.get(SESSION_ID_HEADER.lower()))
-    return _carried(gateways, url, named.get(FORWARD_HEADER.lower()), callers_id)
+    return _carried(gateways, url, callers_by_name(headers.items()))
 
 
-def _carried(gateways: list[Gateway], url: str, forward: object, callers_id: Any) -> str:
+def _carried(gateways: list[Gateway], url: str, headers: ByName) -> str:
     """Return what the rule says: which session ID the request carries, and why."""
-    decided = [(gateway, *gateway.decide(url, forward, callers_id)) for gateway in gateways]
-    bound = [each for each in decided if each[1] in BOUND]
-    gateway, reason, session_id = (bound or decided)[0]
-    if session_id is not None:
-        whose = "of the current session" if reason is STAMPED else "that the caller set"
-        return f"{SESSION_ID_HEADER}: {as_text(session_id)}, the ID {whose}."
-    if reason is ANOTHER_ORIGIN:
+    decided = [(gateway, gateway.decide(url, headers)) for gateway in gateways]
+    gateway, decision = next((each for each in decided if each[1].attribution), decided[0])
+    if decision.session_id is not None:
+        whose = "of the current session" if decision.reason is STAMPED else "that the caller set"
+        text = f"{gateway.session_header}: {as_text(decision.session_id)}, the ID {whose}."
+        sent, _ = decision.applied_to(headers)
+        keys = gateway.names.stamped - {gateway.names.session_key}
+        found = [sent[key] for key in sent if key in keys]
+        others = " and ".join(f"{as_text(name)}: {as_text(value)}" for name, value in found)
+        return f"{text} It would also carry {others}." if others else text
+    if decision.reason is ANOTHER_ORIGIN:
         return f"no session ID: {_another_origin(gateway, url)}"
-    if reason is NO_MARKER:
-        return f"no session ID: {_NO_MARKER}"
+    if decision.reason is NO_MARKER:
+        return f"no session ID: {_NO_MARKER.format(gateway.marker)}"
     return f"no session ID: {_NO_SESSION}{_RAISES if gateway.missing == 'raise' else ''}"
 
 

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cagent_session.context import current_session_id
-from cagent_session.headers import HeaderValue, is_marker, require_marking
+from cagent_session.context import current_attribution
+from cagent_session.decision import Decision
+from cagent_session.header_names import HeaderNames
+from cagent_session.headers import (
+    ABSENT,
+    FORWARD_HEADER,
+    SESSION_ID_HEADER,
+    ByName,
+    by_lower_name,
+    is_marker,
+    require_marking,
+)
 from cagent_session.immutable import Immutable
 from cagent_session.origins import (
     Origin,
@@ -18,12 +28,12 @@ from cagent_session.origins import (
 )
 from cagent_session.reporting import (
     ANOTHER_ORIGIN,
-    BOUND,
     LEFT_ORIGIN,
     NO_MARKER,
     NO_SESSION,
     STAMPED,
     Missing,
+    require_known,
 )
 from cagent_session.routes import Route, route_to
 
@@ -32,37 +42,77 @@ if TYPE_CHECKING:
 
 
 class Gateway(Immutable):
-    """A models gateway: its URLs, and what to do about a call in no session. It never changes.
+    """A models gateway: its URLs, and the headers that it reads. It never changes.
 
     Every parameter ``gateway=`` of this library takes a URL or a ``Gateway``. Gateways can be
     compared, hashed, copied and pickled.
 
     :param urls: the gateway's URLs: absolute, http or https, without user, password and fragment.
         They may have a path and a query, but only the origin counts: scheme, host and port. If no
-        URL is given, every request with the marker ``X-Cagent-Forward`` is bound for the gateway.
+        URL is given, every request with the marker is bound for the gateway.
     :param missing: what to do about a request that is bound for the gateway but in no session:
         ``"omit"`` sends it without an ID; ``"warn"`` also issues a
         :class:`~cagent_session.MissingSessionIdWarning`; ``"raise"`` raises
         :class:`~cagent_session.MissingSessionId` and sends nothing.
+    :param session_header: the name of the header that carries the session's ID. Some gateways read
+        another one than docker-agent's, such as ``"x-session-id"``. It belongs to the gateway: a
+        request to anywhere else loses a header of this name, even if you have set it. Names of
+        headers are letters, digits, hyphens and underscores. Headers that HTTP and the providers
+        need, such as ``Host`` and ``Authorization``, are refused.
+    :param marker: the name of the header that marks the requests for the gateway. ``None`` means
+        that every request to the gateway's origin is bound for it, unless a redirect has led there
+        from another origin.
+    :param root_header: the name of the header that carries the ID of the root session: see
+        :func:`~cagent_session.root_session_id`. ``None`` means that it is not sent.
+    :param parent_header: the name of the header that carries the ID of the session in which a
+        :class:`~cagent_session.sub_session` was opened. ``None`` means that it is not sent.
     :raises InvalidGatewayURL: for any other URL.
-    :raises ValueError: for any other value of *missing*.
+    :raises ValueError: for any other value of *missing*, for an invalid name, if two names are the
+        same, and if *marker* is ``None`` and there is no URL.
+    :raises TypeError: if a name is not a :class:`str`.
 
     >>> Gateway("https://api.docker.com/models?tier=pro", missing="raise")
     Gateway('https://api.docker.com/models', missing='raise')
+    >>> Gateway("https://openrouter.ai/api", session_header="x-session-id", marker=None)
+    Gateway('https://openrouter.ai/api', missing='omit', session_header='x-session-id', marker=None)
     """
 
     urls: tuple[str, ...]
     missing: Missing
+    session_header: str
+    marker: str | None
+    root_header: str | None
+    parent_header: str | None
+    names: HeaderNames  # these four, prepared for use
     origins: frozenset[Origin]
-    marking: Mapping[str, str]  # see with_marking()
+    marking: ByName  # see with_marking()
+    decides_all: bool  # even about requests without a header that begins with X-Cagent-
     _prefixes: tuple[str, ...]
 
-    def __init__(self, *urls: str, missing: Missing = "omit") -> None:
-        if missing not in ("omit", "warn", "raise"):
-            raise ValueError(f'missing must be "omit", "warn" or "raise", got {missing!r}')
+    def __init__(
+        self,
+        *urls: str,
+        missing: Missing = "omit",
+        session_header: str = SESSION_ID_HEADER,
+        marker: str | None = FORWARD_HEADER,
+        root_header: str | None = None,
+        parent_header: str | None = None,
+    ) -> None:
+        require_known(missing)
+        names = HeaderNames(session_header, marker, root_header, parent_header)
+        if marker is None and not urls:
+            raise ValueError("marker=None binds every request to the gateway's URL: give the URL")
         origins = frozenset(map(parse_gateway_url, urls))
-        vars(self).update(urls=urls, missing=missing, origins=origins, marking={})
-        vars(self)["_prefixes"] = tuple(prefixes_of(origins))
+        vars(self).update(
+            names.given,
+            urls=urls,
+            missing=missing,
+            names=names,
+            origins=origins,
+            marking={},
+            decides_all=not names.are_usual,
+            _prefixes=tuple(prefixes_of(origins)),
+        )
 
     @classmethod
     def of(cls, gateway: Gateway | str | None, missing: Missing | None = None) -> Gateway:
@@ -72,10 +122,21 @@ class Gateway(Immutable):
         """
         if not isinstance(gateway, Gateway):
             gateway = cls() if gateway is None else cls(gateway)
-        return gateway if missing is None else cls(*gateway.urls, missing=missing)
+        if missing is None:
+            return gateway
+        require_known(missing)
+        return gateway._with(missing=missing)  # noqa: SLF001 - it is of this class
 
     @classmethod
-    def from_environment(cls, *, missing: Missing = "omit") -> Gateway | None:
+    def from_environment(
+        cls,
+        *,
+        missing: Missing = "omit",
+        session_header: str = SESSION_ID_HEADER,
+        marker: str | None = FORWARD_HEADER,
+        root_header: str | None = None,
+        parent_header: str | None = None,
+    ) -> Gateway | None:
         """Return the gateway whose URL is in the environment, or ``None`` if none is.
 
         The URL is read from ``DOCKER_AGENT_MODELS_GATEWAY``. If that is not set or empty, it is
@@ -83,12 +144,17 @@ class Gateway(Immutable):
         ``/`` at its end are removed. If the result is ``None``, don't send the marker: with
         ``gateway=None``, a marked request to any host gets the session ID.
 
-        :param missing: see :class:`Gateway`.
+        The parameters are those of :class:`Gateway`. They are checked even if there is no URL.
+
         :raises InvalidGatewayURL: if the variable does not contain a gateway's URL. The message
             names the variable.
+        :raises ValueError: for parameters that :class:`Gateway` refuses.
+        :raises TypeError: if a name is not a :class:`str`.
         """
+        require_known(missing)
+        names = HeaderNames(session_header, marker, root_header, parent_header)
         url = url_in_environment()
-        return None if url is None else cls(url, missing=missing)
+        return None if url is None else cls(url, missing=missing, **names.given)
 
     def route(
         self,
@@ -103,6 +169,9 @@ class Gateway(Immutable):
 
         The table of providers is docker-agent's. The path of the gateway's URL is kept as it is,
         with its percent-encodings. If the gateway has several URLs, the first one counts.
+
+        The headers are those of :func:`~cagent_session.gateway_headers`. If the gateway has another
+        marker, they are only the marker. If it has none, there are none.
 
         :param provider: the provider's name, such as ``"openai"`` or ``"mistral"``.
         :param forward: the provider's base URL. By default, it is the one in the table. With it,
@@ -119,32 +188,31 @@ class Gateway(Immutable):
         ('https://api.docker.com/models/v1/', {'tier': 'pro'}, 'https://api.mistral.ai/v1')
         """
         identity = {"model": model, "model_name": model_name, "install_id": install_id}
-        return route_to(self.urls, provider, forward, identity)
+        return route_to(self.urls, self.marker, provider, forward, identity)
 
     def with_marking(self, headers: Mapping[str, str] | None) -> Gateway:
         """Return this gateway, with *headers* for the requests to it that have no marker.
 
-        :param headers: ``X-Cagent-*`` headers with the marker, such as those of
-            :func:`~cagent_session.gateway_headers`. ``None`` means none.
+        :param headers: the marker, and other ``X-Cagent-*`` headers, such as those of a route.
+            ``None`` means none. If the gateway has no marker, there can be none.
         :raises ValueError: for other headers, and if the gateway has no URL: every request of the
             program would then be bound for it.
         :raises TypeError: if *headers* is not a mapping.
         """
-        if headers is None:
+        if headers is None or (self.marker is None and headers == {}):
             return self
-        require_marking(headers)
+        require_marking(headers, self.marker, self.names.id_keys)
         if not self.urls:
             raise ValueError("headers can only be added if the gateway's URL is known: give it")
-        marked = type(self)(*self.urls, missing=self.missing)
-        vars(marked)["marking"] = dict(headers)
-        return marked
+        return self._with(marking=by_lower_name(headers.items()), decides_all=True)
 
-    def decide(
-        self, url: str, forward: object, callers_id: HeaderValue | None, *, has_left: bool = False
-    ) -> tuple[str, HeaderValue | None]:
-        """Apply the rule: return a reason, and the session ID that a request to *url* carries.
+    def _with(self, **attributes: Any) -> Gateway:
+        changed = type(self).__new__(type(self))
+        vars(changed).update(vars(self), **attributes)
+        return changed
 
-        The ID is ``None`` if it carries none. The reason is a constant of ``reporting.py``.
+    def decide(self, url: str, headers: ByName, *, has_left: bool = False) -> Decision:
+        """Apply the rule to a request to *url*.
 
         ==================  =======  ==========================================================
         the request         session  what it carries
@@ -152,42 +220,47 @@ class Gateway(Immutable):
         bound for gateway   yes      the current session ID. It replaces the caller's ID
         bound for gateway   no       the caller's ID, if the caller set one
         not bound for it    either   no session ID, and if a URL of the gateway is known, or a
-                                     redirect left the origin, no ``X-Cagent-*`` header
+                                     redirect left the origin, no marker and no ``X-Cagent-*``
+                                     header
         ==================  =======  ==========================================================
 
-        A request is bound for the gateway if it has a marker and goes to the origin of one of the
-        gateway's URLs. If the gateway has no URLs, the marker is enough. docker-agent has the same
-        rule, without the last line of the table. A gateway :meth:`with_marking` counts as a marker.
+        The IDs of the root session and of the parent follow the same rule as the session ID. Bound
+        requests also carry the header of the current purpose.
 
-        :param forward: the value of ``X-Cagent-Forward``, the marker. A blank one does not count.
-        :param callers_id: the session ID that the caller set, if any.
+        A request is bound for the gateway if it has a marker and goes to the origin of one of the
+        gateway's URLs. If the gateway has no URLs, the marker is enough. If it has no marker, the
+        origin is enough. docker-agent has the same rule, without the last line of the table. A
+        gateway :meth:`with_marking` counts as a marker.
+
+        :param headers: those that the caller has set. A blank marker does not count.
         :param has_left: whether a redirect left the origin of the caller's request.
         """
-        if has_left:
-            return LEFT_ORIGIN, None
+        names = self.names
+        is_marked = is_marker(headers.get(names.marker_key, ABSENT)[1])
         # A URL that starts with one of the prefixes has a clear origin. Parsing it would be slow.
-        if self.urls and not url.startswith(self._prefixes) and origin_of(url) not in self.origins:
-            return ANOTHER_ORIGIN, None
-        if not is_marker(forward) and not self.marking:
-            return NO_MARKER, None
-        session_id = current_session_id()
-        return (NO_SESSION, callers_id or None) if session_id is None else (STAMPED, session_id)
-
-    def removes_all(self, reason: str) -> bool:
-        """Return whether every ``X-Cagent-*`` header must be removed, given this *reason*."""
-        return reason == LEFT_ORIGIN or (reason not in BOUND and bool(self.urls))
-
-    def added_to(self, reason: str, forward: object) -> Mapping[str, str]:
-        """Return the headers to add to a request because it is bound but has no marker."""
-        return self.marking if reason in BOUND and not is_marker(forward) else {}
+        if has_left:
+            reason = LEFT_ORIGIN
+        elif self.urls and not (url.startswith(self._prefixes) or origin_of(url) in self.origins):
+            reason = ANOTHER_ORIGIN
+        elif not is_marked and names.marker_key and not self.marking:
+            reason = NO_MARKER
+        else:
+            attribution = current_attribution()
+            reason, session_id = STAMPED, attribution.session_id
+            if session_id is None:
+                reason, session_id = NO_SESSION, headers.get(names.session_key, ABSENT)[1] or None
+            return Decision(self, reason, is_marked, attribution, session_id)
+        return Decision(self, reason, is_marked)
 
     def __repr__(self) -> str:
         urls = "".join(f"{without_secrets(url)!r}, " for url in self.urls)
-        return f"Gateway({urls}missing={self.missing!r})"
+        return f"Gateway({urls}missing={self.missing!r}{self.names!r})"
 
     def __eq__(self, other: object) -> bool:
-        own = (self.urls, self.missing, self.marking)
-        return isinstance(other, Gateway) and own == (other.urls, other.missing, other.marking)
+        own = (self.urls, self.missing, self.names, self.marking)
+        if not isinstance(other, Gateway):
+            return NotImplemented
+        return own == (other.urls, other.missing, other.names, other.marking)
 
     def __hash__(self) -> int:
-        return hash((self.urls, self.missing))
+        return hash((self.urls, self.missing, self.names))

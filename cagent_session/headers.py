@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -16,11 +16,39 @@ if TYPE_CHECKING:
 FORWARD_HEADER = "X-Cagent-Forward"
 SESSION_ID_HEADER = "X-Cagent-Session-Id"
 PREFIX = "x-cagent-"  # the start of all these names, in lower case
+PURPOSES = {
+    "generating_title": "X-Cagent-GeneratingTitle",
+    "compacting": "X-Cagent-Compacting",
+}
 
 HeaderValue = str | bytes
+ByName = dict[Any, tuple[Any, Any]]  # names and values by the names in lower case
+ABSENT = (None, None)  # a name and a value
 
 _NAME = re.compile("[A-Za-z0-9_-]+").fullmatch
 _VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?").fullmatch
+_RESERVED = {  # headers that HTTP, providers or this library need for something else
+    "accept",
+    "accept-encoding",
+    "api-key",
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "x-api-key",
+    "x-goog-api-key",
+    *map(str.lower, PURPOSES.values()),
+}
 _GO_MACHINES = {
     "x86_64": "amd64",
     "aarch64": "arm64",
@@ -29,17 +57,6 @@ _GO_MACHINES = {
     "x86": "386",
     "armv7l": "arm",
 }
-
-
-def cagent_names(headers: Mapping[Any, Any]) -> list[Any]:
-    """Return the names in *headers*, ``str`` or ``bytes``, that begin with ``X-Cagent-``."""
-    return [name for name in headers if as_text(name).lower().startswith(PREFIX)]
-
-
-def remove_cagent_headers(headers: MutableMapping[Any, Any]) -> None:
-    """Remove every ``X-Cagent-*`` header, the marker and the session ID included."""
-    for name in cagent_names(headers):
-        del headers[name]
 
 
 def is_marker(forward: object) -> bool:
@@ -54,10 +71,10 @@ def as_text(name: str | bytes) -> str:
     return name if isinstance(name, str) else name.decode("latin-1")
 
 
-class StampedId(str):
-    """A session ID that this library has set in a request. It remembers the caller's own value.
+class Stamped(str):
+    """A value that this library has set in a request. It remembers the caller's own value.
 
-    A program may use the headers of a sent request for a new request. This class tells such an ID
+    A program may use the headers of a sent request for a new request. This class tells such a value
     from one that the caller has set.
     """
 
@@ -65,15 +82,8 @@ class StampedId(str):
 
     replaced: HeaderValue | None
 
-    @classmethod
-    def of(cls, session_id: Any, replaced: HeaderValue | None) -> StampedId:
-        """Return *session_id*, which replaces the caller's value *replaced*."""
-        stamped = cls(session_id)
-        stamped.replaced = replaced
-        return stamped
-
     def encode(self, encoding: str = "utf-8", errors: str = "strict") -> StampedBytes:
-        """Return the bytes that httpx keeps in its headers. They remember this ID."""
+        """Return the bytes that httpx keeps in its headers. They remember this value."""
         encoded = StampedBytes(super().encode(encoding, errors))
         encoded.stamped = self
         return encoded
@@ -82,9 +92,36 @@ class StampedId(str):
         return str, (str.__str__(self),)
 
 
+def stamped(value: Any, replaced: HeaderValue | None) -> Stamped:
+    """Return *value*, which replaces the caller's value *replaced*."""
+    made = Stamped(value)
+    made.replaced = replaced
+    return made
+
+
 def callers_value(value: HeaderValue | None) -> HeaderValue | None:
-    """Return the caller's session ID: *value*, or the one that it replaced if we have set it."""
-    return value.replaced if isinstance(value, StampedId) else value
+    """Return the caller's value: *value*, or the one that it replaced if we have set it."""
+    value = value.stamped if isinstance(value, StampedBytes) else value
+    return value.replaced if isinstance(value, Stamped) else value
+
+
+def by_lower_name(headers: Iterable[tuple[Any, Any]]) -> ByName:
+    """Return the names and values of *headers* by their names in lower case.
+
+    They are :class:`str` or :class:`bytes`, and become :class:`str` if they are ASCII.
+    """
+    by_name: ByName = {}
+    for name, value in headers:
+        text = as_text(name)
+        key = text if text.isascii() else name
+        by_name[key.lower()] = (key, value)
+    return by_name
+
+
+def callers_by_name(headers: Iterable[tuple[Any, Any]]) -> ByName:
+    """Return those of *headers* that the caller has set: see :func:`by_lower_name`."""
+    own = ((name, callers_value(value)) for name, value in headers)
+    return by_lower_name((name, value) for name, value in own if value is not None)
 
 
 class SentMarker(str):
@@ -102,9 +139,9 @@ class SentMarker(str):
 
 
 class StampedBytes(bytes):
-    """A :class:`StampedId` as bytes. It is pickled as the caller's value, or as ``b""``."""
+    """A :class:`Stamped` value as bytes. It is pickled as the caller's value, or as ``b""``."""
 
-    stamped: StampedId
+    stamped: Stamped
 
     def __deepcopy__(self, memo: object) -> StampedBytes:
         return self
@@ -135,19 +172,49 @@ def require_sendable(headers: Mapping[str, Any]) -> None:
             )
 
 
-def require_marking(headers: Mapping[str, str]) -> None:
-    """Raise an error if *headers* can't mark a request: see ``Gateway.with_marking``."""
+def require_header_name(parameter: str, name: object) -> None:
+    """Raise an error if the value of this parameter, *name*, can't be the name of a header.
+
+    :raises TypeError: if it is not a :class:`str`.
+    :raises ValueError: if it has other characters than letters, digits, hyphens and underscores, or
+        if HTTP, providers or this library need the header for something else.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"{parameter} must be the name of a header, got {type(name).__name__}")
+    if not _NAME(name):
+        rule = "letters, digits, hyphens and underscores"
+        raise ValueError(f"{parameter} must be the name of a header ({rule}), got {name!r}")
+    if name.lower() == "none" and parameter != "session_header":
+        raise ValueError(
+            f"{parameter} must be None, without quotation marks, if there is no header"
+        )
+    if name.lower() in _RESERVED:
+        raise ValueError(f"{parameter} must not be {name}, which has a meaning of its own")
+
+
+def require_marking(
+    headers: Mapping[str, str], marker: str | None, id_keys: Collection[str]
+) -> None:
+    """Raise an error if *headers* can't mark a request: see ``Gateway.with_marking``.
+
+    :param id_keys: the names of the headers that carry IDs of sessions, in lower case.
+    """
+    if marker is None:
+        raise ValueError("headers can only be added for a gateway that has a marker")
     require_sendable(headers)
-    others = [name for name in headers if not name.lower().startswith(PREFIX)]
-    if others:
-        raise ValueError(f"headers must be X-Cagent-* headers only, got {others[0]}")
     names = [name.lower() for name in headers]
-    if SESSION_ID_HEADER.lower() in names:
-        raise ValueError(f"headers must not contain {SESSION_ID_HEADER}: use session_scope()")
+    others = [
+        n for n in headers if not n.lower().startswith(PREFIX) and n.lower() != marker.lower()
+    ]
+    if others:
+        raise ValueError(f"headers must be {marker} and X-Cagent-* headers only, got {others[0]}")
+    ids = [name for name in headers if name.lower() in id_keys]
+    if ids:
+        raise ValueError(f"headers must not contain {ids[0]}: use session_scope()")
     if len(set(names)) < len(names):
         raise ValueError("headers must not contain the same name twice, in different cases")
-    if FORWARD_HEADER.lower() not in names:
-        raise ValueError(f"headers must contain {FORWARD_HEADER}: use gateway_headers(...)")
+    if marker.lower() not in names:
+        raise ValueError(f"headers must contain {marker}: use gateway.route(...).headers")
 
 
 def gateway_headers(  # noqa: PLR0913 - one keyword for each of docker-agent's headers
@@ -199,8 +266,8 @@ def gateway_headers(  # noqa: PLR0913 - one keyword for each of docker-agent's h
         "X-Cagent-Model": model,
         "X-Cagent-Model-Name": model_name,
         "X-Cagent-Id": str(install_id) if isinstance(install_id, uuid.UUID) else install_id,
-        "X-Cagent-GeneratingTitle": "1" if generating_title else None,
-        "X-Cagent-Compacting": "1" if compacting else None,
+        PURPOSES["generating_title"]: "1" if generating_title else None,
+        PURPOSES["compacting"]: "1" if compacting else None,
     }
     present = {name: value for name, value in headers.items() if value}
     require_sendable(present)

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from cagent_session.context import in_session, open_scopes, session_scope
+from cagent_session.context import open_scopes, purpose_scope, session_scope
+from cagent_session.decorating import in_session
 from cagent_session.importing import ImportHook
 from cagent_session.integrations import asgi, wsgi
 
@@ -56,7 +57,9 @@ def _only_in(
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        chosen = outside if open_scopes()[:1] == [scope] else original
+        # A scope for a purpose names no session.
+        inner = next((s for s in open_scopes() if not isinstance(s, purpose_scope)), None)
+        chosen = outside if inner is scope else original
         return chosen(*args, **kwargs)
 
     return call

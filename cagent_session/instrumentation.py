@@ -58,19 +58,21 @@ def instrument(
     It also covers the threads in which the agents and teams of agno make memories: they work in
     the session of the run.
 
-    Only requests to the gateway are changed. The rule is that of
-    :class:`~cagent_session.SessionIdAdapter`. If the function is called again, the new settings
-    replace the old ones. Call it before the program starts threads: a library that another thread
-    is just importing may be missed.
+    Only requests to the gateway get headers. Others lose those that are meant for the gateway: the
+    ``X-Cagent-*`` headers, and the headers that its :class:`~cagent_session.Gateway` names. The
+    rule is that of :class:`~cagent_session.SessionIdAdapter`. If the function is called again, the
+    new settings replace the old ones. Call it before the program starts threads: a library that
+    another thread is just importing may be missed.
 
     :param gateway: the models gateway: its URL or a :class:`~cagent_session.Gateway`. If it is
         ``None``, the URL comes from the environment: see
         :meth:`~cagent_session.Gateway.from_environment`.
-    :param headers: headers of :func:`~cagent_session.gateway_headers`, for requests to the gateway
-        that have no marker. Names begin with ``X-Cagent-``.
+    :param headers: the headers of a :class:`~cagent_session.Route`, or of
+        :func:`~cagent_session.gateway_headers`, for requests to the gateway that have no marker.
     :param missing: see :class:`~cagent_session.Gateway`. It replaces the gateway's own value.
     :raises ValueError: if there is no URL of a gateway, for any other value of *missing*, if a
-        header is not ``X-Cagent-*`` or can't be sent unchanged, and if none of them is the marker.
+        header is neither ``X-Cagent-*`` nor the marker or can't be sent unchanged, if none of them
+        is the marker, and if *headers* are given for a gateway that has no marker.
     :raises InvalidGatewayURL: if the gateway's URL is invalid. Any error leaves everything as it
         was.
 
@@ -83,7 +85,7 @@ def instrument(
     if not wanted.urls:
         raise ValueError(
             "instrument() needs the gateway's URL: give it, or set the environment variable "
-            "CAGENT_MODELS_GATEWAY. To decide by the marker alone, use mount() or a hook."
+            "DOCKER_AGENT_MODELS_GATEWAY. To decide by the marker alone, use mount() or a hook."
         )
     with _lock:
         _gateway = wanted
@@ -141,32 +143,39 @@ def _patch(library: str, module: ModuleType) -> None:
                 _patches.append((owner, name, present, ours))
 
 
-def _requests(module: Any) -> Iterator[tuple[type, str, Wrap]]:
+@functools.cache
+def _adapter_classes() -> tuple[type, type[Any]]:
+    """Return ``SessionIdAdapter``, and its subclass that wraps adapters for :func:`instrument`."""
+    # Imported late: that module may just be importing requests.
     from cagent_session.transports.requests import SessionIdAdapter  # noqa: PLC0415
 
     class Wrapper(SessionIdAdapter):
         # After uninstrument() it is None. A wrapper that somebody has kept then passes requests on.
         gateway = property(lambda _: _gateway)
 
+        def __init__(self, inner: Any) -> None:  # the base class would make a connection pool
+            vars(self)["inner"] = inner
+
         def __reduce__(self) -> tuple[Any, ...]:
             return copy.copy, (self.inner,)
 
-    def new_wrapper(adapter: Any) -> Wrapper:
-        wrapper = Wrapper.__new__(Wrapper)  # __init__() would make a connection pool
-        vars(wrapper)["inner"] = adapter
-        with contextlib.suppress(TypeError):  # some adapters can't be hashed
-            _adapters.add(adapter)
-            vars(adapter)[_WRAPPER] = wrapper
-        return wrapper
+    return SessionIdAdapter, Wrapper
 
+
+def _requests(module: Any) -> Iterator[tuple[type, str, Wrap]]:
     def wrap(get_adapter: Callable[..., Any]) -> Callable[..., Any]:
         def instrumented(session: Any, url: str) -> Any:
-            adapter = get_adapter(session, url)
-            if _gateway is None or isinstance(adapter, SessionIdAdapter):
+            adapter, (ours, wrapper_class) = get_adapter(session, url), _adapter_classes()
+            if _gateway is None or isinstance(adapter, ours):
                 return adapter
-            wrapper = getattr(adapter, _WRAPPER, None)
-            is_its_own = type(wrapper) is Wrapper and wrapper.inner is adapter  # no copy's
-            return wrapper if is_its_own else new_wrapper(adapter)
+            wrapper: Any = getattr(adapter, _WRAPPER, None)
+            if type(wrapper) is wrapper_class and wrapper.inner is adapter:  # it is no copy's
+                return wrapper
+            wrapper = wrapper_class(adapter)
+            with contextlib.suppress(TypeError):  # some adapters can't be hashed
+                _adapters.add(adapter)
+                vars(adapter)[_WRAPPER] = wrapper
+            return wrapper
 
         return instrumented
 

@@ -6,9 +6,12 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cagent_session.origins import without_secrets
+
+if TYPE_CHECKING:
+    from cagent_session.decision import Decision
 
 Missing = Literal["omit", "warn", "raise"]
 
@@ -44,22 +47,28 @@ class MissingSessionIdWarning(UserWarning):
     """A request is bound for the gateway but in no session, and *missing* is ``"warn"``."""
 
 
+def require_known(missing: Missing) -> None:
+    """Raise ValueError if *missing* is none of the values that it can have."""
+    if missing not in ("omit", "warn", "raise"):
+        raise ValueError(f'missing must be "omit", "warn" or "raise", got {missing!r}')
+
+
 def is_watched() -> bool:
     """Return whether the reason of every request is logged or observed."""
     return bool(observers) or logger.isEnabledFor(logging.DEBUG)
 
 
-def report(
-    missing: Missing, request: Any, reason: str, forward: object, session_id: object
-) -> None:
-    """Log *reason*. If the request should carry a session ID but has none, apply *missing*.
+def report(missing: Missing, request: Any, decision: Decision) -> None:
+    """Log *decision*. If the request should carry a session ID but has none, apply *missing*.
+
+    Requests to other hosts are logged only if they are marked.
 
     :param request: a request of any library, with the attributes ``method`` and ``url``.
-    :param forward: the value of the marker. Unmarked requests to other hosts are not logged.
     :raises MissingSessionId: if the request is bound for the gateway, carries no session ID, and
         *missing* is ``"raise"``.
     """
-    if logger.isEnabledFor(logging.DEBUG) and (forward or reason != ANOTHER_ORIGIN):
+    reason, session_id = decision.reason, decision.session_id
+    if logger.isEnabledFor(logging.DEBUG) and (decision.is_marked or reason != ANOTHER_ORIGIN):
         logger.debug("%s: %s", reason, _call_text(request))
     for observe in observers:
         observe(request, reason, session_id)

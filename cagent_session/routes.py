@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from cagent_session.headers import gateway_headers
+from cagent_session.headers import FORWARD_HEADER, gateway_headers
 from cagent_session.immutable import Immutable
 from cagent_session.origins import without_secrets
 
@@ -81,10 +81,16 @@ class Route(Immutable):
 
 
 def route_to(
-    urls: Sequence[str], provider: str, forward: str | None, identity: Mapping[str, Any]
+    urls: Sequence[str],
+    marker: str | None,
+    provider: str,
+    forward: str | None,
+    identity: Mapping[str, Any],
 ) -> Route:
-    """Return the route to *provider* through the gateway with these *urls*: see ``Gateway.route``.
+    """Return the route to *provider* through a gateway: see ``Gateway.route``.
 
+    :param urls: the gateway's URLs.
+    :param marker: the name of the header that the gateway takes for the marker, if it has one.
     :param identity: other parameters of :func:`~cagent_session.gateway_headers`.
     """
     if not urls:
@@ -92,15 +98,19 @@ def route_to(
     if provider not in PROVIDERS and forward is None:
         import difflib  # noqa: PLC0415 - imported late, to keep the package's import fast
 
-        close = " or ".join(difflib.get_close_matches(str(provider).lower(), PROVIDERS))
-        suggestion = f": did you mean {close}?" if close else "."
+        close = difflib.get_close_matches(str(provider).lower(), PROVIDERS)
+        known = (
+            f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(PROVIDERS)}."
+        )
         raise ValueError(
-            f"there is no provider {provider!r} in the table{suggestion} For a provider that is "
+            f"there is no provider {provider!r} in the table: {known} For a provider that is "
             "compatible with OpenAI, give its base URL as forward="
         )
     suffix, usual_forward = PROVIDERS.get(provider, PROVIDERS["openai"])
     url = usual_forward if forward is None else forward
     headers = gateway_headers(url, provider=provider, **identity)
+    if marker is None or marker.lower() != FORWARD_HEADER.lower():
+        headers = {marker: url} if marker else {}
     address, _, text = urls[0].partition("?")
     query = parse_qsl(text, keep_blank_values=True)
     if len(dict(query)) < len(query):

@@ -21,6 +21,8 @@ from cagent_session.report import Report
 
 _USAGE = """\
 cagent-session [--gateway URL] [--session ID] [--header NAME=VALUE ...] [--report]
+                      [--session-header NAME] [--marker NAME] [--root-header NAME]
+                      [--parent-header NAME]
                       (program.py | -m module) [arguments ...]"""
 
 _DESCRIPTION = """\
@@ -113,9 +115,28 @@ def _parser() -> _Parser:
         action="append",
         default=[],
         help="add this X-Cagent-* header to calls to the gateway that have no marker. One of these "
-        f"headers must be the marker: {FORWARD_HEADER} with the provider's URL. You can give this "
-        "option several times",
+        f"headers must be the marker, such as {FORWARD_HEADER} with the provider's URL. You can "
+        "give this option several times",
     )
+    parser.add_argument(
+        "--session-header",
+        metavar="NAME",
+        default=SESSION_ID_HEADER,
+        help="the header in which the gateway reads the session's ID; default: %(default)s",
+    )
+    parser.add_argument(
+        "--marker",
+        metavar="NAME",
+        default=FORWARD_HEADER,
+        help="the header that marks the calls for the gateway; default: %(default)s; none: every "
+        "call to the gateway gets the session's ID",
+    )
+    for whose in ("root", "parent"):
+        parser.add_argument(
+            f"--{whose}-header",
+            metavar="NAME",
+            help=f"the header in which the gateway reads the {whose} session's ID; default: none",
+        )
     parser.add_argument(
         "--report",
         action="store_true",
@@ -144,16 +165,26 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _prepare(options: argparse.Namespace) -> None:
     """Apply the options. Raise ValueError for a value that is not valid."""
-    gateway = options.gateway
-    gateway = Gateway.from_environment() if gateway is None else Gateway(gateway)
+    names: Any = {
+        "session_header": options.session_header,
+        "marker": None if options.marker.lower() == "none" else options.marker,
+        "root_header": options.root_header,
+        "parent_header": options.parent_header,
+    }
+    if options.gateway is None:
+        gateway = Gateway.from_environment(**names)
+    else:
+        gateway = Gateway(options.gateway, **names)
     if gateway is None:
         raise ValueError(
             "give the gateway's URL with --gateway, or set the environment variable "
-            "CAGENT_MODELS_GATEWAY"
+            "DOCKER_AGENT_MODELS_GATEWAY"
         )
     headers = dict(options.header)
-    if headers and FORWARD_HEADER.lower() not in map(str.lower, headers):
-        raise ValueError(f"--header needs the marker, too: --header {FORWARD_HEADER}=URL")
+    if headers and gateway.marker is None:
+        raise ValueError("--header is only for a gateway that has a marker")
+    if headers and str(gateway.marker).lower() not in map(str.lower, headers):
+        raise ValueError(f"--header needs the marker, too: --header {gateway.marker}=VALUE")
     if options.session is not None:
         run_program_in(options.session)
     instrument(gateway, headers=headers or None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from cagent_session.context import in_session
-from cagent_session.integrations.middleware import Middleware, refusal
+from cagent_session.context import session_scope
+from cagent_session.integrations.middleware import Middleware, refusal, run_in_scope
 from cagent_session.session_id import InvalidSessionId
 
 Message = MutableMapping[str, Any]
@@ -48,16 +48,15 @@ class SessionMiddleware(Middleware):
         """Run the application in the session of *scope*."""
         is_request = scope["type"] in ("http", "websocket")
         try:
-            session_id = self.session_id_for(scope) if is_request else None
+            session = self.scope_of(scope) if is_request else session_scope(None)
         except InvalidSessionId as error:
             await _refuse(scope, send, error)
             return
-        await _run(session_id, self.app, scope, receive, send)
+        await _run(session, self.app, scope, receive, send)
 
 
-# A with block would leave open the scopes that the application leaves open. in_session does not.
-@in_session(lambda session_id, *_: session_id)
-async def _run(_: str | None, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+@run_in_scope
+async def _run(_: session_scope, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     await app(scope, receive, send)
 
 

@@ -7,9 +7,9 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from cagent_session.context import current_session_id, open_scopes, session_scope
+from cagent_session.context import carried_scope
 from cagent_session.headers import SESSION_ID_HEADER
-from cagent_session.session_id import InvalidSessionId
+from cagent_session.integrations.messages import MessageFields, leave
 
 try:
     from celery import Celery, current_task
@@ -20,13 +20,20 @@ except ImportError as error:
     needed = 'cagent_session.integrations.celery needs pip install "cagent-session[celery]"'
     raise ImportError(f"{error}: {needed}") from None
 
-_logger = get_task_logger(__name__)
+_FIELDS = MessageFields(
+    get_task_logger(__name__),
+    "task",
+    SESSION_ID_HEADER,
+    "X-Cagent-Parent-Session",
+    "X-Cagent-Root-Session",
+    "X-Cagent-Purpose",
+)
 _instrumented: WeakSet[Celery] = WeakSet()
 _publishing_app: ContextVar[Celery | None] = ContextVar("cagent_session_app", default=None)
 
 # The scopes of the tasks that are running, by the task's request. The keys are weak because
 # task_postrun may get another request than task_prerun did.
-_scopes: WeakKeyDictionary[Context, session_scope] = WeakKeyDictionary()
+_scopes: WeakKeyDictionary[Context, carried_scope] = WeakKeyDictionary()
 
 
 def instrument(app: Celery) -> Celery:
@@ -37,11 +44,16 @@ def instrument(app: Celery) -> Celery:
     the headers that are passed to ``apply_async(headers=…)``. The worker runs the task in that
     session, or in no session if the message has no such header.
 
+    A task that is published in a :class:`~cagent_session.sub_session` runs in that sub-session. It
+    also has the same purpose, such as :func:`~cagent_session.compacting`. For this, the message has
+    the header ``X-Cagent-Root-Session`` and, if they have a value, ``X-Cagent-Parent-Session`` and
+    ``X-Cagent-Purpose``.
+
     The tasks that a task publishes are in its session. This includes its callbacks, the rest of
     its chain and the body of its chord. A retry is the same task: it runs in the session in which
     the task started. An eager task runs in its caller's session.
 
-    If the ID in a message is malformed, the task runs in no session, and the worker logs a warning.
+    If an ID in a message is malformed, the task runs in no session, and the worker logs a warning.
 
     All receivers of ``task_prerun``, ``task_success``, ``task_failure`` and ``task_retry`` run in
     the session. A receiver of ``task_postrun`` does not, if it was connected after this module was
@@ -113,63 +125,46 @@ class _SendTask:
 
 
 def _stamp(headers: dict[str, Any], body: Any, **_: Any) -> None:
-    """Write a session ID into the headers of a message.
+    """Write the current session into the headers of a message.
 
-    It is that of the current session. For a retry, it is the one in the message of the task.
+    For a retry, it is the session in the message of the task.
     """
     if _publishing_app.get() not in _instrumented:
         return
     fields = body if isinstance(body, dict) else headers  # protocol 1, protocol 2
-    is_retry = fields["retries"] and current_task and current_task.request.id == fields["id"]
-    session_id = _id_in_message(current_task.request) if is_retry else current_session_id()
-    if session_id is not None:
-        headers[SESSION_ID_HEADER] = session_id
+    if fields["retries"] and current_task and current_task.request.id == fields["id"]:
+        headers.update(_fields_in_message(current_task.request))
+    else:
+        _FIELDS.write(headers)
 
 
 def _enter(task: Any, **_: Any) -> None:
     """Enter the session of a task that is about to run."""
     if task.app in _instrumented:
-        scope = _scopes[task.request] = _scope_of(task.request)
+        fields = _fields_in_message(task.request)
+        if task.request.is_eager:
+            _FIELDS.write(fields)
+        scope = _scopes[task.request] = carried_scope(_FIELDS.read(fields, "the message"))
         scope.__enter__()
 
 
 def _leave(task: Any, **_: Any) -> None:
-    """Leave the session of a task that has run, and every scope that the task left open.
-
-    Otherwise the next task of the worker's thread would start in them.
-    """
-    scope = _scopes.pop(task.request, None)
-    scopes = open_scopes()
-    # It is missing in a forked child, and in a context that does not know it.
-    if scope in scopes:
-        for still_open in scopes[: scopes.index(scope) + 1]:
-            still_open.__exit__()
+    """Leave the session of a task that has run."""
+    # The scope is missing in a forked child, and in a context that does not know it.
+    leave(_scopes.pop(task.request, None))
 
 
-def _scope_of(request: Context) -> session_scope:
-    """Return the scope in which the task of *request* has to run."""
-    session_id = current_session_id() if request.is_eager else None
-    try:
-        return session_scope(_id_in_message(request) if session_id is None else session_id)
-    except InvalidSessionId as error:
-        _logger.warning(
-            "%s of the message is malformed, so the task runs in no session: %s",
-            SESSION_ID_HEADER,
-            error,
-        )
-        return session_scope(None)
-
-
-def _id_in_message(request: Context) -> Any:
-    """Return the session ID in the message of *request*, or ``None``. It may be malformed.
+def _fields_in_message(request: Context) -> dict[str, Any]:
+    """Return those of our fields that the message of *request* has. They may be malformed.
 
     Some tracers send a header that is named ``headers``. Then ``request.headers`` is the value of
     that header, and the message's other headers are attributes of *request*.
     """
     for headers in (vars(request), request.headers):
-        if isinstance(headers, dict) and SESSION_ID_HEADER in headers:
-            return headers[SESSION_ID_HEADER]
-    return None
+        names = _FIELDS.names if isinstance(headers, dict) else ()
+        if fields := {name: headers[name] for name in names if name in headers}:
+            return fields
+    return {}
 
 
 def _require_app(app: Celery, caller: str) -> Celery:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from cagent_session.context import current_session_id, open_scopes, session_scope
-from cagent_session.session_id import InvalidSessionId
+from cagent_session.context import carried_scope, open_scopes, session_scope
+from cagent_session.integrations.messages import MessageFields, leave
 
 try:
     from dramatiq import Middleware
@@ -20,8 +20,14 @@ if TYPE_CHECKING:
     from dramatiq.broker import MessageProxy
     from dramatiq.worker import ConsumerThread
 
-_OPTION = "cagent_session_id"
-_logger = logging.getLogger(__name__)
+_FIELDS = MessageFields(
+    logging.getLogger(__name__),
+    "actor",
+    "cagent_session_id",
+    "cagent_parent_session_id",
+    "cagent_root_session_id",
+    "cagent_purpose",
+)
 
 
 class SessionMiddleware(Middleware):
@@ -31,12 +37,16 @@ class SessionMiddleware(Middleware):
     ID as its option ``cagent_session_id``. The worker runs the actor in that session, or in no
     session if the message has no such option. Asynchronous actors are in the session, too.
 
+    If the message is sent in a :class:`~cagent_session.sub_session`, the actor runs in that
+    sub-session. It also has the same purpose, such as :func:`~cagent_session.compacting`. For this,
+    the message has the option ``cagent_root_session_id`` and, if they have a value,
+    ``cagent_parent_session_id`` and ``cagent_purpose``.
+
     The messages that an actor sends are in its session. This includes its callbacks, the rest of
     its pipeline, and the completion callbacks of its group. A retry runs in the session of the
     message. An actor that is called like a function runs in its caller's session.
 
-    If the ID in a message is malformed, the actor runs in no session, and the worker logs a
-    warning.
+    If an ID in a message is malformed, the actor runs in no session, and the worker logs a warning.
 
     Other middleware that was added earlier begins its work on a message outside the session. If it
     should be in the session, put this one before it with ``add_middleware(…, before=…)``.
@@ -47,15 +57,14 @@ class SessionMiddleware(Middleware):
     """
 
     def before_enqueue(self, broker: Broker, message: Message[Any], delay: int) -> None:
-        """Write the current session's ID into the options of *message*."""
-        session_id = _session_to_write(message)
-        if session_id is not None:
-            message.options[_OPTION] = session_id
+        """Write the current session into the options of *message*."""
+        if not _is_retry(message):
+            _FIELDS.write(message.options)
 
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int) -> None:
-        """Remove the ID again: the same message object may be sent again, in no session."""
-        if _session_to_write(message) is not None:
-            message.options.pop(_OPTION, None)
+        """Remove it again: the same message object may be sent again, in no session."""
+        if not _is_retry(message):
+            _FIELDS.remove(message.options)
 
     def after_consumer_thread_boot(self, broker: Broker, thread: ConsumerThread) -> None:
         """Start in no session. This thread sends delayed messages, and may inherit a session."""
@@ -63,7 +72,8 @@ class SessionMiddleware(Middleware):
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         """Enter the session of *message*."""
-        _scope_of(message).__enter__()
+        attribution = _FIELDS.read(message.options, f"message {message.message_id}")
+        _MessageScope(attribution).__enter__()
 
     def before_ack(self, broker: Broker, message: MessageProxy) -> None:
         """Leave the session of *message*.
@@ -78,38 +88,19 @@ class SessionMiddleware(Middleware):
         _leave()
 
 
-class _MessageScope(session_scope):
+class _MessageScope(carried_scope):
     """The scope in which a worker's thread processes a message."""
 
     __slots__ = ()
 
 
-def _session_to_write(message: Message[Any]) -> str | None:
-    """Return the current session's ID. For a retry return ``None``, so that it keeps what it has.
-
-    The actor may have left a scope open before the retry is sent.
-    """
-    return None if "retries" in message.options else current_session_id()
+def _is_retry(message: Message[Any]) -> bool:
+    """Return whether *message* keeps the session that it has. An actor may leave a scope open."""
+    return "retries" in message.options
 
 
 def _leave() -> None:
-    """Leave the session of a message that was processed, and every scope that the actor left open.
-
-    Otherwise the next message of the thread would be processed in them.
-    """
-    scopes = open_scopes()
-    while any(isinstance(scope, _MessageScope) for scope in scopes):
-        scopes.pop(0).__exit__()
-
-
-def _scope_of(message: MessageProxy) -> _MessageScope:
-    try:
-        return _MessageScope(message.options.get(_OPTION))
-    except InvalidSessionId as error:
-        _logger.warning(
-            "%s of message %s is malformed, so the actor runs in no session: %s",
-            _OPTION,
-            message.message_id,
-            error,
-        )
-        return _MessageScope(None)
+    """Leave the session of a message that was processed, and of each that was not acknowledged."""
+    for scope in open_scopes():
+        if isinstance(scope, _MessageScope):
+            leave(scope)

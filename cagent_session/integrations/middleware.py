@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from cagent_session.context import session_scope
+from cagent_session.context import NOTHING, carried_scope, session_scope
+from cagent_session.decorating import F, scoped
 from cagent_session.session_id import InvalidSessionId
 
 if TYPE_CHECKING:
@@ -33,14 +34,22 @@ class Middleware:
         self.app = app
         self.session_id_of = session_id_of
 
-    def session_id_for(self, request: Any) -> str | None:
-        """Return the valid ID of the session of *request*, or ``None``.
+    def scope_of(self, request: Any) -> session_scope:
+        """Return the scope of *request*. What is current in the server has no effect on it.
 
         :raises InvalidSessionId: if the ID is malformed.
         """
         with session_scope(None):  # the server may still be in the session of an earlier request
             found = self.session_id_of(request) if self.session_id_of else None
-        return session_scope(found).session_id
+        return carried_scope(session_scope(found).within(NOTHING))
+
+
+def run_in_scope(fn: F) -> F:
+    """Decorate *fn*: each call of it runs in the scope that is its first argument.
+
+    A ``with`` statement would leave open the scopes that the application leaves open.
+    """
+    return cast("F", scoped(fn, lambda scope, *_: scope))
 
 
 def refusal(error: InvalidSessionId) -> tuple[bytes, dict[str, str]]:

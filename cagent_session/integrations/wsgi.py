@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from cagent_session.context import in_session
-from cagent_session.integrations.middleware import Middleware, refusal
+from cagent_session.context import session_scope
+from cagent_session.integrations.middleware import Middleware, refusal, run_in_scope
 from cagent_session.session_id import InvalidSessionId
 
 if TYPE_CHECKING:
@@ -42,19 +42,19 @@ class SessionMiddleware(Middleware):
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Return the body of the response. Each part of it is made in the session of *environ*."""
         try:
-            session_id = self.session_id_for(environ)
+            scope = self.scope_of(environ)
         except InvalidSessionId as error:
             body, headers = refusal(error)
             start_response("400 Bad Request", list(headers.items()))
             return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
-        response = _respond(session_id, self.app, environ, start_response)
+        response = _respond(scope, self.app, environ, start_response)
         next(response)  # calls the application
         return response
 
 
-@in_session(lambda session_id, *_: session_id)
+@run_in_scope
 def _respond(
-    _: str | None,
+    _: session_scope,
     app: WSGIApplication,
     environ: WSGIEnvironment,
     start_response: StartResponse,

@@ -14,9 +14,11 @@ def session_id_trace_config(gateway: Gateway | str | None = None) -> aiohttp.Tra
     """Return a trace config that adds the current session ID to requests of an aiohttp client.
 
     It follows the same rule as :class:`~cagent_session.SessionIdAdapter`, also for websockets. When
-    a redirect leaves the origin, no ``X-Cagent-*`` header is sent. One config can serve several
-    clients. If another trace config sets the marker, put this one after it. Middlewares run later:
-    a marker that one sets comes too late, and if one changes the URL, the headers go there, too.
+    a redirect leaves the origin, no ``X-Cagent-*`` header is sent, and none of those that the
+    gateway names. One config can serve several clients. Give a client only one of them: the config
+    of a second gateway would remove the headers of the first one. If another trace config sets the
+    marker, put this one after it. Middlewares run later: a marker that one sets comes too late, and
+    if one changes the URL, the headers go there, too.
 
     :param gateway: see :class:`~cagent_session.SessionIdAdapter`. With
         ``Gateway(url, missing="raise")`` the client's call raises

@@ -45,8 +45,9 @@ def stamp_botocore(
         that have no marker. Clients of boto3 have no other place for them.
     :returns: *client_or_session*.
     :raises InvalidGatewayURL: if the gateway's URL is invalid.
-    :raises ValueError: if a header is not ``X-Cagent-*`` or can't be sent unchanged, if there is no
-        marker among them, and if *headers* are given without a gateway's URL.
+    :raises ValueError: if a header is neither ``X-Cagent-*`` nor the marker or can't be sent
+        unchanged, if there is no marker among them, and if *headers* are given without a gateway's
+        URL.
     :raises TypeError: if *client_or_session* is none of these.
     """
     handler = _Handler(Gateway.of(gateway).with_marking(headers))

@@ -6,14 +6,8 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from cagent_session.gateway import Gateway
-from cagent_session.headers import (
-    FORWARD_HEADER,
-    SESSION_ID_HEADER,
-    StampedId,
-    cagent_names,
-    callers_value,
-)
-from cagent_session.reporting import STAMPED, report
+from cagent_session.headers import callers_by_name
+from cagent_session.reporting import report
 
 
 def stamp(
@@ -26,17 +20,15 @@ def stamp(
     :param has_left: whether a redirect left the origin of the caller's request.
     :raises MissingSessionId: see :class:`~cagent_session.Gateway`.
     """
-    forward, present = headers.get(FORWARD_HEADER), headers.get(SESSION_ID_HEADER)
-    callers_id = callers_value(present)  # they may be the headers of a request that was sent
-    reason, session_id = gateway.decide(str(request.url), forward, callers_id, has_left=has_left)
-    report(gateway.missing, request, reason, forward, session_id)
-    if gateway.removes_all(reason):
-        for name in {name.lower() for name in cagent_names(headers)}:
-            del headers[name]
-    elif reason is STAMPED:
-        headers[SESSION_ID_HEADER] = StampedId.of(session_id, callers_id)
-    elif session_id is not None:
-        headers[SESSION_ID_HEADER] = session_id
-    elif present is not None:
-        del headers[SESSION_ID_HEADER]
-    headers.update(gateway.added_to(reason, forward))
+    present = [(name, value) for name, value in headers.items() if gateway.names.owns(name)]
+    callers = callers_by_name(present)  # they may be the headers of a request that was sent
+    decision = gateway.decide(str(request.url), callers, has_left=has_left)
+    report(gateway.missing, request, decision)
+    sent, stamps = decision.applied_to(callers)
+    wanted = {**sent, **stamps}
+    for name, _ in present:
+        if name.lower() not in wanted:
+            headers.pop(name, None)
+    for name, value in wanted.values():
+        if headers.get(name) is not value:
+            headers[name] = value

@@ -8,31 +8,26 @@ import requests
 from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
+from cagent_session.decision import apply
 from cagent_session.gateway import Gateway
 from cagent_session.headers import (
-    FORWARD_HEADER,
+    ABSENT,
     PREFIX,
-    SESSION_ID_HEADER,
-    SentMarker,
-    StampedId,
-    cagent_names,
-    callers_value,
-)
-from cagent_session.reporting import BOUND, STAMPED, Missing, is_watched, report
-from cagent_session.transports.sent_headers import (
     ByName,
+    SentMarker,
+    callers_by_name,
+)
+from cagent_session.reporting import Missing, is_watched, report
+from cagent_session.transports.sent_headers import (
     SentHeaders,
-    by_lower_name,
     copy_of,
     hand_back,
     remember,
-    without_ours,
+    stored_in,
 )
 from cagent_session.transports.wrapping import WrappingAdapter
 
 _SEND_ARGUMENTS = ("stream", "timeout", "verify", "cert", "proxies")  # BaseAdapter.send's, in order
-_ABSENT = (None, None)
-_FORWARD, _SESSION_ID = FORWARD_HEADER.lower(), SESSION_ID_HEADER.lower()
 
 
 class SessionIdAdapter(WrappingAdapter):
@@ -43,11 +38,11 @@ class SessionIdAdapter(WrappingAdapter):
     The type of the request's headers becomes a subclass of
     :class:`requests.structures.CaseInsensitiveDict` that remembers where they were sent.
 
-    After a redirect that leaves the origin, no ``X-Cagent-*`` header is sent. This works for all
-    code that follows redirects with ``request.copy()``, as requests does, and sends the copy
-    through an adapter of this class. So mount it for ``http://`` and ``https://``, as
-    :func:`~cagent_session.mount` does. An inner adapter must not follow redirects itself, because
-    this adapter does not see them.
+    After a redirect that leaves the origin, no ``X-Cagent-*`` header is sent, and none of those
+    that the gateway names. This works for all code that follows redirects with ``request.copy()``,
+    as requests does, and sends the copy through an adapter of this class. So mount it for
+    ``http://`` and ``https://``, as :func:`~cagent_session.mount` does. An inner adapter must not
+    follow redirects itself, because this adapter does not see them.
 
     :param gateway: the models gateway: its URL or a :class:`~cagent_session.Gateway`. If a URL is
         known, requests to other origins get no ``X-Cagent-*`` header. If it is ``None``, every
@@ -99,10 +94,11 @@ class SessionIdAdapter(WrappingAdapter):
             kwargs.update(zip(_SEND_ARGUMENTS, args, strict=False))
         send = super().send if self.inner is None else self.inner.send
         outgoing = _outgoing(request, gateway) if (gateway := self.gateway) else request
+        headers = outgoing.headers
         try:
             response = send(outgoing, **kwargs)
         finally:
-            hand_back(outgoing, request)
+            hand_back(outgoing, headers, request)
         response.connection = self
         return response
 
@@ -119,23 +115,22 @@ def _outgoing(request: requests.PreparedRequest, gateway: Gateway) -> requests.P
     headers: Any = request.headers
     # An outer adapter, for another gateway, may have removed headers that this one needs.
     callers = getattr(headers, "callers", None) or headers
-    by_name = by_lower_name(callers)
+    by_name = stored_in(callers)
     try:
         has_ours = PREFIX in "".join(by_name)
     except TypeError:  # some names are bytes, which a look-up does not find
-        callers = dict(callers.items())
-        by_name = by_lower_name(callers)
-        has_ours = bool(cagent_names(by_name))
-    if not has_ours and not gateway.marking:
+        by_name = callers_by_name(callers.items())
+        has_ours = any(map(gateway.names.owns, by_name))
+        callers = None
+    if not has_ours and not gateway.decides_all:
         if is_watched():
-            reason, _ = gateway.decide(str(request.url), None, None)
-            report(gateway.missing, request, reason, None, None)
+            report(gateway.missing, request, gateway.decide(str(request.url), {}))
         return request
     is_unchanged = callers is headers
     if type(headers) is not SentHeaders:
         is_unchanged = is_unchanged and type(headers) is CaseInsensitiveDict
         headers = remember(request)
-        by_name = by_lower_name(headers) if is_unchanged else by_name
+        by_name = stored_in(headers) if is_unchanged else by_name
     return _decided(request, gateway, headers, by_name, is_unchanged)
 
 
@@ -151,32 +146,29 @@ def _decided(
     :param by_name: the headers that the caller set.
     :param is_unchanged: whether *headers* contains exactly these.
     """
-    url = request.url or ""
-    forward, present = by_name.get(_FORWARD, _ABSENT)[1], by_name.get(_SESSION_ID, _ABSENT)[1]
-    has_left = headers.is_copy or type(forward) is SentMarker
-    if has_left:  # it is a copy of a sent request, so it may have left the origin
-        has_left, by_name = headers.moved_to(url, by_name)
-    callers_id = present and callers_value(present)
-    reason, session_id = gateway.decide(url, forward, callers_id, has_left=has_left)
-    if session_id is None or is_watched():
-        report(gateway.missing, request, reason, forward, session_id)
+    url, marker_key = request.url or "", gateway.names.marker_key
+    has_left = headers.has_left
+    if headers.is_copy or type(by_name.get(marker_key, ABSENT)[1]) is SentMarker:
+        # It is a copy of a sent request, so it may have left the origin.
+        has_moved, by_name = headers.moved_to(url, by_name, marker_key)
+        has_left = has_left or has_moved
+    if not by_name.keys().isdisjoint(gateway.names.stamped):  # they may be those of a sent request
+        present, by_name = by_name, callers_by_name(by_name.values())
+        is_unchanged = is_unchanged and by_name == present
+    decision = gateway.decide(url, by_name, has_left=has_left)
+    if decision.session_id is None or is_watched():
+        report(gateway.missing, request, decision)
+    if headers.callers is None:
+        sent, stamps = decision.applied_to(by_name)
+    else:  # an outer adapter is for another gateway, and the request may be bound for that one
+        sent, stamps = apply([decision, headers.decision], by_name)
     if has_left:  # change the request itself: it was made for this redirect
-        request.headers = SentHeaders.of(without_ours(by_name), url)
+        request.headers = SentHeaders.of(sent, url)
+        request.headers.has_left = True
         return request
-    headers.url = url
-    if headers.callers is not None and reason not in BOUND:
-        return request  # it may be bound for the outer adapter's gateway
-    is_right = is_unchanged and session_id == present and present is callers_id
-    added = gateway.marking and gateway.added_to(reason, forward)
-    if is_right and not added and not gateway.removes_all(reason):
+    headers.url, headers.marker_key = url, marker_key
+    if is_unchanged and not stamps and sent == by_name:
         return request
-    if session_id is not None:
-        by_name = {**by_name, _SESSION_ID: (SESSION_ID_HEADER, session_id)}
-    elif gateway.removes_all(reason):
-        by_name = without_ours(by_name)
-    else:
-        by_name = {name: by_name[name] for name in by_name if name != _SESSION_ID}
-    if added:
-        by_name = {**by_name, **{name.lower(): (name, added[name]) for name in added}}
-    stamp = StampedId.of(session_id, callers_id) if reason is STAMPED else None
-    return copy_of(request, SentHeaders.of(by_name, url=url, callers=headers, stamp=stamp))
+    outgoing = SentHeaders.of(sent, url)
+    outgoing.callers, outgoing.stamps, outgoing.decision = headers, stamps, decision
+    return copy_of(request, outgoing)

@@ -30,7 +30,7 @@ class SessionIdTraceConfig(aiohttp.TraceConfig):
         stamp(request, start.headers, self.gateway)
 
     async def _on_redirect(
-        self, _: aiohttp.ClientSession, __: Any, redirect: aiohttp.TraceRequestRedirectParams
+        self, _: aiohttp.ClientSession, call: Any, redirect: aiohttp.TraceRequestRedirectParams
     ) -> None:
         # aiohttp sends the same headers to the next URL. It finds the URL in the same way.
         answer = redirect.response.headers
@@ -41,7 +41,8 @@ class SessionIdTraceConfig(aiohttp.TraceConfig):
         with contextlib.suppress(ValueError):  # aiohttp then raises an error of its own
             target = _http_url(redirect.url.join(URL(location)))
         request = SimpleNamespace(method=redirect.method, url=target)
-        stamp(request, redirect.headers, self.gateway, has_left=left_origin(url, target))
+        call.has_left = getattr(call, "has_left", False) or left_origin(url, target)
+        stamp(request, redirect.headers, self.gateway, has_left=call.has_left)
 
     def __repr__(self) -> str:
         return f"session_id_trace_config({self.gateway!r})"

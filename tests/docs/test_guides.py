@@ -18,6 +18,9 @@ from sybil.document import Document
 from sybil.example import Example
 from sybil.parsers.rest import PythonCodeBlockParser
 
+# Import it before a test with pytester does. After such a test, pytester removes new modules from
+# sys.modules. A later import makes them again, but dictConfig would find the old package.
+import cagent_session.integrations.logging  # noqa: F401
 from cagent_session import uninstrument
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +110,7 @@ def test_the_readme_begins_with_two_commands() -> None:
     """.ci/run and nox run these two, word for word."""
     run_example, run_tests, *_ = re.findall(r"code-block:: shell\n\n    (.+)", text_of(README))
     assert run_example.endswith("python examples/agent.py")
-    assert run_tests.endswith("python -m pytest")
+    assert run_tests.endswith("python -m pytest -n auto")
 
 
 @every_document

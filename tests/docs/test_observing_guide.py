@@ -67,7 +67,7 @@ def test_the_report_is_the_one_that_is_shown(models_gateway: ModelsGateway, tmp_
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "CAGENT_MODELS_GATEWAY": models_gateway.url, "NO_PROXY": "*"},
+        env={**os.environ, "DOCKER_AGENT_MODELS_GATEWAY": models_gateway.url, "NO_PROXY": "*"},
     )
     report = ran.stderr.replace(models_gateway.url, "https://gateway.example")
     assert report.splitlines() == textwrap.dedent(shown).strip().splitlines()

@@ -26,7 +26,7 @@ def block_after(words: str) -> str:
 def user(pytester: pytest.Pytester) -> pytest.Pytester:
     """A folder with the files of the guide. A file may come in several blocks."""
     for block in Document.parse(str(GUIDE), PythonCodeBlockParser()).examples():
-        name = re.match(r"# (conftest|test_agent|test_views)\.py\n", block.parsed)
+        name = re.match(r"# (conftest|test_\w+)\.py\n", block.parsed)
         if name:
             with (pytester.path / f"{name[1]}.py").open("a", encoding="utf-8") as file:
                 file.write(block.parsed)
@@ -55,6 +55,22 @@ def test_the_configuration_requires_sessions(user: pytest.Pytester) -> None:
     run(user, "-k", "title").assert_outcomes(failed=1)
 
 
+def test_the_bill_by_root_has_the_sub_sessions(user: pytest.Pytester) -> None:
+    run(user, "test_sub_sessions.py").assert_outcomes(passed=1)
+    module = user.path / "test_sub_sessions.py"
+    module.write_text(module.read_text("utf-8").replace('by="root"', ""), "utf-8")
+    run(user, "test_sub_sessions.py").assert_outcomes(failed=1)
+
+
+def test_the_configuration_names_the_headers(user: pytest.Pytester) -> None:
+    """The fixtures in the guide's conftest.py are for a gateway with docker-agent's headers."""
+    user.path.joinpath("conftest.py").unlink()
+    run(user, "test_headers.py").assert_outcomes(failed=1)
+    configuration = block_after("``pyproject.toml``, here for OpenRouter")
+    user.path.joinpath("pyproject.toml").write_text(configuration, "utf-8")
+    run(user, "test_headers.py").assert_outcomes(passed=1)
+
+
 def test_a_view_that_enters_no_session_fails_its_test(user: pytest.Pytester) -> None:
     result = run(user, "test_views.py")
     result.assert_outcomes(passed=1, failed=1, errors=1)
@@ -66,7 +82,7 @@ def test_the_shared_gateway_fails_at_its_end(user: pytest.Pytester) -> None:
         from test_agent import generate_title
 
         def test_it(shared_gateway, monkeypatch):
-            monkeypatch.setenv("CAGENT_MODELS_GATEWAY", shared_gateway.url)
+            monkeypatch.setenv("DOCKER_AGENT_MODELS_GATEWAY", shared_gateway.url)
             generate_title("sess-abc1", "Plan my day")
     """)
     result = run(user, "-k", "test_it")
@@ -84,11 +100,12 @@ def test_a_recording_has_no_session_id(user: pytest.Pytester) -> None:
     hook = "def pytest_itemcollected(item):\n    item.add_marker('vcr')\n"
     with (user.path / "conftest.py").open("a", encoding="utf-8") as file:
         file.write(hook)
-    run(user, "-k", "an_answer", "--record-mode=once").assert_outcomes(passed=1)
-    (cassette,) = user.path.rglob("*.yaml")
-    recorded = cassette.read_text("utf-8")
-    assert "Plan my day" in recorded
-    assert "sess-abc1" not in recorded
+    tests = "an_answer or delegates"
+    run(user, "-k", tests, "--record-mode=once").assert_outcomes(passed=2)
+    for cassette in user.path.rglob("*.yaml"):
+        recorded = cassette.read_text("utf-8")
+        assert "Plan my day" in recorded
+        assert not re.search("sess-abc1|X-Cagent-(Session-Id|Root-Session)", recorded)
 
 
 def test_calls_to_other_hosts_can_be_refused(user: pytest.Pytester) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -23,14 +24,15 @@ from requests.adapters import HTTPAdapter
 from werkzeug import Request as ReceivedRequest
 from werkzeug import Response as Answer
 
-from cagent_session import uninstrument
+from cagent_session import Gateway, uninstrument
 from cagent_session.testing import ModelsGateway
 
-AGENT = str(Path(__file__).parents[2] / "examples" / "agent.py")
+AGENT = Path(__file__).parents[2] / "examples" / "agent.py"
+SOURCE = AGENT.read_text(encoding="utf-8")
 CHAT = "/v1/chat/completions"
 STAND_INS = "Gateway, provider and model are stand-ins on this machine. The model only echoes."
-CALL = re.compile(r"(main|sub) +(\S+)  (run loop|sub-agent|title|compaction) +(\d+)").fullmatch
-BILL = re.compile(r"(main|sub) +(\S+) +(\d+) +(\d+)  (\S+|the user)").fullmatch
+CALL = re.compile(r"(main|sub) +(\S+) +(run loop|sub-agent|title|compaction) +(\d+)").fullmatch
+BILL = re.compile(r"( *)(?:main  |sub   |its (?=own))(\S+|own calls) +(\d+) +(\d+)").fullmatch
 
 
 class Result(NamedTuple):
@@ -93,12 +95,14 @@ def run(agent: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     return run_here
 
 
-def program(before: str, *arguments: str) -> subprocess.Popen[str]:
+def program(
+    before: str, *arguments: str, file: Path = AGENT, **variables: str
+) -> subprocess.Popen[str]:
     """Run the statements *before* and then the example, in a new process."""
-    code = f"{before}\nimport runpy; runpy.run_path({AGENT!r}, run_name='__main__')"
+    code = f"{before}\nimport runpy; runpy.run_path({str(file)!r}, run_name='__main__')"
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", code, *arguments],
-        env=environment(),
+        env={**environment(), **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
@@ -145,10 +149,27 @@ def assert_fails(result: Result, message: str) -> None:
     assert message in result.errors
 
 
+def assert_adds_up(bill: list[tuple[Any, ...]]) -> None:
+    """Check that each session's sum is that of the rows that are one level below it."""
+    above, below = list[Any](), dict[Any, list[Any]]()
+    for row in bill:
+        above[len(row[0]) // 2 :] = [row]
+        if len(above) > 1:
+            below.setdefault(above[-2], []).append(row[2:])
+    for row, parts in below.items():
+        assert row[2:] == tuple(map(sum, zip(*parts, strict=True)))
+
+
 def completion(message: dict[str, Any]) -> Answer:
     choice = {"message": {"role": "assistant", **message}}
     document = {"choices": [choice], "usage": {"total_tokens": 1}}
     return Answer(json.dumps(document), mimetype="application/json")
+
+
+def sums(gateway: ModelsGateway, by: Any) -> dict[Any, tuple[int, int]]:
+    """Return the numbers of calls and tokens in the gateway's own bill."""
+    usage = gateway.usage(by).items()
+    return {billed: (each.calls, each.total_tokens) for billed, each in usage}
 
 
 def tool_call(name: str, arguments: str) -> Answer:
@@ -177,12 +198,14 @@ def test_without_a_gateway_it_runs_with_stand_ins(run: Run) -> None:
     ]
     tokens = [sum(int(call[3]) for call in calls if call[1] == billed) for billed in (main, sub)]
     assert result.rows(BILL) == [
-        ("main", main, 4, tokens[0], "the user"),
-        ("sub", sub, 2, tokens[1], main),
+        ("", main, 6, sum(tokens)),
+        ("  ", "own calls", 4, tokens[0]),
+        ("  ", sub, 2, tokens[1]),
     ]
+    assert "The gateway's own bill has the same sums." in lines
     assert "One call went past the gateway, to the provider: GET http://127.0.0.1:" in result.output
-    assert f"It was made in session {main} and carried no X-Cagent-* header." in lines
-    assert lines[-3].startswith("What you have seen: ")
+    assert f"It was made in session {main} and carried no header of ours." in lines
+    assert lines[-4].startswith("What you have seen: ")
 
 
 def test_with_a_gateway_it_prints_the_gateway_and_the_provider(
@@ -203,9 +226,70 @@ def test_it_prints_what_the_gateway_received(
     assert [(call[1], call[3]) for call in result.rows(CALL)] == [
         (call.session_id, call.prompt_tokens + call.completion_tokens) for call in gateway.calls
     ]
-    assert {row[1]: row[2:4] for row in result.rows(BILL)} == {
-        session: (usage.calls, usage.total_tokens) for session, usage in gateway.usage().items()
+    main, own, *subs = result.rows(BILL)
+    assert own[1] == "own calls"
+    assert {main[1]: own[2:], **{sub[1]: sub[2:] for sub in subs}} == sums(gateway, "session")
+    assert {main[1]: main[2:]} == sums(gateway, "root")
+
+
+def test_each_sub_session_is_on_the_bill_of_the_session_that_opened_it(
+    run: Run, options: tuple[str, ...], gateway: ModelsGateway
+) -> None:
+    """The main agent delegates twice. Its first sub-agent delegates once more."""
+    for answer in (
+        tool_call("transfer_task", '{"task": "a b"}'),  # to the main agent
+        tool_call("transfer_task", '{"task": "a b"}'),  # to the first sub-agent
+        tool_call("count_words", '{"text": "a b"}'),  # to the second one, as the next answer
+        completion({"content": "2 words"}),
+        completion({"content": "I was told 2 words"}),  # to the first one
+        tool_call("transfer_task", '{"task": "a b c"}'),  # to the main agent
+    ):
+        gateway.expect_oneshot_request(CHAT).respond_with_response(answer)
+    result = run(*options)
+    assert (result.status, result.errors) == (0, "")
+    bill = result.rows(BILL)
+    main, _, first, _, second, third = (row[1] for row in bill)
+    assert [(row[0], row[1], row[2]) for row in bill] == [
+        ("", main, 11),
+        ("  ", "own calls", 5),
+        ("  ", first, 4),
+        ("    ", "own calls", 2),
+        ("    ", second, 2),
+        ("  ", third, 2),
+    ]
+    assert_adds_up(bill)
+    assert {main: tuple(bill[0][2:])} == sums(gateway, "root")
+    assert len({main, first, second, third}) == 4
+    assert sums(gateway, "session").keys() == {main, first, second, third}
+    offered = {
+        call.session_id: [tool["function"]["name"] for tool in call.json["tools"]]
+        for call in gateway.calls
+        if "tools" in call.json
     }
+    assert offered[str(first)] == ["count_words", "transfer_task"]
+    assert offered[str(second)] == ["count_words"]
+
+
+def test_every_call_names_the_main_session_as_its_root(
+    run: Run, options: tuple[str, ...], gateway: ModelsGateway, provider: HTTPServer
+) -> None:
+    run(*options, "--session", "my-session")
+    roots = [call.headers["X-Cagent-Root-Session"] for call in gateway.calls]
+    assert roots == ["my-session"] * 6
+    ((request, _),) = provider.log
+    assert "X-Cagent-Root-Session" not in request.headers
+
+
+def test_the_path_and_the_query_of_the_gateways_url_come_with_each_call(
+    run: Run, options: tuple[str, ...], gateway: ModelsGateway
+) -> None:
+    """The query may have a key, so it is not printed."""
+    url = f"{gateway.url}/models?tier=pro&key=sk-secret"
+    result = run("--models-gateway", url, *options[2:])
+    received = [request.full_path for request, _ in gateway.log]
+    assert received == ["/models/v1/chat/completions?tier=pro&key=sk-secret"] * 6
+    assert f"through the gateway {gateway.url}/models to " in result.output
+    assert "sk-secret" not in result.output
 
 
 def test_title_and_compaction_calls_have_their_header_and_no_tools(
@@ -284,7 +368,7 @@ def test_it_succeeds_if_the_provider_refuses_or_does_not_answer(
     result = run(*options) if status else run(*options[:2], "--forward", unused_url)
     assert result.status == 0
     assert f"/models, {f'status {status}' if status else 'no answer'}." in result.output
-    assert "and carried no X-Cagent-* header." in result.output
+    assert "and carried no header of ours." in result.output
 
 
 def test_the_model_gets_an_error_for_each_wrong_tool_call(
@@ -443,11 +527,111 @@ def test_a_header_that_reaches_the_provider_is_reported(
         assert_fails(run(*options), "the call to the provider carried X-Cagent-Id")
 
 
+@pytest.mark.parametrize("header", ["X-Session", "X-Root", "X-Marker"])
+def test_a_header_of_another_gateway_that_reaches_the_provider_is_reported(
+    run: Run, agent: Any, monkeypatch: pytest.MonkeyPatch, header: str
+) -> None:
+    names: Any = {"session_header": "x-session", "root_header": "x-root", "marker": "x-marker"}
+    monkeypatch.setattr(agent, "gateway_at", functools.partial(Gateway, **names))
+    send = HTTPAdapter.send
+
+    def send_with_header(self: Any, request: PreparedRequest, **kwargs: Any) -> Response:
+        if request.method == "GET":  # to the provider
+            request.headers[header] = "1"
+        return send(self, request, **kwargs)
+
+    monkeypatch.setattr(HTTPAdapter, "send", send_with_header)
+    assert_fails(run(), f"the call to the provider carried {header}")
+
+
 def test_it_fails_if_the_gateway_received_other_calls(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ModelsGateway, "calls", [])
-    assert_fails(run(), "the gateway received other calls than the agent sent")
+    assert_fails(run(), "the gateway's bill by session is not the agent's")
+
+
+def test_it_fails_if_the_gateway_adds_up_other_sessions(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = ModelsGateway.usage
+    monkeypatch.setattr(ModelsGateway, "usage", lambda self, by: usage(self))
+    assert_fails(run(), "the gateway's bill by root is not the agent's")
+
+
+def test_it_fails_if_a_call_does_not_carry_the_id_of_its_session(
+    run: Run, agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "instrument", lambda gateway: None)
+    assert_fails(run(), "the run loop call carried the session ID None")
+
+
+# The line that makes the gateway, and the lines that can replace it.
+(LINE,) = re.findall(r"(?m)^    (return Gateway\(.+\))$", SOURCE)
+OTHER_LINES = dict(re.findall(r"(?m)^    # (\S+): (return Gateway\(.+\))$", SOURCE))
+OTHER_LINES["Dynamo"] = (
+    'return Gateway(url, session_header="X-Dynamo-Session-ID", '
+    'parent_header="X-Dynamo-Parent-Session-ID", marker=None)'
+)
+NAMES: dict[str, dict[str, Any]] = {
+    "LiteLLM": {"session_header": "x-litellm-session-id"},
+    "https://openrouter.ai/api": {"session_header": "x-session-id"},
+    "Dynamo": {
+        "session_header": "X-Dynamo-Session-ID",
+        "parent_header": "X-Dynamo-Parent-Session-ID",
+    },
+}
+each_other_gateway = pytest.mark.parametrize("name", NAMES)
+
+
+def run_changed(folder: Path, name: str, *arguments: str, key: str = "") -> Result:
+    """Run a copy of the example in which one line is changed."""
+    copy = folder / "agent.py"
+    copy.write_text(SOURCE.replace(LINE, OTHER_LINES[name]), encoding="utf-8")
+    with program("", *arguments, file=copy, OPENAI_API_KEY=key) as process:
+        output, errors = process.communicate(timeout=60)
+    return Result(process.returncode, output, errors)
+
+
+@each_other_gateway
+def test_after_changing_one_line_it_runs_through_another_gateway(
+    tmp_path: Path, provider: HTTPServer, name: str
+) -> None:
+    with ModelsGateway(marker=None, root_header=None, **NAMES[name]) as gateway:
+        urls = "--models-gateway", gateway.url, "--forward", provider.url_for("/v1")
+        result = run_changed(tmp_path, name, *urls)
+    assert (result.status, result.errors) == (0, "")
+    calls = result.rows(CALL)
+    main, sub = calls[0][1], calls[1][1]
+    assert [call[1] for call in calls] == [call.session_id for call in gateway.calls]
+    parents = {call.session_id: call.parent_session_id for call in gateway.calls}
+    assert parents == {main: None, sub: main if name == "Dynamo" else None}
+    purposes = {"x-cagent-generatingtitle", "x-cagent-compacting"}
+    sent = {header.lower() for call in gateway.calls for header in call.headers}
+    assert {header for header in sent if header.startswith("x-cagent-")} == purposes
+    assert_adds_up(result.rows(BILL))
+
+
+@each_other_gateway
+def test_with_a_stand_in_for_another_gateway_the_bills_agree(tmp_path: Path, name: str) -> None:
+    """The program itself compares them."""
+    result = run_changed(tmp_path, name)
+    assert (result.status, result.errors) == (0, "")
+    assert "The gateway's own bill has the same sums." in result.output
+
+
+@each_other_gateway
+def test_the_provider_gets_no_header_and_no_key_of_another_gateway(
+    tmp_path: Path, provider: HTTPServer, name: str
+) -> None:
+    with ModelsGateway(marker=None, **NAMES[name]) as gateway:
+        urls = "--models-gateway", gateway.url, "--forward", provider.url_for("/v1")
+        assert run_changed(tmp_path, name, *urls, key="sk-secret").status == 0
+    assert {call.headers["Authorization"] for call in gateway.calls} == {"Bearer sk-secret"}
+    ((request, _),) = provider.log
+    received = {header.lower() for header, _ in request.headers}
+    assert not received & {*map(str.lower, NAMES[name].values()), "authorization"}
+    assert not any(header.startswith("x-cagent-") for header in received)
 
 
 def test_it_replaces_characters_that_the_terminal_can_not_print(options: tuple[str, ...]) -> None:

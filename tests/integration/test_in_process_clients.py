@@ -29,7 +29,13 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
-from cagent_session import current_session_id, in_process_clients, in_session, session_scope
+from cagent_session import (
+    compacting,
+    current_session_id,
+    in_process_clients,
+    in_session,
+    session_scope,
+)
 from cagent_session.in_process_clients import serving_outside
 from cagent_session.integrations import asgi
 
@@ -223,6 +229,15 @@ def test_in_another_session_than_the_tests_a_call_is_left_alone(
     with session_scope("another"):
         call()
     assert found == [(place, "another") for place in places]
+
+
+def test_a_purpose_in_the_test_does_not_bring_the_session_to_the_application(
+    session_id: str,
+) -> None:
+    with compacting(), TestClient(Starlette(routes=[Route("/", starlette_thread)])) as client:
+        client.get("/")
+        assert current_session_id() == session_id
+    assert found == [("view", None)]
 
 
 @each_client

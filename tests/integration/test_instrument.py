@@ -109,7 +109,7 @@ each_library = pytest.mark.parametrize("send", [by_requests, by_httpx, by_async_
 @pytest.mark.parametrize("gateway", [None, Gateway()], ids=["no gateway", "no URL"])
 def test_without_a_url_of_a_gateway_it_says_what_to_do(gateway: Gateway | None) -> None:
     before = seams()
-    with pytest.raises(ValueError, match=r"give it, or set .* CAGENT_MODELS_GATEWAY"):
+    with pytest.raises(ValueError, match=r"give it, or set .* DOCKER_AGENT_MODELS_GATEWAY"):
         instrument(gateway)
     assert seams() == before
 

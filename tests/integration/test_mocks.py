@@ -31,7 +31,11 @@ CHAT = "/v1/chat/completions"
 GATEWAY, PROVIDER = "https://gateway.example", "https://api.openai.com"
 QUESTION: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello!"}]}
 CREDENTIALS = {"X-Cagent-Id": "install-secret", "Authorization": "Bearer key-secret"}
-SECRETS = {SESSION_ID_HEADER: "sess-secret", **CREDENTIALS}
+SECRETS = {
+    SESSION_ID_HEADER: "sess-secret",
+    "X-Cagent-Root-Session": "sess-secret",
+    **CREDENTIALS,
+}
 
 
 @pytest.fixture

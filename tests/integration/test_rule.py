@@ -14,11 +14,15 @@ import httpx2
 import pytest
 
 from cagent_session import (
+    Gateway,
     MissingSessionId,
     MissingSessionIdWarning,
     SessionExecutor,
+    compacting,
     gateway_headers,
+    generating_title,
     session_scope,
+    sub_session,
 )
 
 MARKED = {"X-Cagent-Forward": "https://api.openai.com/v1"}
@@ -68,6 +72,118 @@ def test_a_direct_call_has_no_cagent_header(connect: Any, elsewhere: Any) -> Non
         client("POST", elsewhere.url, {"Authorization": "Bearer key"})
     assert elsewhere.arrived[0].cagent_headers == set()
     assert elsewhere.arrived[0].get("Authorization") == "Bearer key"
+
+
+NAMES: dict[str, Any] = {
+    "session_header": "X-Session-Id",
+    "root_header": "X-Cagent-Root-Session",
+    "parent_header": "x-parent-session-id",
+}
+OURS = {*map(str.lower, NAMES.values()), "my-marker"}
+
+
+def our_headers(request: Any) -> dict[str, str]:
+    """Return the headers of *request* that are in NAMES, or that begin with ``X-Cagent-``."""
+    lower = {name.lower(): value for name, value in request.headers}
+    return {n: lower[n] for n in lower if n in OURS or n.startswith("x-cagent-")}
+
+
+def test_a_gateway_without_a_marker_gets_every_call_with_its_own_header(
+    connect: Any, gateway: Any, elsewhere: Any
+) -> None:
+    client = connect(Gateway(gateway.url, session_header="X-Session-Id", marker=None))
+    callers = {"x-session-id": "callers"}
+    with session_scope("sess-1"):
+        client("POST", gateway.url)
+        client("POST", gateway.url, callers)
+        client("POST", elsewhere.url)
+        client("POST", elsewhere.url, {**callers, **MARKED, "X-Other": "stays"})
+    client("POST", gateway.url, callers)
+    assert [our_headers(request) for request in gateway.arrived] == [
+        {"x-session-id": "sess-1"},
+        {"x-session-id": "sess-1"},
+        {"x-session-id": "callers"},
+    ]
+    assert [our_headers(request) for request in elsewhere.arrived] == [{}, {}]
+    assert elsewhere.arrived[1].get("X-Other") == "stays"
+
+
+def test_a_gateway_can_have_another_marker(connect: Any, gateway: Any, elsewhere: Any) -> None:
+    client = connect(Gateway(gateway.url, session_header="X-Session-Id", marker="My-Marker"))
+    with session_scope("sess-1"):
+        client("POST", gateway.url, {"my-marker": "1"})
+        client("POST", gateway.url, {"my-marker": "", "X-Session-Id": "callers"})
+        client("POST", elsewhere.url, {"my-marker": "1"})
+    assert our_headers(gateway.arrived[0]) == {"my-marker": "1", "x-session-id": "sess-1"}
+    assert our_headers(gateway.arrived[1]) == {}
+    assert our_headers(elsewhere.arrived[0]) == {}
+
+
+def test_a_call_carries_session_root_and_parent(connect: Any, gateway: Any, elsewhere: Any) -> None:
+    client = connect(Gateway(gateway.url, **NAMES))
+    by_hand = {**MARKED, "x-cagent-root-session": "callers", "x-parent-session-id": "callers"}
+    with session_scope("root"):
+        client("POST", gateway.url, MARKED)
+        client("POST", gateway.url, by_hand)
+        with sub_session("sub-1"), sub_session("sub-2"):
+            client("POST", gateway.url, by_hand)
+            client("POST", gateway.url, {"x-cagent-root-session": "callers"})
+            client("POST", elsewhere.url, by_hand)
+    client("POST", gateway.url, by_hand)
+    marker = {"x-cagent-forward": MARKED["X-Cagent-Forward"]}
+    in_root = {**marker, "x-session-id": "root", "x-cagent-root-session": "root"}
+    line = {"x-cagent-root-session": "root", "x-parent-session-id": "sub-1"}
+    callers = {"x-cagent-root-session": "callers", "x-parent-session-id": "callers"}
+    assert [our_headers(request) for request in gateway.arrived] == [
+        in_root,
+        in_root,
+        {**marker, **line, "x-session-id": "sub-2"},
+        {},
+        {**marker, **callers},
+    ]
+    assert our_headers(elsewhere.arrived[0]) == {}
+
+
+@pytest.mark.parametrize("marker", ["X-Cagent-Forward", None])
+def test_after_a_redirect_off_the_origin_the_gateways_headers_do_not_come_back(
+    connect: Any, gateway: Any, elsewhere: Any, marker: str | None
+) -> None:
+    """Not even where a call needs no marker, and is redirected to the gateway."""
+    gateway.redirect("/old", f"{elsewhere.url}/new", 307)
+    elsewhere.redirect("/new", f"{gateway.url}/back", 307)
+    gateway.redirect("/back", f"{gateway.url}/end", 307)
+    client = connect(Gateway(gateway.url, **NAMES, marker=marker))
+    with session_scope("root"), sub_session("sub"), compacting():
+        client("POST", f"{gateway.url}/old", {**MARKED, "x-parent-session-id": "callers"})
+    assert our_headers(gateway.arrived[0]).keys() == {
+        *map(str.lower, NAMES.values()),
+        "x-cagent-forward",
+        "x-cagent-compacting",
+    }
+    assert our_headers(elsewhere.arrived[0]) == {}
+    assert our_headers(gateway.arrived[1]) == {}
+
+
+def test_a_purpose_is_sent_with_bound_calls_only(
+    connect: Any, gateway: Any, elsewhere: Any
+) -> None:
+    client = connect(gateway.url)
+    with session_scope("sess-1"):
+        with generating_title():
+            client("POST", gateway.url, MARKED)
+            client("POST", gateway.url)
+            client("POST", elsewhere.url, MARKED)
+        with compacting():
+            client("POST", gateway.url, {**MARKED, "x-cagent-compacting": "callers"})
+        client("POST", gateway.url, MARKED)
+    common = {"x-cagent-forward": MARKED["X-Cagent-Forward"], "x-cagent-session-id": "sess-1"}
+    assert [our_headers(request) for request in gateway.arrived] == [
+        {**common, "x-cagent-generatingtitle": "1"},
+        {},
+        {**common, "x-cagent-compacting": "1"},
+        common,
+    ]
+    assert our_headers(elsewhere.arrived[0]) == {}
 
 
 def test_identity_headers_arrive(connect: Any, gateway: Any) -> None:

@@ -300,6 +300,25 @@ def test_the_program_enters_its_own_sessions(folder: Path, gateway: Any, elsewhe
     assert elsewhere.arrived[0].cagent_headers == set()
 
 
+def test_the_gateway_may_read_other_headers(folder: Path, gateway: Any) -> None:
+    program = """
+    marked = {}
+    from cagent_session import sub_session
+    with sub_session("inner"):
+        call()
+    """
+    write(folder, program=CALLS + program)
+    names = ["--session-header=x-session-id", "--root-header", "X-Root", "--marker=none"]
+    names += ["--parent-header", "X-Parent"]
+    options = ("--gateway", gateway.url, "--session", "outer", *names)
+    ran = run(*PYTHON, "-m", "cagent_session", *options, "program.py", URL=gateway.url)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    (arrived,) = gateway.arrived
+    assert (arrived.get("x-session-id"), arrived.get("X-Root")) == ("inner", "outer")
+    assert arrived.get("X-Parent") == "outer"
+    assert arrived.cagent_headers == set()
+
+
 def test_the_command_is_installed(folder: Path) -> None:
     """Modules of the working directory don't hide those that the command imports."""
     write(folder, program="import sys; print(sys.argv, __file__)", requests="", argparse="")
@@ -312,7 +331,7 @@ def test_the_command_is_installed(folder: Path) -> None:
 URL, SECRET = "--gateway=https://gateway.example", "hunter2"
 WRONG = {
     "program.py": "give the gateway's URL with --gateway, or set the environment variable "
-    "CAGENT_MODELS_GATEWAY",
+    "DOCKER_AGENT_MODELS_GATEWAY",
     f"--gateway https://a:{SECRET}@gateway.example program.py": "gateway URL must not contain a "
     "user or a password: send credentials in a header",
     f"--gateway={SECRET} program.py": "gateway URL must be absolute, and start with http:// or "
@@ -322,11 +341,15 @@ WRONG = {
     f"{URL} --sess {SECRET} program.py": "there is no option --sess; see --help",
     f"{URL} --session {'x' * 257} program.py": "session ID must be 1-256 visible ASCII "
     "characters, got 257 characters",
+    f"{URL} --session-header=Host program.py": "session_header must not be Host, which has a "
+    "meaning of its own",
+    f"{URL} --marker=none --header X-Cagent-OS={SECRET} program.py": "--header is only for a "
+    "gateway that has a marker",
     f"{URL} --header {SECRET} program.py": "argument --header: give it as NAME=VALUE",
     f"{URL} --header Authorization={SECRET} program.py": "--header needs the marker, too: "
-    "--header X-Cagent-Forward=URL",
+    "--header X-Cagent-Forward=VALUE",
     f"{URL} --header X-Cagent-Forward=http://a --header A={SECRET} program.py": "headers must be "
-    "X-Cagent-* headers only, got A",
+    "X-Cagent-Forward and X-Cagent-* headers only, got A",
     f"{URL} --header X-Cagent-Forward=\xe4{SECRET} program.py": "the value of X-Cagent-Forward "
     "must be visible ASCII characters, with spaces only inside",
     f"{URL} --header x-cagent-session-id={SECRET} program.py": "argument --header: use --session "

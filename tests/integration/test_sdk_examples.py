@@ -123,15 +123,16 @@ def test_it_sends_the_calls_to_your_gateway(
     start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], way: str
 ) -> None:
     with ModelsGateway() as gateway:
-        url = f" {gateway.url}/ "
+        url = f"{gateway.url}/models/"
         if way == "variable":
-            monkeypatch.setenv("CAGENT_MODELS_GATEWAY", url)
+            monkeypatch.setenv("CAGENT_MODELS_GATEWAY", f" {url} ")
         options = ["--models-gateway", url] if way == "option" else []
         start(*options, "--model", "llama", "--forward", "https://provider.example/v1")
         calls = gateway.calls
     printed = [line.partition(" ")[0] for line in capsys.readouterr().out.splitlines()]
     assert [call.session_id for call in calls] == printed
     for call in calls:
+        assert call.path == "/models/v1/chat/completions"
         assert call.forward == "https://provider.example/v1"
         assert call.headers["X-Cagent-Model"] == call.json["model"] == "llama"
 
@@ -144,6 +145,7 @@ def test_it_sends_the_calls_to_your_gateway(
             ["--models-gateway", f"https://me:{SECRET}@gateway.example"],
             "must not contain a user or a password",
         ),
+        (["--models-gateway", f"https://gateway.example?key={SECRET}"], "send no query"),
         (["--forward", "provider"], "forward must be an absolute http or https URL"),
     ],
 )

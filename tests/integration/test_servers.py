@@ -10,6 +10,7 @@ import inspect
 import itertools
 import os
 import re
+import runpy
 import socket
 import subprocess
 import sys
@@ -56,8 +57,12 @@ def stream(url: str, prompt: object) -> tuple[requests.Response, Iterator[Any]]:
 
 
 def prompts(gateway: ModelsGateway, session_id: str | None) -> list[str]:
-    """Return the prompts of the session's calls, in order of arrival."""
-    return [call.json["messages"][0]["content"] for call in gateway.calls_in(session_id)]
+    """Return the prompts of the session's calls, in order of arrival.
+
+    A call has none if the server has ended it early, because its own caller has hung up.
+    """
+    whole = [call for call in gateway.calls_in(session_id) if call.body]
+    return [call.json["messages"][0]["content"] for call in whole]
 
 
 @contextmanager
@@ -126,6 +131,17 @@ def test_without_a_gateway_a_program_starts_a_stand_in_and_logs_it(
     first, *_ = log.read_text().splitlines()
     assert "stand-in" in first
     assert "session sess-1: stamped: POST http://127.0.0.1" in log.read_text()
+
+
+def test_the_query_of_the_gateways_url_comes_with_each_call(
+    gateway: ModelsGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_AGENT_MODELS_GATEWAY", f"{gateway.url}/models?tier=pro")
+    model_calls = runpy.run_path(str(SERVERS / "model_calls.py"))
+    model_calls["complete"]("Hi")
+    model_calls["http"].close()
+    received = [request.full_path for request, _ in gateway.log]
+    assert received == ["/models/v1/chat/completions?tier=pro"]
 
 
 @pytest.mark.parametrize("program", ["model_calls", *PROGRAMS])

@@ -43,12 +43,11 @@ class Provider(ModelsGateway):
     """A provider. It answers like the gateway, but needs no marker. It records the headers."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(marker=None)
         self.headers: list[dict[str, str]] = []
 
     def dispatch(self, request: Request) -> Response:
         self.headers.append(dict(request.headers))
-        request.environ.setdefault("HTTP_X_CAGENT_FORWARD", "none")
         return super().dispatch(request)
 
 

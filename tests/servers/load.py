@@ -100,8 +100,13 @@ def send_many(number: int, send: Send, urls: Sequence[str], endpoints: Sequence[
 
 
 def calls_of(gateway: ModelsGateway, kind: str) -> Calls:
-    """Return the calls whose prompt begins with *kind*."""
-    calls = [(call.session_id, call.json["messages"][0]["content"]) for call in gateway.calls]
+    """Return the calls whose prompt begins with *kind*.
+
+    If a caller hangs up, the server may end a call before it has sent the body. Then the call has
+    no prompt.
+    """
+    whole = [call for call in gateway.calls if call.body]
+    calls = [(call.session_id, call.json["messages"][0]["content"]) for call in whole]
     return Calls(call for call in calls if call[1].startswith(kind))
 
 

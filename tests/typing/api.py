@@ -36,23 +36,28 @@ from cagent_session import (
     SessionIdAdapter,
     async_session_id_hook,
     carry_session,
+    compacting,
     current_session_id,
     explain,
     gateway_headers,
+    generating_title,
     in_session,
     instrument,
     mount,
     new_session_id,
+    root_session_id,
     session_factory,
     session_id_hook,
     session_id_trace_config,
     session_scope,
     stamp_botocore,
+    sub_session,
     uninstrument,
     unmount,
 )
 from cagent_session.integrations.logging import SessionIdFilter
 from cagent_session.integrations.opentelemetry import SessionIdSpanProcessor
+from cagent_session.testing import Call, ModelsGateway, Usage
 
 if sys.version_info >= (3, 11):
     from typing import assert_type
@@ -88,7 +93,12 @@ with session_scope("sess-1") as session_id:
 with session_scope(uuid.uuid4()), session_scope(None), session_scope(current_session_id()):
     ...
 
+with session_scope("root"), sub_session("sub") as sub_id, compacting(), generating_title():
+    sub_given: str = sub_id
+assert_type(root_session_id(), str | None)
+
 session_scope(1)  # type: ignore[arg-type] # no ID
+sub_session(1)  # type: ignore[arg-type] # no ID
 session_scope(b"sess-1")  # type: ignore[arg-type] # no ID
 session_scope()  # type: ignore[call-arg] # an ID is needed
 
@@ -112,7 +122,7 @@ def generator(sess: Sess) -> Generator[int, str, bytes]:
     return b""
 
 
-@in_session("sess.id")
+@in_session("sess.id", as_sub_session=True)
 async def coroutine(sess: Sess, *, retries: int = 0) -> float:
     return 0.5
 
@@ -192,6 +202,13 @@ assert_type(gateway.missing, Literal["omit", "warn", "raise"])
 assert_type(Gateway.from_environment(), Gateway | None)
 assert_type(Gateway.from_environment(missing="raise"), Gateway | None)
 hash(gateway)
+plain = Gateway(GATEWAY, session_header="x-session-id", marker=None, root_header="X-Root")
+assert_type(plain.session_header, str)
+assert_type(plain.marker, str | None)
+assert_type(Gateway.from_environment(marker=None, parent_header="X-Parent"), Gateway | None)
+Gateway(GATEWAY, session_header=None)  # type: ignore[arg-type] # it always has one
+Gateway.from_environment(marker=1)  # type: ignore[arg-type] # a name is a str
+Gateway.from_environment(header="X-Id")  # type: ignore[call-arg] # no such name
 
 route: Route = gateway.route("openai", forward=None, model="gpt-4o", install_id=uuid.uuid4())
 base_url: str = route.base_url
@@ -347,3 +364,19 @@ SessionIdFilter(default="none")
 SessionIdFilter(default=None)
 SessionIdFilter("agent")  # type: ignore[call-arg] # logging.Filter takes a name, this filter does not
 TracerProvider().add_span_processor(SessionIdSpanProcessor())
+
+
+# The gateway for tests
+
+server = ModelsGateway("localhost", 0, session_header="x-session-id", marker=None)
+ModelsGateway(root_header=None, parent_header="x-parent-session-id")
+assert_type(server.gateway, Gateway)
+assert_type(server.usage(), dict[str | None, Usage])
+assert_type(server.usage(by="root"), dict[str | None, Usage])
+assert_type(server.calls_in(uuid.uuid4()), list[Call])
+assert_type(server.calls[0].root_session_id, str | None)
+assert_type(server.calls[0].parent_session_id, str | None)
+mount(requests.Session(), server.gateway)
+ModelsGateway(session_header=None)  # type: ignore[arg-type] # it always has one
+ModelsGateway("localhost", 0, None, "x-session-id")  # type: ignore[call-arg] # names are keywords
+server.usage(by="parent")  # type: ignore[arg-type] # no such bill

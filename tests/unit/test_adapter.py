@@ -22,9 +22,11 @@ from cagent_session import (
     InvalidGatewayURL,
     MissingSessionId,
     SessionIdAdapter,
+    compacting,
     mount,
     session_factory,
     session_scope,
+    sub_session,
     unmount,
 )
 from cagent_session.headers import as_text
@@ -86,11 +88,9 @@ def test_a_request_that_needs_no_change_is_not_copied() -> None:
     inner = RecordingAdapter()
     adapter = SessionIdAdapter(inner=inner)
     unmarked = requests.Request("GET", GATEWAY).prepare()
-    right_already = prepared(**{"X-Cagent-Session-Id": "sess-1"})
     sent_id(adapter, unmarked)
-    sent_id(adapter, right_already)
     adapter.send(request := prepared())
-    assert [id(sent) for sent in inner.sent] == [id(unmarked), id(right_already), id(request)]
+    assert [id(sent) for sent in inner.sent] == [id(unmarked), id(request)]
 
 
 def test_a_subclass_of_prepared_request_keeps_its_class() -> None:
@@ -667,6 +667,109 @@ def test_two_adapters_can_serve_two_gateways() -> None:
         assert dict(request.headers) == before
     ours = [{n: v for n, v in r.headers.items() if n.startswith("X-Cagent")} for r in inner.sent]
     assert ours == [{**MARKED, **model, "X-Cagent-Session-Id": "sess-1"}] * 2 + [{}]
+
+
+A: Any = Gateway("https://a.example", session_header="x-a", marker="x-mark")
+B: Any = Gateway("https://b.example", session_header="x-b", marker=None)
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(A, B), (B, A)])
+def test_two_adapters_can_serve_gateways_with_other_headers(outer: Any, inner: Any) -> None:
+    adapter = SessionIdAdapter(outer, inner=SessionIdAdapter(inner, inner=RecordingAdapter()))
+    ours = {"x-a": "callers", "x-b": "callers", "x-mark": "1", "X-Cagent-Model": "m"}
+    sent = {}
+    with session_scope("sess-1"):
+        for url in ("https://a.example/", "https://b.example/", "https://c.example/"):
+            request = requests.Request("POST", url, ours).prepare()
+            adapter.send(request)
+            headers = adapter.send(request).request.headers
+            sent[url] = {name: headers[name] for name in ours if name in headers}
+            assert request.headers.items() >= ours.items()
+    assert list(sent.values()) == [
+        {"x-a": "sess-1", "x-mark": "1", "X-Cagent-Model": "m"},
+        {"x-b": "sess-1", "X-Cagent-Model": "m"},
+        {},
+    ]
+
+
+def test_a_redirect_is_one_for_each_of_two_adapters() -> None:
+    unknown = Gateway(session_header="x-s", marker="x-route")
+    inner = RecordingAdapter()
+    adapter = SessionIdAdapter(None, inner=SessionIdAdapter(unknown, inner=inner))
+    request = requests.Request("POST", "https://old.example", {**MARKED, "x-route": "1"}).prepare()
+    with session_scope("sess-1"):
+        adapter.send(request)
+        redirected = request.copy()
+        redirected.url = "https://new.example/"
+        adapter.send(redirected)
+    sent, after = inner.sent
+    assert (sent.headers["x-s"], sent.headers["x-route"]) == ("sess-1", "1")
+    assert after.headers == {"Content-Length": "0"}
+
+
+def test_a_copy_as_plain_headers_still_knows_another_marker_was_sent_elsewhere() -> None:
+    """This is for a Session that follows redirects in its own way, where no URL is known."""
+    inner = RecordingAdapter()
+    adapter = SessionIdAdapter(Gateway(session_header="x-s", marker="X-Route"), inner=inner)
+    request = requests.Request("POST", "https://old.example", {"x-route": "1"}).prepare()
+    with session_scope("sess-1"):
+        adapter.send(request)
+        redirected = request.copy()
+        redirected.url = "https://new.example/"
+        redirected.headers = CaseInsensitiveDict(redirected.headers)
+        adapter.send(redirected)
+    assert inner.sent[0].headers["x-s"] == "sess-1"
+    assert inner.sent[1].headers == {"Content-Length": "0"}
+
+
+def test_what_the_caller_changes_while_a_request_is_sent_stays() -> None:
+    class CallerChanges(RecordingAdapter):
+        def send(self, sent: Any, **options: Any) -> requests.Response:  # type: ignore[override]
+            request.url, request.headers = "https://other.example/", own_headers
+            sent.signed = True
+            return super().send(sent, **options)
+
+    request: Any = prepared()
+    own_headers = CaseInsensitiveDict({"X-Own": "1"})
+    assert sent_id(SessionIdAdapter(inner=CallerChanges()), request) == "sess-1"
+    assert (request.url, request.headers, request.signed) == (
+        "https://other.example/",
+        {"X-Own": "1"},
+        True,
+    )
+
+
+def test_an_inner_adapter_can_send_a_copy() -> None:
+    """The copy knows which headers are not the caller's, too."""
+
+    class Copying(RecordingAdapter):
+        def send(self, request: Any, **options: Any) -> requests.Response:  # type: ignore[override]
+            return super().send(request.copy(), **options)
+
+    names: Any = {"root_header": "X-Cagent-Root", "parent_header": "X-Parent"}
+    adapter = SessionIdAdapter(Gateway(GATEWAY, **names), inner=Copying())
+    with session_scope("root"), sub_session("sub"), compacting():
+        sent = adapter.send(prepared()).request
+    assert {"X-Cagent-Compacting", *names.values()} <= sent.headers.keys()
+    assert adapter.send(sent).request.headers == prepared().headers
+
+
+def test_a_purpose_that_the_caller_set_comes_back_when_the_response_is_sent_again() -> None:
+    adapter = SessionIdAdapter(inner=RecordingAdapter())
+    request = prepared(**{"X-Cagent-Compacting": "callers"})
+    with session_scope("sess-1"), compacting():
+        sent = adapter.send(request).request
+    assert sent.headers["X-Cagent-Compacting"] == "1"
+    assert adapter.send(sent).request.headers == request.headers
+
+
+def test_the_names_that_are_sent_can_be_looked_up_even_if_they_were_bytes() -> None:
+    request: Any = prepared()
+    request.headers.update({b"X-Cagent-Model": "gpt-4o", b"X-Other": "1"})
+    with session_scope("sess-1"):
+        sent = SessionIdAdapter(inner=RecordingAdapter()).send(request).request.headers
+    expected = {**MARKED, "X-Cagent-Model": "gpt-4o", "X-Other": "1", "Content-Length": "0"}
+    assert dict(sent.items()) == {**expected, "X-Cagent-Session-Id": "sess-1"}
 
 
 def test_an_outer_adapter_does_not_hide_a_missing_session() -> None:

@@ -24,12 +24,24 @@ from celery import Celery, chain, chord, current_app, group
 from celery.contrib.testing.worker import start_worker
 from celery.result import AsyncResult
 
-from cagent_session import SESSION_ID_HEADER, current_session_id, session_scope
+from cagent_session import (
+    SESSION_ID_HEADER,
+    compacting,
+    current_session_id,
+    session_scope,
+    sub_session,
+)
+from cagent_session.context import current_attribution
 from cagent_session.integrations.celery import instrument, uninstrument
 
 
 def current(*_: Any) -> str | None:
     return current_session_id()
+
+
+def line(*_: Any) -> list[str | None]:
+    """Return the current session, its parent, its root and the purpose."""
+    return list(current_attribution())
 
 
 def collect(results: Any) -> list[Any]:
@@ -52,6 +64,13 @@ def retry_once(self: Any, scope: str | None) -> list[str | None]:
     if self.request.retries:
         return [current_session_id(), "retried"]
     with session_scope(scope):
+        raise self.retry(countdown=0)
+
+
+def retry_once_for_line(self: Any) -> list[str | None]:
+    if self.request.retries:
+        return line()
+    with session_scope("other"):
         raise self.retry(countdown=0)
 
 
@@ -79,10 +98,12 @@ def errback(_request: Any, _exc: Any, _traceback: Any) -> None:
 
 TASKS = [
     current,
+    line,
     collect,
     publish_another,
     publish_another_with_retries,
     retry_once,
+    retry_once_for_line,
     replace_itself,
     fail,
     leave_scope_open,
@@ -90,6 +111,7 @@ TASKS = [
     errback,
 ]
 errback_sessions: list[str | None] = []  # Celery keeps no results of error callbacks
+PARENT, ROOT, PURPOSE = "X-Cagent-Parent-Session", "X-Cagent-Root-Session", "X-Cagent-Purpose"
 with_and_without_session = pytest.mark.parametrize("session_id", ["sess-1", None])
 
 
@@ -245,18 +267,78 @@ def test_an_error_callback_without_a_message_is_in_the_session_of_its_task(app: 
     assert errback_sessions == ["sess-1", None]
 
 
+@pytest.fixture
+def sub_sub_session() -> Iterator[list[str]]:
+    """Run a test in a sub-session of a sub-session, with a purpose. Return the whole line."""
+    with session_scope("sess-1"), sub_session("sub-1"), sub_session("sub-2"), compacting():
+        yield ["sub-2", "sub-1", "sess-1", "compacting"]
+
+
+def test_a_task_is_in_its_publishers_sub_session(app: Celery, sub_sub_session: list[str]) -> None:
+    link = app.tasks["line"].s()
+    link.freeze()
+    assert run(app, "line", link=link) == sub_sub_session
+    assert result_of(app.AsyncResult(link.id)) == sub_sub_session
+    assert run(app, "retry_once_for_line") == sub_sub_session
+    with session_scope("other"):
+        assert run(app, "line") == ["other", None, "other", None]
+    with session_scope(None):
+        assert run(app, "line") == [None] * 4
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_an_eager_task_is_in_its_callers_sub_session(
+    instrumented: Celery, sub_sub_session: list[str], always: bool
+) -> None:
+    instrumented.conf.task_always_eager = always
+    for name in ("line", "retry_once_for_line"):
+        assert instrumented.tasks[name].apply().get() == sub_sub_session
+    assert line() == sub_sub_session
+
+
+def test_a_purpose_without_a_session_is_carried(app: Celery, instrumented: Celery) -> None:
+    with compacting():
+        assert run(app, "line") == [None, None, None, "compacting"]
+        assert instrumented.tasks["line"].apply().get() == [None, None, None, "compacting"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({SESSION_ID_HEADER: "sess-1"}, ["sess-1", None, "sess-1", None]),
+        ({SESSION_ID_HEADER: "sub-1", ROOT: "sess-1"}, ["sub-1", None, "sess-1", None]),
+        ({SESSION_ID_HEADER: "sub-1", PARENT: "sess-1"}, ["sub-1", "sess-1", "sess-1", None]),
+        ({PARENT: "sess-1", ROOT: "sess-1"}, [None] * 4),
+        ({PURPOSE: "generating_title"}, [None, None, None, "generating_title"]),
+        ({PURPOSE: "of a later release"}, [None] * 4),
+        ({PURPOSE: ["compacting"]}, [None] * 4),
+    ],
+)
+def test_a_message_of_another_producer_need_not_have_all_headers(
+    app: Celery, headers: dict[str, Any], expected: list[str | None]
+) -> None:
+    """Older releases of this library set only the session's ID."""
+    assert run(app, "line", headers=headers) == expected
+
+
+@pytest.mark.parametrize("name", [SESSION_ID_HEADER, PARENT, ROOT])
 @pytest.mark.parametrize("value", ["two words", "", "x" * 257, 5, ["sess-1"], {"id": "sess-1"}])
 def test_a_task_with_a_malformed_id_runs_in_no_session_with_a_warning(
-    app: Celery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, value: Any
+    app: Celery,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: Any,
 ) -> None:
     # A worker may have changed this logger, so its records may not reach the root's handlers.
     logger = logging.getLogger("cagent_session.integrations.celery")
     monkeypatch.setattr(logger, "handlers", [caplog.handler])
     monkeypatch.setattr(logger, "propagate", False)
-    assert run(app, "current", headers={SESSION_ID_HEADER: value}) is None
+    headers = {SESSION_ID_HEADER: "sess-2", PURPOSE: "compacting", name: value}
+    assert run(app, "line", headers=headers) == [None] * 4
     (warning,) = (record for record in caplog.records if record.name == logger.name)
     assert warning.levelname == "WARNING"
-    problem = "X-Cagent-Session-Id of the message is malformed, so the task runs in no "
+    problem = f"{name} of the message is malformed, so the task runs in no session: "
     assert warning.getMessage().startswith(problem)
     assert str(value or "no value") not in warning.getMessage()
 
@@ -282,6 +364,15 @@ def test_other_headers_of_a_message_stay_unchanged(instrumented: Celery) -> None
         published = published_headers(instrumented, headers=headers)
     assert (published["tenant"], published[SESSION_ID_HEADER]) == ("t-1", "sess-1")
     assert headers == {"tenant": "t-1"}
+
+
+def test_the_current_session_replaces_all_of_a_callers_headers(instrumented: Celery) -> None:
+    """The caller's parent, root and purpose are those of another session."""
+    callers = dict.fromkeys((SESSION_ID_HEADER, PARENT, ROOT, PURPOSE), "callers")
+    with session_scope("sess-1"):
+        headers = published_headers(instrumented, headers=callers)
+    ours = {name: value for name, value in headers.items() if name in callers}
+    assert ours == {SESSION_ID_HEADER: "sess-1", ROOT: "sess-1"}
 
 
 @pytest.mark.parametrize(

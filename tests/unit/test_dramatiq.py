@@ -17,7 +17,14 @@ from dramatiq.broker import MessageProxy
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import AgeLimit, AsyncIO, GroupCallbacks, MiddlewareError, SkipMessage
 
-from cagent_session import current_session_id, in_session, session_scope
+from cagent_session import (
+    compacting,
+    current_session_id,
+    in_session,
+    session_scope,
+    sub_session,
+)
+from cagent_session.context import NOTHING, Attribution, current_attribution
 from cagent_session.integrations.dramatiq import SessionMiddleware
 
 with warnings.catch_warnings():  # Dramatiq 1 warns of backends that are not installed
@@ -28,10 +35,13 @@ with_and_without_session = pytest.mark.parametrize("session_id", ["sess-1", None
 composition: Any = dramatiq.composition  # it has no types
 seen: list[tuple[str, str | None]] = []
 """The actors that have run, each with its session."""
+lines: list[Attribution] = []
+"""What was current in the same actors: the session, its parent, its root and the purpose."""
 
 
 def see(name: str) -> None:
     seen.append((name, current_session_id()))
+    lines.append(current_attribution())
 
 
 def ask(*_: Any) -> None:
@@ -103,6 +113,7 @@ def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         for thread in (dramatiq.worker._ConsumerThread, dramatiq.worker._WorkerThread):
             monkeypatch.setattr(thread, "run", in_session(lambda *_: "starter")(thread.run))
     seen.clear()
+    lines.clear()
     broker = StubBroker()
     barriers = StubBackend()  # type: ignore[no-untyped-call]
     for middleware in (AsyncIO(), GroupCallbacks(barriers), Other()):
@@ -112,7 +123,7 @@ def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     for function in ACTORS:
         dramatiq.actor(broker=broker, max_retries=1, min_backoff=1)(function)
     monkeypatch.setattr(dramatiq.broker, "global_broker", broker)
-    worker = Worker(broker, worker_threads=1, worker_timeout=10)
+    worker = Worker(broker, worker_threads=1, worker_timeout=1)
     worker.start()
     yield broker
     worker.stop()
@@ -212,26 +223,65 @@ def test_an_actor_that_is_called_runs_in_its_callers_session(
     assert seen == [("ask", session_id), ("ask_async", session_id)]
 
 
+@pytest.mark.parametrize("name", ["ask", "ask_async", "fail"])
+def test_an_actor_and_its_retry_are_in_the_sub_session_of_its_message(
+    broker: StubBroker, name: str
+) -> None:
+    message = broker.get_actor(name).message()
+    with session_scope("sess-1"), sub_session("sub-1"), sub_session("sub-2"), compacting():
+        broker.enqueue(message)
+    wait(broker)
+    line = Attribution("sub-2", "sub-1", "sess-1", "compacting")
+    assert lines == [line] * (2 if name == "fail" else 1)
+    assert message.options == {}
+
+
+def test_what_is_sent_by_or_after_an_actor_is_in_its_sub_session(broker: StubBroker) -> None:
+    with session_scope("sess-1"), sub_session("sub-1"):
+        send(broker, "send_another")
+        send(broker, "ask", on_success="after")
+    assert lines == [Attribution("sub-1", "sess-1", "sess-1")] * 3
+
+
+def test_a_purpose_without_a_session_is_carried(broker: StubBroker) -> None:
+    with compacting():
+        send(broker, "ask")
+    assert lines == [Attribution(purpose="compacting")]
+
+
+def test_a_message_of_another_producer_needs_only_the_sessions_id(broker: StubBroker) -> None:
+    """Older releases of this library set no other option."""
+    send(broker, "ask", cagent_session_id="sess-1", cagent_purpose="of a later release")
+    assert lines == [Attribution("sess-1", None, "sess-1")]
+
+
+@pytest.mark.parametrize(
+    "option", ["cagent_session_id", "cagent_parent_session_id", "cagent_root_session_id"]
+)
 @pytest.mark.parametrize("value", ["two words", "", "x" * 257, 5, ["sess-1"], {"id": "sess-1"}])
 def test_an_actor_with_a_malformed_id_runs_in_no_session_with_a_warning(
-    broker: StubBroker, caplog: pytest.LogCaptureFixture, value: Any
+    broker: StubBroker, caplog: pytest.LogCaptureFixture, option: str, value: Any
 ) -> None:
     with caplog.at_level(logging.WARNING, "cagent_session"):
-        send(broker, "ask", cagent_session_id=value)
-    assert seen == [("ask", None)]
+        send(broker, "ask", **{"cagent_session_id": "sess-2", option: value})
+    assert lines == [NOTHING]
     (warning,) = (record for record in caplog.records if record.name.startswith("cagent_session"))
     assert warning.levelname == "WARNING"
     subject, _, problem = warning.getMessage().partition(": ")
-    assert subject.startswith("cagent_session_id of message ")
+    assert subject.startswith(f"{option} of message ")
     assert subject.endswith(" is malformed, so the actor runs in no session")
     assert str(value or "no value") not in problem
 
 
-def test_the_current_session_replaces_the_option_that_a_caller_gives(broker: StubBroker) -> None:
+def test_the_current_session_replaces_the_options_that_a_caller_gives(broker: StubBroker) -> None:
+    callers = {"cagent_session_id": "callers", "cagent_parent_session_id": "callers-parent"}
     for session_id in ("sess-1", None):
         with session_scope(session_id):
-            send(broker, "ask", cagent_session_id="callers")
-    assert seen == [("ask", "sess-1"), ("ask", "callers")]
+            send(broker, "ask", **callers)
+    assert lines == [
+        Attribution("sess-1", None, "sess-1"),
+        Attribution("callers", "callers-parent", "callers-parent"),
+    ]
 
 
 def test_a_message_object_can_be_sent_in_several_sessions(broker: StubBroker) -> None:
@@ -253,6 +303,17 @@ def test_other_middleware_starts_in_the_session_if_ours_is_the_first(
     with session_scope("sess-1"):
         send(broker, "ask", see=True)
     assert seen == [("other middleware", session_id), ("ask", "sess-1")]
+
+
+@pytest.mark.parametrize("broker", ["last"], indirect=True)
+def test_the_session_of_a_message_that_is_not_acknowledged_ends_with_the_next_message(
+    broker: StubBroker,
+) -> None:
+    with session_scope("sess-1"):
+        send(broker, "ask", fail_to_ack=1)
+    for _ in range(2):
+        send(broker, "after", see=True)
+    assert seen[-2:] == [("other middleware", None), ("after", None)]
 
 
 @pytest.mark.parametrize("broker", ["last"], indirect=True)

@@ -19,12 +19,14 @@ from requests.adapters import HTTPAdapter
 from cagent_session import (
     Gateway,
     SessionIdAdapter,
+    compacting,
     explain,
     gateway_headers,
     mount,
     session_id_hook,
     session_id_trace_config,
     session_scope,
+    sub_session,
 )
 
 GATEWAY = "https://gw.example"
@@ -53,6 +55,41 @@ CLIENTS: dict[str, Callable[..., Any]] = {
 @pytest.fixture(params=CLIENTS)
 def client(request: pytest.FixtureRequest) -> Callable[..., Any]:
     return CLIENTS[request.param]
+
+
+def test_the_headers_of_another_gateway_are_named(client: Any) -> None:
+    names: Any = {"session_header": "x-session-id", "root_header": "X-Root", "parent_header": "X-P"}
+    anything = client(Gateway(GATEWAY, **names, marker=None))
+    in_no_session = explain(anything, URL)
+    with session_scope("root"), sub_session("sub"), compacting():
+        told = explain(anything, URL)
+        unmarked = explain(client(Gateway(GATEWAY, **names, marker="My-Marker")), URL)
+    carries = f"A request to {URL} would carry"
+    assert told == (
+        f"{carries} x-session-id: sub, the ID of the current session. It would also carry "
+        "X-P: root and X-Root: root and X-Cagent-Compacting: 1."
+    )
+    callers = {"x-session-id": "callers", "X-P": "theirs"}
+    assert explain(anything, URL, callers) == (
+        f"{carries} x-session-id: callers, the ID that the caller set. It would also carry "
+        "X-P: theirs."
+    )
+    assert in_no_session.startswith(f"{carries} no session ID: no session is current.")
+    assert unmarked.startswith(
+        f"{carries} no session ID: it has no marker, the header My-Marker. Add it to the headers"
+    )
+
+
+def test_other_hooks_matter_only_if_a_marker_is_missing() -> None:
+    def other_hook(request: Any) -> None: ...
+
+    def explained(gateway: Gateway) -> str:
+        hooks = {"request": [other_hook, session_id_hook(gateway)]}
+        return explain(httpx.Client(event_hooks=hooks, verify=False), URL)
+
+    with session_scope("sess-1"):
+        assert "other hooks" in explained(Gateway(GATEWAY))
+        assert "other hooks" not in explained(Gateway(GATEWAY, marker=None))
 
 
 def test_a_call_that_is_attributed(client: Any) -> None:
@@ -101,9 +138,9 @@ def test_a_host_port_or_scheme_that_is_not_the_gateways(
 def test_no_marker(client: Any, headers: Any) -> None:
     with session_scope("sess-1"):
         assert explain(client(), URL, headers) == (
-            f"{NO_ID}it has no marker, the header X-Cagent-Forward. Add gateway_headers(...) to "
-            "the headers of the client or of the call. Headers of the call must be given to "
-            "explain(), too."
+            f"{NO_ID}it has no marker, the header X-Cagent-Forward. Add it to the headers of the "
+            "client or of the call: gateway.route(...).headers has it. Headers of the call must be "
+            "given to explain(), too."
         )
 
 
@@ -312,7 +349,7 @@ def test_a_websocket_of_aiohttp_is_bound_as_its_first_request_is() -> None:
 @pytest.mark.parametrize("thing", [None, "client", object(), sys])
 def test_another_client_is_a_type_error_that_names_it(thing: Any) -> None:
     kind = rf"{type(thing).__module__}\.{type(thing).__qualname__}"
-    problem = rf"takes a client of requests, .* or aiohttp, got {kind}: for an SDK"
+    problem = rf"takes a client of requests, .* or aiohttp, .* got {kind}: for an SDK"
     with pytest.raises(TypeError, match=problem):
         explain(thing, URL)
 

@@ -26,10 +26,14 @@ from cagent_session import (
     gateway_headers,
     session_scope,
 )
+from cagent_session.context import NOTHING
+from cagent_session.decision import Decision
+from cagent_session.headers import callers_by_name
 from cagent_session.origins import left_origin, origin_of
-from cagent_session.reporting import BOUND, report
+from cagent_session.reporting import report
 
 FORWARD = "https://api.openai.com/v1"
+UNATTRIBUTED = Decision(Gateway(), "no session", True, NOTHING)
 
 
 def request_to(url: str) -> Any:
@@ -38,7 +42,10 @@ def request_to(url: str) -> Any:
 
 def is_bound(gateway: Gateway | str, url: str, marker: Any = FORWARD) -> bool:
     gateway = Gateway(gateway) if isinstance(gateway, str) else gateway
-    return gateway.decide(url, marker, None)[0] in BOUND
+    return (
+        gateway.decide(url, callers_by_name({"X-Cagent-Forward": marker}.items())).attribution
+        is not None
+    )
 
 
 @pytest.mark.parametrize("marker", [FORWARD, FORWARD.encode(), "x"])
@@ -221,30 +228,35 @@ GATEWAY, OTHER = "https://gw.example/", "https://other.example/"
 @pytest.mark.parametrize(
     ("gateway", "session_id", "url", "forward", "callers_id", "expected"),
     [
-        (GATEWAY, "sess-1", GATEWAY, FORWARD, None, ("stamped", "sess-1", False)),
-        (GATEWAY, "sess-1", GATEWAY, FORWARD, "callers", ("stamped", "sess-1", False)),
-        (GATEWAY, "sess-1", GATEWAY, None, "callers", ("no marker", None, True)),
-        (GATEWAY, "sess-1", OTHER, FORWARD, "callers", ("another origin", None, True)),
-        (GATEWAY, "sess-1", OTHER, None, None, ("another origin", None, True)),
-        (None, "sess-1", GATEWAY, FORWARD, "callers", ("stamped", "sess-1", False)),
-        (None, "sess-1", GATEWAY, None, "callers", ("no marker", None, False)),
-        (None, None, GATEWAY, FORWARD, "callers", ("no session", "callers", False)),
-        (None, None, GATEWAY, FORWARD, b"callers", ("no session", b"callers", False)),
-        (None, None, GATEWAY, FORWARD, "", ("no session", None, False)),
-        (None, None, GATEWAY, FORWARD, None, ("no session", None, False)),
-        (None, None, GATEWAY, None, "callers", ("no marker", None, False)),
+        (GATEWAY, "sess-1", GATEWAY, FORWARD, None, ("stamped", "sess-1", True)),
+        (GATEWAY, "sess-1", GATEWAY, FORWARD, "callers", ("stamped", "sess-1", True)),
+        (GATEWAY, "sess-1", GATEWAY, None, "callers", ("no marker", None, False)),
+        (GATEWAY, "sess-1", OTHER, FORWARD, "callers", ("another origin", None, False)),
+        (GATEWAY, "sess-1", OTHER, None, None, ("another origin", None, False)),
+        (None, "sess-1", GATEWAY, FORWARD, "callers", ("stamped", "sess-1", True)),
+        (None, "sess-1", GATEWAY, None, "callers", ("no marker", None, True)),
+        (None, None, GATEWAY, FORWARD, "callers", ("no session", "callers", True)),
+        (None, None, GATEWAY, FORWARD, b"callers", ("no session", b"callers", True)),
+        (None, None, GATEWAY, FORWARD, "", ("no session", None, True)),
+        (None, None, GATEWAY, FORWARD, None, ("no session", None, True)),
+        (None, None, GATEWAY, None, "callers", ("no marker", None, True)),
     ],
 )
 def test_the_rule(
     gateway: str | None, session_id: Any, url: str, forward: Any, callers_id: Any, expected: Any
 ) -> None:
+    """*expected* is the reason, the session ID, and whether other X-Cagent-* headers are sent."""
+    headers = {"X-Cagent-Forward": forward, "X-Cagent-Session-Id": callers_id, "X-Cagent-OS": "?"}
+    by_name = callers_by_name(headers.items())
     made = Gateway.of(gateway)
     with session_scope(session_id):
-        reason, carried = made.decide(url, forward, callers_id)
-        left_origin_by_redirect = made.decide(url, forward, callers_id, has_left=True)
-    assert (reason, carried, made.removes_all(reason)) == expected
-    assert left_origin_by_redirect == ("left the origin by a redirect", None)
-    assert made.removes_all(left_origin_by_redirect[0])
+        decision = made.decide(url, by_name)
+        left = made.decide(url, by_name, has_left=True)
+    sent, _ = decision.applied_to(by_name)
+    assert (decision.reason, decision.session_id, "x-cagent-os" in sent) == expected
+    assert sent.get("x-cagent-session-id", (None, None))[1] == decision.session_id
+    assert (left.reason, left.session_id) == ("left the origin by a redirect", None)
+    assert left.applied_to(by_name) == ({}, {})
 
 
 @pytest.mark.parametrize(
@@ -264,14 +276,14 @@ def test_a_missing_session_is_reported_with_the_remedy_and_without_secrets(
 ) -> None:
     """The message shows no user info and no query. Gemini's clients put their key in the query."""
     with pytest.raises(MissingSessionId) as missing:
-        report("raise", request_to(url), "no session", FORWARD, None)
+        report("raise", request_to(url), UNATTRIBUTED)
     problem = f"POST {shown} is bound for the models gateway but in no session"
     assert str(missing.value) == f"{problem}: make the call inside session_scope()"
 
 
 CALL = """
 try:
-    answers.put(report("warn", request, "no session", "marker", None))
+    answers.put(report("warn", request, decision))
 except Exception as error:
     answers.put(error)
 """
@@ -291,7 +303,9 @@ def call_from_unusual_code(**names: Any) -> list[Any]:
 
 def test_the_warning_of_a_missing_session_can_point_at_any_code() -> None:
     with pytest.warns(MissingSessionIdWarning) as warned:
-        answers = call_from_unusual_code(report=report, request=request_to("https://gw.example/"))
+        answers = call_from_unusual_code(
+            report=report, request=request_to("https://gw.example/"), decision=UNATTRIBUTED
+        )
     assert answers == [None, None]
     assert [warning.filename for warning in warned] == ["plugin.txt", "plugin.txt"]
 

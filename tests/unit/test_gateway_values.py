@@ -24,6 +24,7 @@ from cagent_session import (
 )
 
 URL = "https://api.docker.com/models?tier=pro"  # docker-agent's own test address
+BY_NAME: Any = {"x-cagent-forward": ("X-Cagent-Forward", "https://api.openai.com/v1")}
 VARIABLES = ("DOCKER_AGENT_MODELS_GATEWAY", "CAGENT_MODELS_GATEWAY")
 
 
@@ -38,8 +39,93 @@ def test_it_may_have_no_url_or_several_and_urls_may_have_path_and_query() -> Non
     gateway = Gateway(URL, "http://two.example:8080")
     assert gateway.urls == (URL, "http://two.example:8080")
     with session_scope("sess-1"):
-        assert gateway.decide("https://api.docker.com/v1/chat", "marker", None)[1] == "sess-1"
-        assert gateway.decide("https://docker.com/models?tier=pro", "marker", None)[1] is None
+        assert gateway.decide("https://api.docker.com/v1/chat", BY_NAME).session_id == "sess-1"
+        assert gateway.decide("https://docker.com/models?tier=pro", BY_NAME).session_id is None
+
+
+NAMES: Any = {
+    "session_header": "x-session-id",
+    "marker": None,
+    "root_header": "X-Cagent-Root-Session",
+    "parent_header": "x-parent-session-id",
+}
+
+
+def test_it_can_have_other_headers() -> None:
+    gateway = Gateway(URL, **NAMES)
+    assert {name: getattr(gateway, name) for name in NAMES} == NAMES
+    assert gateway == Gateway(URL, **NAMES) != Gateway(URL)
+    assert hash(gateway) == hash(Gateway(URL, **NAMES))
+    assert pickle.loads(pickle.dumps(gateway)) == copy.deepcopy(gateway) == gateway
+    assert Gateway.of(gateway, "raise") == Gateway(URL, **NAMES, missing="raise")
+    assert repr(Gateway(URL, session_header="x-session-id", marker=None)) == (
+        "Gateway('https://api.docker.com/models', missing='omit', session_header='x-session-id', "
+        "marker=None)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "problem"),
+    [
+        ({"session_header": None}, TypeError, "^session_header must be .* a header, got NoneType$"),
+        ({"root_header": b"X-Root"}, TypeError, "^root_header must be .* a header, got bytes$"),
+        ({"marker": ""}, ValueError, "^marker must be the name of a header .*, got ''$"),
+        ({"parent_header": "a b"}, ValueError, "^parent_header must be .*, got 'a b'$"),
+        ({"session_header": "X-Api-Key"}, ValueError, "must not be X-Api-Key"),
+        ({"marker": "none"}, ValueError, "^marker must be None, without quotation marks"),
+        ({"session_header": "Content-Length"}, ValueError, "must not be Content-Length, which has"),
+        ({"marker": "authorization"}, ValueError, "^marker must not be authorization"),
+        ({"root_header": "X-Cagent-Compacting"}, ValueError, "must not be X-Cagent-Compacting"),
+        (
+            {"marker": "X-CAGENT-Session-Id"},
+            ValueError,
+            "session_header and marker must be different",
+        ),
+        ({"marker": None}, ValueError, "marker=None .* give the URL$"),
+    ],
+)
+def test_wrong_names_of_headers_are_refused(
+    names: dict[str, Any], error: type[Exception], problem: str
+) -> None:
+    with pytest.raises(error, match=problem):
+        Gateway(**names)
+    if names != {"marker": None}:
+        with pytest.raises(error, match=problem):
+            Gateway.from_environment(**names)
+
+
+def test_a_wrong_parameter_is_an_error_even_if_no_variable_is_set() -> None:
+    wrong: Any = "ignore"
+    with pytest.raises(ValueError, match=r"^missing must be"):
+        Gateway.from_environment(missing=wrong)
+    names: Any = {"sesion_header": "x-session-id"}
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sesion_header'"):
+        Gateway.from_environment(**names)
+
+
+def test_headers_to_add_must_have_the_gateways_own_marker() -> None:
+    names: Any = {"session_header": "x-session-id", "root_header": "X-Cagent-Root"}
+    gateway = Gateway(URL, marker="My-Marker", **names)
+    marked = gateway.with_marking({"my-marker": "1", "X-Cagent-Model": "gpt-4o"})
+    sent, _ = marked.decide(URL, {}).applied_to({})
+    assert sent == {"my-marker": ("my-marker", "1"), "x-cagent-model": ("X-Cagent-Model", "gpt-4o")}
+    blank: Any = {"my-marker": ("My-Marker", " ")}
+    assert marked.decide(URL, blank).applied_to(blank)[0] == sent
+    for headers, problem in (
+        ({"X-Cagent-Model": "gpt-4o"}, "headers must contain My-Marker"),
+        (
+            {"my-marker": "1", "X-Session-Id": "s"},
+            "be My-Marker and X-Cagent-.* headers only, got X-Session-Id",
+        ),
+        ({"my-marker": "1", "my-marker-key": "s"}, "X-Cagent-.* headers only, got my-marker-key"),
+        ({"my-marker": "1", "x-cagent-root": "s"}, "must not contain x-cagent-root: use session"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            gateway.with_marking(headers)
+    with pytest.raises(ValueError, match="only be added for a gateway that has a marker"):
+        Gateway(URL, marker=None).with_marking({"X-Cagent-Model": "gpt-4o"})
+    plain = Gateway(URL, marker=None)
+    assert plain.with_marking(plain.route("openai").headers) == plain
 
 
 def test_gateways_with_equal_values_are_equal() -> None:
@@ -57,7 +143,7 @@ def test_it_can_be_copied_and_pickled(duplicate: Any) -> None:
     gateway = duplicate(Gateway(URL, missing="raise"))
     assert gateway == Gateway(URL, missing="raise")
     with session_scope("sess-1"):
-        assert gateway.decide("https://api.docker.com/", "marker", None)[1] == "sess-1"
+        assert gateway.decide("https://api.docker.com/", BY_NAME).session_id == "sess-1"
 
 
 def test_it_never_changes() -> None:
@@ -108,6 +194,7 @@ def test_the_gateway_is_read_from_the_environment(
         monkeypatch.setenv(name, value)
     assert Gateway.from_environment() == Gateway(url)
     assert Gateway.from_environment(missing="raise") == Gateway(url, missing="raise")
+    assert Gateway.from_environment(**NAMES) == Gateway(url, **NAMES)
 
 
 @pytest.mark.parametrize("name", VARIABLES)

@@ -17,6 +17,7 @@ from cagent_session import (
     InvalidGatewayURL,
     MissingSessionId,
     async_session_id_hook,
+    compacting,
     gateway_headers,
     session_id_hook,
     session_scope,
@@ -231,6 +232,68 @@ def test_two_hooks_can_serve_two_gateways(net: Network) -> None:
     stamped = {name.lower(): value for name, value in headers.items()}
     stamped["x-cagent-session-id"] = "sess-1"
     assert [ours for _, ours in net.sent] == [stamped] * 4 + [{}, {}]
+
+
+A: Any = Gateway(ONE, session_header="x-a", marker="x-mark")
+B: Any = Gateway(TWO, session_header="x-b", marker=None)
+
+
+@pytest.mark.parametrize("hooks", [[A, B], [B, A]])
+def test_two_hooks_can_serve_gateways_with_other_headers(net: Network, hooks: list[Any]) -> None:
+    ours = {"x-a": "callers", "x-b": "callers", "x-mark": "1", "X-Cagent-Model": "m"}
+    hooks = list(map(session_id_hook, hooks))
+    with net.client(None, *hooks) as client, session_scope("sess-1"):
+        for url in (ONE, TWO, "https://three.example"):
+            request = client.build_request("POST", url, headers=ours)
+            client.send(request)
+            client.send(request)
+    names = ("x-a", "x-b", "x-mark", "x-cagent-model")
+    sent = [{n: v for n, v in request.headers.items() if n in names} for request in net.requests]
+    to_a = {"x-a": "sess-1", "x-mark": "1", "x-cagent-model": "m"}
+    to_b = {"x-b": "sess-1", "x-cagent-model": "m"}
+    assert sent == [to_a, to_a, to_b, to_b, {}, {}]
+
+
+@pytest.mark.parametrize("first", [None, ONE, A])
+def test_a_redirect_is_one_for_each_of_several_hooks(net: Network, first: Any) -> None:
+    net.answer = lambda request: (
+        (307, {"Location": "https://new.example/"})
+        if request.url.host == "old.example"
+        else (200, {})
+    )
+    unknown = Gateway(session_header="x-s", marker="x-route")
+    hooks = session_id_hook(first), session_id_hook(unknown)
+    with net.client(None, *hooks) as client, session_scope("sess-1"):
+        client.post("https://old.example", headers={"x-route": "openai"})
+    sent, redirected = net.requests
+    assert (sent.headers["x-s"], sent.headers["x-route"]) == ("sess-1", "openai")
+    assert not {"x-s", "x-route"} & redirected.headers.keys()
+
+
+def test_a_name_that_is_not_ascii_is_removed_too(net: Network) -> None:
+    raw = [(b"X-Cagent-\xc2\x85Model", b"1"), (b"X-Other", b"1")]
+    with net.client(GATEWAY) as client:
+        request = client.build_request("POST", "https://other.example")
+        request.headers = net.module.Headers([*request.headers.raw, *raw])
+        client.send(request)
+    names = [name.lower() for name, _ in net.requests[0].headers.raw]
+    assert b"x-other" in names
+    assert not any(name.startswith(b"x-cagent-") for name in names)
+
+
+def test_headers_that_were_pickled_leave_nothing_blank(net: Network) -> None:
+    with net.client(Gateway(GATEWAY, marker=None, root_header="X-Cagent-Root")) as client:
+        with session_scope("sess-1"), compacting():
+            sent = client.post(GATEWAY).request
+        client.post(GATEWAY, headers=pickle.loads(pickle.dumps(sent.headers)))
+    assert [ours for _, ours in net.sent] == [
+        {
+            "x-cagent-session-id": "sess-1",
+            "x-cagent-root": "sess-1",
+            "x-cagent-compacting": "1",
+        },
+        {},
+    ]
 
 
 def test_with_two_hooks_a_missing_session_is_noticed(net: Network) -> None:

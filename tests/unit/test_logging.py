@@ -18,7 +18,14 @@ import pytest
 import requests
 from werkzeug import Request, Response
 
-from cagent_session import carry_session, gateway_headers, in_session, mount, session_scope
+from cagent_session import (
+    carry_session,
+    gateway_headers,
+    in_session,
+    mount,
+    session_scope,
+    sub_session,
+)
 from cagent_session.integrations.logging import SessionIdFilter
 from cagent_session.testing import ModelsGateway
 
@@ -35,7 +42,10 @@ class RecordingHandler(logging.Handler):
 
     @property
     def session_ids(self) -> list[Any]:
-        return [getattr(record, "session_id", "no attribute") for record in self.records]
+        """The session ID of each record. If its root differs, both IDs."""
+        names = ("root_session_id", "session_id")
+        ids = [[getattr(record, name, "no attribute") for name in names] for record in self.records]
+        return [one if one == other else (one, other) for one, other in ids]
 
 
 def with_filter(handler: Any, **options: Any) -> Any:
@@ -81,6 +91,16 @@ def test_each_record_gets_the_session_in_which_it_was_logged(
         logger.critical("outside again")
     logger.info("after")
     assert records.session_ids == [no_session, "outer", "inner", no_session, "outer", no_session]
+
+
+def test_a_record_of_a_sub_session_gets_the_root_and_the_sub_session(
+    logger: logging.Logger, records: RecordingHandler
+) -> None:
+    with session_scope("root"), sub_session("outer"), sub_session("inner"):
+        logger.info("inside")
+        with session_scope("other"):
+            logger.info("in another session")
+    assert records.session_ids == [("root", "inner"), "other"]
 
 
 def test_a_thread_logs_in_a_carried_session(
@@ -154,6 +174,23 @@ def test_a_session_id_in_extra_stays_unchanged(
         logger.info("about another session", extra={"session_id": given})
     logger.info("from none", extra={"session_id": given})
     assert records.session_ids == [given, given]
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({"session_id": "sub-1"}, ("root", "sub-1")),  # it is the current one
+        ({"session_id": "other"}, "other"),
+        ({"session_id": "other", "root_session_id": "its root"}, ("its root", "other")),
+        ({"root_session_id": "other"}, ("other", "sub-1")),
+    ],
+)
+def test_a_record_keeps_the_ids_in_extra_and_gets_those_that_it_does_not_have(
+    logger: logging.Logger, records: RecordingHandler, extra: Any, expected: Any
+) -> None:
+    with session_scope("root"), sub_session("sub-1"):
+        logger.info("inside", extra=extra)
+    assert records.session_ids == [expected]
 
 
 def test_only_the_first_of_several_filters_sets_the_id(

@@ -14,7 +14,14 @@ from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 from werkzeug.test import Client
 
-from cagent_session import InvalidSessionId, current_session_id, session_scope
+from cagent_session import (
+    InvalidSessionId,
+    compacting,
+    current_session_id,
+    session_scope,
+    sub_session,
+)
+from cagent_session.context import Attribution, current_attribution
 from cagent_session.integrations import asgi, wsgi
 
 UUID = uuid.UUID("12345678-1234-5678-1234-567812345678")
@@ -338,6 +345,35 @@ def test_an_error_in_the_body_passes_and_the_body_is_closed() -> None:
     with session_scope("server"), pytest.raises(LookupError, match="no such user"):
         list(respond(Application(body), read_id, "sess-1")[0])
     assert body.closed_in == ["sess-1"]
+
+
+@each_kind
+@pytest.mark.parametrize("session_id", ["sess-1", "sess-2"])
+def test_a_requests_session_is_its_own_even_if_the_server_is_in_it(
+    kind: Any, session_id: str
+) -> None:
+    """A server may have been started by an agent, or be in the session of the request before."""
+    seen = list[Attribution]()
+
+    async def asgi_app(*_: Any) -> None:
+        seen.append(current_attribution())
+
+    def wsgi_app(*_: Any) -> list[bytes]:
+        seen.append(current_attribution())
+        return []
+
+    def serve() -> None:
+        if kind is asgi:
+            scope = {"type": "http", "id": session_id}
+            asyncio.run(asgi.SessionMiddleware(asgi_app, read_id)(scope, no_messages, no_messages))
+        else:
+            respond(wsgi_app, read_id, session_id)
+
+    with compacting():
+        serve()
+        with session_scope("server"), sub_session("sess-1"):
+            serve()
+    assert seen == [Attribution(session_id, None, session_id)] * 2
 
 
 @each_kind

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import Decision, StaticSampler
 from opentelemetry.trace import Tracer
 
-from cagent_session import carry_session, in_session, session_scope
+from cagent_session import carry_session, in_session, session_scope, sub_session
 from cagent_session.integrations.opentelemetry import SessionIdSpanProcessor
 
 IDS = ("session.id", "gen_ai.conversation.id")
@@ -27,7 +27,7 @@ class RecordedSpans(InMemorySpanExporter):
 
     @property
     def session_ids(self) -> dict[str, Any]:
-        """The session ID of each span, by the span's name. Two IDs if its attributes differ."""
+        """The session ID of each span, by the span's name. If its root differs, both IDs."""
         ids = {
             span.name: tuple((span.attributes or {}).get(name) for name in IDS)
             for span in self.get_finished_spans()
@@ -89,6 +89,18 @@ def test_each_span_gets_the_session_in_which_it_was_started(
     assert spans.session_ids == dict(
         zip(names, [None, "outer", "inner", None, "outer", None], strict=True)
     )
+
+
+def test_a_span_in_a_sub_session_gets_the_root_and_the_sub_session(
+    tracer: Tracer, spans: RecordedSpans
+) -> None:
+    with session_scope("root"), sub_session("outer"), sub_session("inner"):
+        start_and_end_span(tracer, "inside", **dict.fromkeys(IDS, "callers"))
+        carry_session(start_and_end_span)(tracer, "carried")
+        with session_scope("other"):
+            start_and_end_span(tracer, "elsewhere")
+    inner = ("root", "inner")
+    assert spans.session_ids == {"inside": inner, "carried": inner, "elsewhere": "other"}
 
 
 def test_a_span_in_no_session_gets_no_attribute(tracer: Tracer, spans: RecordedSpans) -> None:

@@ -13,6 +13,7 @@ import cagent_session
 PUBLIC_NAMES = """
 session_scope in_session current_session_id new_session_id carry_session SessionExecutor
 instrument uninstrument session_id_trace_config stamp_botocore
+sub_session root_session_id generating_title compacting
 SessionIdAdapter mount unmount session_factory session_id_hook async_session_id_hook
 Gateway Route explain gateway_headers FORWARD_HEADER SESSION_ID_HEADER
 InvalidSessionId InvalidGatewayURL MissingSessionId MissingSessionIdWarning
@@ -54,6 +55,16 @@ def test_dir_lists_all_names_even_before_they_are_loaded() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'cagent_session' has no attribute 'moutn'"):
         _ = cagent_session.moutn  # type: ignore[attr-defined] # the mistake that is tested
+
+
+def test_instrument_may_be_called_before_the_other_names_are_imported() -> None:
+    program = """
+from cagent_session import instrument
+instrument("https://gateway.example")
+from cagent_session import *
+print(SessionIdAdapter.__name__, mount.__name__)
+"""
+    assert output_of(program) == {"SessionIdAdapter", "mount"}
 
 
 def test_a_scope_alone_does_not_load_requests() -> None:

@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
+from cagent_session import Gateway, reporting
 from cagent_session import report as report_module
-from cagent_session import reporting
+from cagent_session.decision import Decision
 from cagent_session.report import Report
 from cagent_session.reporting import ANOTHER_ORIGIN, LEFT_ORIGIN, NO_MARKER, NO_SESSION, STAMPED
 
@@ -56,13 +57,15 @@ def defined_in(file: str, source: str, module: str = "agent", **names: Any) -> A
 
 CALL = f"""
 def f(reason={NO_SESSION!r}, session_id=None, url={CHAT!r}):
-    report("omit", request(method="POST", url=url), reason, "", session_id)
+    decision = decision_of(Gateway(), reason, False, None, session_id)
+    report("omit", request(method="POST", url=url), decision)
 """
 
 
 def call_by(*packages: str) -> Callable[..., None]:
     """Return a function of installed packages. Each calls the next, and the last one reports."""
     names: dict[str, Any] = {"report": reporting.report, "request": SimpleNamespace}
+    names.update(decision_of=Decision, Gateway=Gateway)
     function = defined_in(SDK, CALL, packages[-1], **names)
     for package in reversed(packages[:-1]):
         function = defined_in(SDK, "def f(*args): g(*args)", package, g=function)

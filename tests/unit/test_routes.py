@@ -34,6 +34,16 @@ def test_the_guide_has_the_table() -> None:
     assert {name: (suffix, forward) for name, suffix, forward in rows} == PROVIDERS
 
 
+def test_a_route_has_only_the_headers_that_the_gateway_reads() -> None:
+    route = Gateway(URL, session_header="x-session-id", marker=None).route("openai", model="gpt-4o")
+    assert (route.base_url, route.headers) == ("https://api.docker.com/models/v1/", {})
+    helicone = Gateway("https://gateway.helicone.ai", marker="Helicone-Target-Url")
+    target = helicone.route("openai", forward="https://api.openai.com").headers
+    assert target == {"Helicone-Target-Url": "https://api.openai.com"}
+    same = Gateway(URL, marker="x-cagent-forward").route("openai")
+    assert same == Gateway(URL).route("openai")
+
+
 def test_the_headers_may_say_more() -> None:
     others: dict[str, Any] = {"model": "a/b", "model_name": "fast", "install_id": uuid.UUID(int=1)}
     route = Gateway(URL).route("mistral", forward="https://eu.mistral.ai/v1", **others)
@@ -62,7 +72,7 @@ def test_the_path_is_kept_as_it_is(url: str, base_url: str, query: dict[str, str
     [
         ("mistrall", "there is no provider 'mistrall' in the table: did you mean mistral?"),
         ("OpenAI", "there is no provider 'OpenAI' in the table: did you mean openai"),
-        ("qwertyuiop", "there is no provider 'qwertyuiop' in the table. For a"),
+        ("gpt", "there is no provider 'gpt' in the table: it has openai, anthropic, google, dmr,"),
     ],
 )
 def test_an_unknown_provider_needs_a_forward(provider: str, problem: str) -> None:

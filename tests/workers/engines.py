@@ -9,7 +9,7 @@ from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
 import pytest
-from jobs import ask, fail
+from jobs import IN_SUB_SUB_SESSION, ask, fail, lines, sub_sub_session
 
 from cagent_session import SessionExecutor, carry_session, current_session_id, session_scope
 from cagent_session.testing import ModelsGateway, Usage
@@ -118,6 +118,13 @@ class Carries:
         gateway.clear()
         self.send(way, engine, ask, calls)
         assert gateway.usage() == usage
+
+    def test_a_job_of_a_sub_session_makes_its_calls_there(
+        self, way: str, engine: Any, gateway: ModelsGateway
+    ) -> None:
+        with sub_sub_session():
+            assert self.send(way, engine, ask, [("sub-2", (gateway.url, "?"))]) == ["sub-2"]
+        assert lines(gateway) == {IN_SUB_SUB_SESSION}
 
     def test_a_job_that_is_not_carried_is_in_no_session(
         self, way: str, engine: Any, gateway: ModelsGateway

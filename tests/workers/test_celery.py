@@ -43,6 +43,7 @@ from celery_app import (
     return_session_id,
     run_out_of_time,
 )
+from jobs import IN_SUB_SUB_SESSION, lines, sub_sub_session
 
 from cagent_session import SESSION_ID_HEADER, current_session_id, session_scope
 from cagent_session.integrations.celery import instrument, uninstrument
@@ -240,12 +241,13 @@ CANVASES: dict[str, tuple[int, Callable[[str], Any]]] = {  # each with its numbe
 def test_the_calls_of_a_canvas_are_in_its_publishers_session(
     engine: Engine, gateway: ModelsGateway, calls: int, canvas: Callable[[str], Any]
 ) -> None:
-    for session_id in ("sess-1", None, "sess-2"):
+    for publishers in (session_scope("sess-1"), session_scope(None), sub_sub_session()):
         with session_scope("maker"):
             made = canvas(gateway.url)
-        with session_scope(session_id):
+        with publishers:
             made.apply_async()
-    assert calls_by_session(gateway, 3 * calls) == {"sess-1": calls, None: calls, "sess-2": calls}
+    assert calls_by_session(gateway, 3 * calls) == {"sess-1": calls, None: calls, "sub-2": calls}
+    assert lines(gateway) == {IN_SUB_SUB_SESSION, ("sess-1", None, "sess-1", None), (None,) * 4}
 
 
 @everywhere

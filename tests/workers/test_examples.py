@@ -75,6 +75,18 @@ def test_it_sends_the_calls_to_your_gateway(program: str, gateway: ModelsGateway
     }
 
 
+def test_the_query_of_your_gateways_url_comes_with_each_call(
+    gateway: ModelsGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    batch = importlib.import_module("batch")
+    url = f"{gateway.url}/models?tier=pro"
+    monkeypatch.setattr("sys.argv", ["on_dask.py", "--models-gateway", url])
+    batch.run(lambda agent, _: {"sess-1": agent.summarize([agent.answer("Hi")])})
+    received = [request.full_path for request, _ in gateway.log]
+    assert received == ["/models/v1/chat/completions?tier=pro"] * 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

@@ -18,6 +18,7 @@ import pytest
 from engines import Calls, Carries, Job, map_each, results_of, start_each
 
 from cagent_session import SessionExecutor, carry_session, in_session
+from cagent_session.context import current_attribution
 
 PROGRAM = """
 from gevent import monkey
@@ -25,12 +26,14 @@ monkey.patch_all()
 
 import pickle
 import sys
+from cagent_session.context import carried_scope
 from test_gevent import TestGevent
 
 while True:
-    way, job, calls = pickle.load(sys.stdin.buffer)
+    attribution, way, job, calls = pickle.load(sys.stdin.buffer)
     try:
-        outcome = getattr(TestGevent(), way)(None, job, calls)
+        with carried_scope(attribution):
+            outcome = getattr(TestGevent(), way)(None, job, calls)
     except LookupError as error:
         outcome = error
     pickle.dump(outcome, sys.stdout.buffer)
@@ -58,7 +61,7 @@ class TestGevent(Carries):
     def send(self, way: str, engine: subprocess.Popen[bytes], job: Job, calls: Calls) -> list[Any]:
         assert engine.stdin
         assert engine.stdout
-        pickle.dump((way, job, calls), engine.stdin)
+        pickle.dump((current_attribution(), way, job, calls), engine.stdin)
         engine.stdin.flush()
         deadline = threading.Timer(120, engine.kill)  # the load below then fails
         deadline.start()
@@ -102,7 +105,8 @@ class TestGevent(Carries):
             gevent.sleep()  # lets all others enter their scopes
             return job(*args)
 
-        return joined([pool.spawn(work, session_id, *args) for session_id, args in calls])
+        carried = carry_session(work)  # only a sub-session has a line to carry
+        return joined([pool.spawn(carried, session_id, *args) for session_id, args in calls])
 
     def by_generators_across_greenlets(self, _: None, job: Job, calls: Calls) -> list[Any]:
         pool = gevent.pool.Pool(20)
@@ -113,7 +117,8 @@ class TestGevent(Carries):
             yield job(*args)
 
         works = [work(session_id, *args) for session_id, args in calls]
-        joined([pool.spawn(next, steps) for steps in works])
+        first_step: Job = carry_session(next)
+        joined([pool.spawn(first_step, steps) for steps in works])
         return joined([pool.spawn(next, steps) for steps in works])
 
     def uncarried(self, _: None, job: Job, calls: Calls) -> list[Any]:

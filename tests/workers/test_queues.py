@@ -12,7 +12,7 @@ from typing import Any, cast
 import dramatiq
 import pytest
 import rq
-from jobs import ask
+from jobs import IN_SUB_SUB_SESSION, ask, lines, sub_sub_session
 from queue_app import (
     ask_after_job,
     ask_and_leave_a_scope_open,
@@ -91,6 +91,16 @@ def test_a_retry_is_in_the_session_of_its_job(
         with session_scope(session_id):
             queue.send(ask_until_the_third_time, gateway.url, "?", attempts)
     assert calls_by_session(gateway, 9) == {"sess-1": 3, None: 3, "sess-2": 3}
+
+
+@everywhere
+def test_a_job_of_a_sub_session_and_its_retries_make_their_calls_there(
+    queue: Any, gateway: ModelsGateway, tmp_path: Path
+) -> None:
+    with sub_sub_session():
+        queue.send(ask_until_the_third_time, gateway.url, "?", str(tmp_path / "attempts"))
+    calls_by_session(gateway, 3)
+    assert lines(gateway) == {IN_SUB_SUB_SESSION}
 
 
 @everywhere
