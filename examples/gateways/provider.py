@@ -12,8 +12,8 @@ import trustme
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from cagent_session.testing import ModelsGateway
 from cagent_session.testing.answers import default_answer
+from cagent_session.testing.serving import start_serving
 
 HOSTS = ("api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.com")
 
@@ -24,8 +24,9 @@ class Provider(HTTPServer):
     def __init__(self, ssl_context: ssl.SSLContext) -> None:
         super().__init__("127.0.0.1", 0, ssl_context, threaded=True)
 
-    # It stops at once, and does not log requests to the terminal.
-    thread_target = ModelsGateway.thread_target
+    def start(self) -> None:
+        """Start it. It does not log requests to the terminal."""
+        start_serving(self)
 
     @property
     def address(self) -> str:

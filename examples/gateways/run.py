@@ -15,13 +15,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 try:
+    from bill import print_bill, print_table
     from programs import (
+        CLIENT_KEY,
         ON_LOOPBACK,
         PROGRAMS,
         Gateway,
@@ -31,15 +31,13 @@ try:
         running,
     )
     from provider import HOSTS, Providers, running_providers
+    from spending import Bill
 except ImportError as error:
     sys.exit(f'run.py: {error}: pip install ".[gateways]"')
 
 AGENT = Path(__file__).parents[1] / "agent.py"
 OPENAI = HOSTS[0]
-
 COUNTED = ("prompt_tokens", "completion_tokens", "cost_usd")
-NUMBERS = {"calls", "duration_ms", *COUNTED}
-AuditLine = dict[str, Any]
 
 
 def main() -> int:
@@ -67,7 +65,7 @@ def main() -> int:
                 status = run_agent(gateway, f"{origin}/v1", options.prompt)
                 if status == 0:
                     # One call went directly to the provider.
-                    print_audit_and_bill(gateway.audit(len(providers[OPENAI].log) - 1))
+                    print_audit_and_bill(gateway, len(providers[OPENAI].log) - 1)
     except (NotInstalledError, NotStartedError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 1
@@ -80,7 +78,7 @@ def run_agent(gateway: Gateway, forward: str, prompt: str | None) -> int:
     command = [sys.executable, str(AGENT), "--models-gateway", gateway.url, "--forward", forward]
     variables = {
         **ON_LOOPBACK,
-        "OPENAI_API_KEY": gateway.client_key,
+        "OPENAI_API_KEY": CLIENT_KEY,
         "REQUESTS_CA_BUNDLE": str(gateway.place.providers.authority),
     }
     arguments = [] if prompt is None else ["--", prompt]
@@ -89,38 +87,13 @@ def run_agent(gateway: Gateway, forward: str, prompt: str | None) -> int:
     ).returncode
 
 
-def print_audit_and_bill(lines: list[AuditLine]) -> None:
+def print_audit_and_bill(gateway: Gateway, calls: int) -> None:
+    lines = gateway.audit(calls)
+    counted = [name for name in COUNTED if name in lines[0]]
     print("\nThe gateway's audit:")
-    print_table(["session", "provider", "model", "status", "duration_ms", *counted(lines)], lines)
-    bill: dict[str, AuditLine] = {}
-    for line in lines:
-        entry = bill.setdefault(line["session"], {"session": line["session"], "calls": 0})
-        entry["calls"] += line["status"] < 400
-        for name in counted(lines):
-            entry[name] = entry.get(name, 0) + line.get(name, 0)
+    print_table(["session", "root", "model", "status", "duration_ms", *counted], lines)
     print("\nThe bill of each session:")
-    print_table(["session", "calls", *counted(lines)], bill.values())
-
-
-def counted(lines: list[AuditLine]) -> list[str]:
-    """Return the keys of the audit with numbers that this gateway counts, besides calls."""
-    return [name for name in COUNTED if any(name in line for line in lines)]
-
-
-def print_table(names: list[str], lines: Iterable[AuditLine]) -> None:
-    rows = [names, *([text_of(line.get(name, "")) for name in names] for line in lines)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = zip(names, row, widths, strict=True)
-        aligned = [
-            cell.rjust(width) if name in NUMBERS else cell.ljust(width)
-            for name, cell, width in cells
-        ]
-        print("  ".join(aligned).rstrip())
-
-
-def text_of(value: float | str) -> str:
-    return f"{value:.6f}" if isinstance(value, float) else str(value)
+    print_bill(Bill([gateway.audit_file], str(gateway.place.folder)), top=20)
 
 
 def check_provider(providers: Providers) -> int:
@@ -135,7 +108,10 @@ def check_provider(providers: Providers) -> int:
     if leaked:
         print(f"run.py: the provider got {', '.join(sorted(leaked))}", file=sys.stderr)
         return 1
-    print(f"\nThe provider got {len(requests)} calls. None had an X-Cagent-* header.")
+    print(
+        f"\nThe provider got {len(requests)} calls, one of them past the gateway."
+        " None had an X-Cagent-* header."
+    )
     return 0
 
 

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import pytest
 import requests
-from programs import Edits, Gateway, NotInstalledError, executable
+from programs import CLIENT_KEY, Edits, Gateway, NotInstalledError, executable
 from provider import Providers
 
+import cagent_session
 from cagent_session import SESSION_ID_HEADER, gateway_headers, mount, session_scope
 
 OPENAI = "https://api.openai.com/v1"
 CHAT = "/v1/chat/completions"
 MODEL = "gpt-4o-mini"
 TIMEOUT = 30
+ROOT_HEADER = "X-Cagent-Root-Session"
 CALLS_AT_ONCE = 20  # the recipes' limit for one session
 COUNT_TOKENS = ("haproxy", "envoy", "litellm")  # nginx doesn't read bodies
 
@@ -35,7 +39,7 @@ def price_of(words: int) -> float:
 STRICT_LITELLM: Edits = {  # a session's budget: 5 calls, or the cost of 2.5 calls with 10 words
     "max_iterations: 1000": "max_iterations: 5",
     "max_budget_per_session: 5.00": f"max_budget_per_session: {2.5 * price_of(10):.10f}",
-    "KEY_RPM = 600": "KEY_RPM = 30",
+    "KEY_RPM = 600": "KEY_RPM = 60",
 }
 
 Header = tuple[str, str | bytes]
@@ -63,17 +67,20 @@ def question(text: str = "Hello, you!", **more: Any) -> dict[str, Any]:
     return {"model": MODEL, "messages": [{"role": "user", "content": text}], **more}
 
 
-def agent_headers(gateway: Gateway, forward: str = OPENAI, **more: Any) -> dict[str, str]:
-    headers = gateway_headers(forward, provider="openai", model=MODEL, **more)
-    return {**headers, "Authorization": f"Bearer {gateway.client_key}"}
+def agent_headers(forward: str = OPENAI, key: str = CLIENT_KEY) -> dict[str, str]:
+    headers = gateway_headers(forward, provider="openai", model=MODEL)
+    return {**headers, "Authorization": f"Bearer {key}"}
 
 
 @contextmanager
-def agent(gateway: Gateway, missing: Any = "omit") -> Iterator[requests.Session]:
-    """Return a mounted requests.Session with the marker and the client's key."""
-    with mount(requests.Session(), gateway.url, missing=missing) as session:
+def agent(
+    gateway: Gateway, missing: Any = "omit", key: str = CLIENT_KEY
+) -> Iterator[requests.Session]:
+    """Return a mounted requests.Session with the marker and the API key. It sends root IDs, too."""
+    bound_for = cagent_session.Gateway(gateway.url, missing=missing, root_header=ROOT_HEADER)
+    with mount(requests.Session(), bound_for) as session:
         session.trust_env = False
-        session.headers.update(agent_headers(gateway))
+        session.headers.update(agent_headers(key=key))
         yield session
 
 
@@ -85,9 +92,11 @@ def call(
         return http.post(gateway.url + CHAT, json=question(), timeout=TIMEOUT, **more)
 
 
-def statuses(gateway: Gateway, session_id: str | None, calls: int) -> list[int]:
+def statuses(
+    gateway: Gateway, session_id: str | None, calls: int, key: str = CLIENT_KEY
+) -> list[int]:
     """Make that many calls, one after the other. Return the status of each."""
-    with agent(gateway) as http:
+    with agent(gateway, key=key) as http:
         return [call(http, gateway, session_id).status_code for _ in range(calls)]
 
 
@@ -101,13 +110,17 @@ def first_refusal(gateway: Gateway, session_id: str, most: int = 150) -> request
 
 
 def answer_to(
-    gateway: Gateway, headers: Iterable[Header], path: str = CHAT, body: bytes = b""
+    gateway: Gateway,
+    headers: Iterable[Header],
+    path: str = CHAT,
+    body: bytes = b"",
+    method: str = "POST",
 ) -> tuple[int, bytes]:
     """Send just these headers, even if they are malformed. Return the status and the body."""
     body = body or json.dumps(question()).encode()
     connection = http.client.HTTPConnection("127.0.0.1", gateway.place.port, timeout=TIMEOUT)
     try:
-        connection.putrequest("POST", path)
+        connection.putrequest(method, path)
         connection.putheader("Content-Type", "application/json")
         connection.putheader("Content-Length", str(len(body)))
         for name, value in headers:
@@ -123,7 +136,7 @@ def raw_call(gateway: Gateway, session_id: str, version: str) -> bytes:
     """Return the bytes of a call."""
     body = json.dumps(question()).encode()
     headers = {
-        **agent_headers(gateway),
+        **agent_headers(),
         "Host": "gateway",
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
@@ -138,10 +151,37 @@ def raw_call(gateway: Gateway, session_id: str, version: str) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
+Error = tuple[int, str, str]  # the status, and the type and the code in the body
+UNKNOWN_FORWARD: Error = (421, "invalid_request_error", "unknown_forward")
+BAD_REQUEST: Error = (400, "invalid_request_error", "bad_request")
+NO_SESSION: Error = (400, "invalid_request_error", "missing_session_id")
+TOO_FAST: Error = (429, "rate_limit_error", "rate_limit_exceeded")
+SPENT: Error = (403, "insufficient_quota", "session_budget_exceeded")
+
+
+def error_of(status: int, body: bytes) -> Error:
+    """Return what a gateway's answer says about an error."""
+    error = json.loads(body).get("error", {})
+    return status, error.get("type", ""), error.get("code", "")
+
+
+def wait_until(condition: Callable[[], object], seconds: float = TIMEOUT) -> None:
+    """Wait until *condition* is true, but not for more than *seconds*."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def fingerprint_of(key: str) -> str:
+    """Return what the audits have instead of an API key."""
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
 def status_for(gateway: Gateway, *session_ids: str | bytes) -> int:
     """Send a marked call with one header for each of the session IDs. Return the status."""
     ids: list[Header] = [(SESSION_ID_HEADER, session_id) for session_id in session_ids]
-    return answer_to(gateway, [*agent_headers(gateway).items(), *ids])[0]
+    return answer_to(gateway, [*agent_headers().items(), *ids])[0]
 
 
 def run_query(query: str, gateway: Gateway) -> list[str]:

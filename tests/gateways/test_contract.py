@@ -15,30 +15,46 @@ from contextlib import suppress
 import pytest
 import requests
 from calling import (
+    BAD_REQUEST,
     CALLS_AT_ONCE,
     CHAT,
     COUNT_TOKENS,
     MODEL,
+    NO_SESSION,
     OPENAI,
+    ROOT_HEADER,
+    SPENT,
     STRICT_LITELLM,
     TIMEOUT,
+    TOO_FAST,
+    UNKNOWN_FORWARD,
+    Header,
     Start,
     agent,
     agent_headers,
     answer_to,
     call,
+    error_of,
+    fingerprint_of,
     first_refusal,
     question,
     raw_call,
     status_for,
     statuses,
 )
-from programs import Edits, Gateway
+from programs import CLIENT_KEY, OTHER_KEYS, Edits, Gateway
 from provider import HOSTS, Providers, running_providers
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from cagent_session import SESSION_ID_HEADER, MissingSessionId, gateway_headers, new_session_id
+from cagent_session import (
+    SESSION_ID_HEADER,
+    MissingSessionId,
+    gateway_headers,
+    new_session_id,
+    session_scope,
+    sub_session,
+)
 from cagent_session.testing.answers import default_answer
 
 SESSIONS, CALLS_EACH = 10, 20
@@ -85,13 +101,8 @@ CALLS_IN_ALL: dict[str, Edits] = {  # edits that limit a session to five calls i
 }
 PROXIES = pytest.mark.parametrize("name", ["nginx", "haproxy", "envoy"])
 """The gateways that pass a client's headers on and limit its address. LiteLLM does neither."""
-CREDENTIALS = {
-    "Authorization": f"Bearer {KEY}",
-    "X-Api-Key": KEY,
-    "X-Goog-Api-Key": KEY,
-    "Anthropic-Version": "2023-06-01",
-    "User-Agent": "an agent",
-}
+CREDENTIALS = {"Authorization": f"Bearer {KEY}", "X-Api-Key": KEY, "X-Goog-Api-Key": KEY}
+OTHER_HEADERS = {"Anthropic-Version": "2023-06-01", "User-Agent": "an agent"}
 BALANCERS = dict.fromkeys(
     ("X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Forwarded"), "203.0.113.7"
 )
@@ -131,7 +142,7 @@ def test_each_session_has_its_own_limit(name: str, gateway: Gateway) -> None:
             assert allowed < 150
     limit, refilled = (60, 0) if name == "litellm" else (20, time.monotonic() - began + 1)
     assert limit <= allowed <= limit + refilled
-    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert error_of(answer.status_code, answer.content) == TOO_FAST
     assert int(answer.headers["Retry-After"]) >= 1
     assert statuses(gateway, other, CALLS_AT_ONCE) == [200] * CALLS_AT_ONCE
 
@@ -211,6 +222,8 @@ def test_the_audit_has_the_session_and_the_status_of_each_call(gateway: Gateway)
     assert (good["method"], good["path"], good["status"]) == ("POST", CHAT, 200)
     assert (refused["session"], refused["provider"], refused["status"]) == (session_id, "", 421)
     assert good["client"] == refused["client"] == "127.0.0.1"
+    assert good["key"] == refused["key"] == fingerprint_of(CLIENT_KEY)
+    assert good["root"] == session_id
 
 
 def test_the_duration_includes_the_whole_answer(gateway: Gateway, providers: Providers) -> None:
@@ -256,13 +269,58 @@ def test_the_provider_gets_none_of_our_headers(gateway: Gateway, providers: Prov
 
 
 @PROXIES
+@pytest.mark.parametrize("header", CREDENTIALS)
 def test_the_provider_gets_its_key_and_the_clients_other_headers(
-    gateway: Gateway, providers: Providers
+    header: str, gateway: Gateway, providers: Providers
 ) -> None:
-    with agent(gateway) as http:
-        assert call(http, gateway, new_session_id(), headers=CREDENTIALS).ok
+    sent = {**OTHER_HEADERS, header: CREDENTIALS[header]}
+    headers = {**gateway_headers(OPENAI), SESSION_ID_HEADER: new_session_id(), **sent}
+    assert answer_to(gateway, headers.items())[0] == 200
     (request,) = arrived(providers)["api.openai.com"]
-    assert {name: request.headers[name] for name in CREDENTIALS} == CREDENTIALS
+    assert {name: request.headers[name] for name in sent} == sent
+
+
+# A key in each place, and other keys in some: as headers, and as a query.
+SEVERAL_KEYS: list[tuple[list[Header], str]] = [
+    ([("Authorization", "Bearer one"), ("X-Api-Key", "other")], ""),
+    ([("Authorization", "Bearer one"), ("X-Goog-Api-Key", "other")], ""),
+    ([("X-Api-Key", "one"), ("X-Goog-Api-Key", "other")], ""),
+    ([("X-Api-Key", "one"), ("X-Api-Key", "other")], ""),
+    ([("X-Goog-Api-Key", "one"), ("x-goog-api-key", "other")], ""),
+    ([("Authorization", "Bearer one")], "?key=other"),
+    ([("X-Api-Key", "one")], "?alt=sse&key=other"),
+    ([("X-Goog-Api-Key", "one")], "?key=other"),
+    ([], "?key=one&key=other"),
+    ([], "?$key=one"),
+    ([], "?%6bey=one"),
+    ([("X-Goog-Api-Key", "one")], "?alt=json&%24key=other"),
+]
+
+
+@PROXIES  # LiteLLM gives providers a key of its own
+@pytest.mark.parametrize(("keys", "query"), SEVERAL_KEYS)
+def test_a_call_with_several_keys_is_refused(
+    keys: list[Header], query: str, gateway: Gateway, providers: Providers
+) -> None:
+    """The provider may take another one than the gateway, and then the bill would be wrong."""
+    before = len(gateway.audit())
+    headers = [*gateway_headers(OPENAI).items(), (SESSION_ID_HEADER, new_session_id()), *keys]
+    status, body = answer_to(gateway, headers, CHAT + query)
+    assert error_of(status, body) == BAD_REQUEST
+    assert not any(arrived(providers).values())
+    (line,) = gateway.audit(before + 1)[before:]
+    assert line["key"] == "(several)" or "$" in query or "%" in query
+
+
+def test_an_empty_key_is_no_key(gateway: Gateway) -> None:
+    """SDKs send it if a variable is empty. With two different keys, these are two sessions."""
+    before, session_id = len(gateway.audit()), new_session_id()
+    headers = {**gateway_headers(OPENAI), SESSION_ID_HEADER: session_id, "X-Goog-Api-Key": ""}
+    for key in OTHER_KEYS:
+        keys = {"Authorization": "Bearer ", "X-Api-Key": key}
+        assert answer_to(gateway, {**headers, **keys}.items())[0] == 200
+    lines = gateway.audit(before + len(OTHER_KEYS))[before:]
+    assert [line["key"] for line in lines] == [fingerprint_of(key) for key in OTHER_KEYS]
 
 
 @pytest.mark.parametrize("forward", FORWARDS)
@@ -271,7 +329,7 @@ def test_a_call_with_a_listed_marker_reaches_its_provider(
 ) -> None:
     host, provider, path = FORWARDS[forward]
     before = len(gateway.audit())
-    headers = {**agent_headers(gateway, forward), SESSION_ID_HEADER: new_session_id()}
+    headers = {**agent_headers(forward), SESSION_ID_HEADER: new_session_id()}
     status, body = answer_to(gateway, headers.items(), path, json.dumps(REQUESTS[path]).encode())
     assert (
         status,
@@ -290,12 +348,12 @@ def test_a_call_with_an_unlisted_marker_is_refused(
 ) -> None:
     marker = forward.format(live=f"http://127.0.0.1:{httpserver.port}/v1")
     headers = {
-        **agent_headers(gateway),
+        **agent_headers(),
         SESSION_ID_HEADER: new_session_id(),
         "X-Cagent-Forward": marker,
     }
     status, body = answer_to(gateway, headers.items())
-    assert (status, json.loads(body)["error"]["code"]) == (421, "unknown_forward")
+    assert error_of(status, body) == UNKNOWN_FORWARD
     assert not any(arrived(providers).values())
     assert not httpserver.log
 
@@ -303,12 +361,153 @@ def test_a_call_with_an_unlisted_marker_is_refused(
 # Not nginx: before 1.23 it takes the first of the two markers, which is in the list.
 @pytest.mark.parametrize("name", ["haproxy", "envoy", "litellm"])
 def test_a_call_with_two_markers_is_refused(gateway: Gateway, providers: Providers) -> None:
-    headers = {**agent_headers(gateway), SESSION_ID_HEADER: new_session_id()}
+    headers = {**agent_headers(), SESSION_ID_HEADER: new_session_id()}
     assert (
         answer_to(gateway, [*headers.items(), ("X-Cagent-Forward", "https://api.anthropic.com")])[0]
         == 421
     )
     assert not any(arrived(providers).values())
+
+
+def test_the_same_id_with_another_key_is_another_session(gateway: Gateway) -> None:
+    """Whoever knows an ID can't use up its limit, and is not on its bill."""
+    before, session_id, (attacker, *_) = len(gateway.audit()), new_session_id(), OTHER_KEYS
+    refused = statuses(gateway, session_id, 4 * CALLS_AT_ONCE, attacker)
+    assert 429 in refused
+    assert statuses(gateway, session_id, CALLS_AT_ONCE) == [200] * CALLS_AT_ONCE
+    lines = gateway.audit(before + len(refused) + CALLS_AT_ONCE)[before:]
+    assert {line["session"] for line in lines} == {session_id}
+    assert Counter(line["key"] for line in lines) == {
+        fingerprint_of(attacker): len(refused),
+        fingerprint_of(CLIENT_KEY): CALLS_AT_ONCE,
+    }
+
+
+@pytest.mark.parametrize(
+    ("header", "path"),
+    [
+        ({"Authorization": "Bearer {}"}, CHAT),
+        ({"Authorization": "bearer {}"}, CHAT),
+        ({"X-Api-Key": "{}"}, CHAT),
+        ({"X-Goog-Api-Key": "{}"}, CHAT),
+        ({}, CHAT + "?key={}"),
+        ({}, CHAT + "?alt=sse&key={}"),
+        ({}, CHAT),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("key", [OTHER_KEYS[0], "k" * 5000], ids=["short", "long"])
+def test_the_audit_has_the_fingerprint_of_the_key(
+    key: str, header: dict[str, str], path: str, gateway: Gateway
+) -> None:
+    before = len(gateway.audit())
+    headers = {**gateway_headers(OPENAI), SESSION_ID_HEADER: new_session_id()}
+    headers |= {name: value.format(key) for name, value in header.items()}
+    answer_to(gateway, headers.items(), path.format(key))
+    (line,) = gateway.audit(before + 1)[before:]
+    sent = any("{}" in value for value in (*header.values(), path))
+    assert line["key"] == (fingerprint_of(key) if sent else "")
+
+
+def delegate(http: requests.Session, gateway: Gateway, root: str) -> requests.Response:
+    """Call in a new sub-session of *root*."""
+    with session_scope(root), sub_session(new_session_id()):
+        return http.post(gateway.url + CHAT, json=question(), timeout=TIMEOUT)
+
+
+def test_a_new_sub_session_for_each_call_does_not_avoid_the_limit(gateway: Gateway) -> None:
+    before, root = len(gateway.audit()), new_session_id()
+    with agent(gateway) as http:
+        answered = [delegate(http, gateway, root).status_code for _ in range(4 * CALLS_AT_ONCE)]
+    assert answered[:CALLS_AT_ONCE] == [200] * CALLS_AT_ONCE
+    assert 429 in answered
+    lines = gateway.audit(before + len(answered))[before:]
+    assert {line["root"] for line in lines} == {root}
+    assert len({line["session"] for line in lines} - {root}) == len(answered)
+    assert 429 in statuses(gateway, root, CALLS_AT_ONCE)
+
+
+@pytest.mark.parametrize("name", CALLS_IN_ALL)
+def test_a_new_sub_session_for_each_call_does_not_avoid_the_budget(name: str, start: Start) -> None:
+    gateway, root = start(name, CALLS_IN_ALL[name]), new_session_id()
+    with agent(gateway) as http:
+        assert call(http, gateway, root).ok
+        answered = [delegate(http, gateway, root).status_code for _ in range(6)]
+    assert answered == [200] * 4 + [403] * 2
+    assert statuses(gateway, new_session_id(), 1) == [200]
+
+
+@pytest.mark.parametrize("name", CALLS_IN_ALL)
+def test_another_key_does_not_spend_a_sessions_budget(name: str, start: Start) -> None:
+    gateway, session_id = start(name, CALLS_IN_ALL[name]), new_session_id()
+    assert statuses(gateway, session_id, 6, OTHER_KEYS[0]) == [200] * 5 + [403]
+    assert statuses(gateway, session_id, 6) == [200] * 5 + [403]
+
+
+def test_a_root_is_empty_or_missing_if_a_session_is_its_own_root(gateway: Gateway) -> None:
+    before, session_id = len(gateway.audit()), new_session_id()
+    headers: list[Header] = [*agent_headers().items(), (SESSION_ID_HEADER, session_id)]
+    assert answer_to(gateway, headers)[0] == 200
+    assert answer_to(gateway, [*headers, (ROOT_HEADER, "")])[0] == 200
+    lines = gateway.audit(before + 2)[before:]
+    assert [(line["session"], line["root"]) for line in lines] == [(session_id, session_id)] * 2
+
+
+@pytest.mark.parametrize("malformed", MALFORMED.values(), ids=MALFORMED)
+def test_calls_with_malformed_roots_are_limited(
+    malformed: str, gateway: Gateway, providers: Providers
+) -> None:
+    before = len(gateway.audit())
+    answered, session_ids = list[int](), [new_session_id() for _ in range(3 * CALLS_AT_ONCE)]
+    for number, session_id in enumerate(session_ids):
+        root = malformed.format(number, number).encode("latin-1")
+        ids: list[Header] = [(SESSION_ID_HEADER, session_id), (ROOT_HEADER, root)]
+        answered.append(answer_to(gateway, [*agent_headers().items(), *ids])[0])
+    assert sum(status in (400, 429) for status in answered) > CALLS_AT_ONCE
+    assert len(providers["api.openai.com"].log) == answered.count(200) <= 2 * CALLS_AT_ONCE
+    lines = gateway.audit(before + len(answered))[before:]
+    assert {line["root"] for line in lines} == {"(malformed)"}
+    assert {line["session"] for line in lines} == {*session_ids}
+
+
+@pytest.mark.parametrize("session_ids", [[], [""], ["short"]], ids=str)
+def test_a_root_without_a_session_is_no_session(session_ids: list[str], gateway: Gateway) -> None:
+    """Otherwise a call with a root alone would spend that root's budget, and be on no bill."""
+    before, root = len(gateway.audit()), new_session_id()
+    ids: list[Header] = [(SESSION_ID_HEADER, session_id) for session_id in session_ids]
+    answer_to(gateway, [*agent_headers().items(), *ids, (ROOT_HEADER, root)])
+    (line,) = gateway.audit(before + 1)[before:]
+    word = "(malformed)" if "short" in session_ids else "(none)"
+    assert (line["session"], line["root"]) == (word, word)
+
+
+@pytest.mark.parametrize("name", CALLS_IN_ALL)
+def test_a_refused_call_costs_its_session_nothing(name: str, start: Start) -> None:
+    gateway, session_id = start(name, CALLS_IN_ALL[name]), new_session_id()
+    headers = {**agent_headers("https://elsewhere.example/v1"), SESSION_ID_HEADER: session_id}
+    answered = [answer_to(gateway, headers.items())[0] for _ in range(3 * CALLS_AT_ONCE)]
+    assert answered == [421] * len(answered)
+    assert statuses(gateway, session_id, 6) == [200] * 5 + [403]
+
+
+def test_calls_with_an_unknown_marker_do_not_use_up_a_sessions_limit(gateway: Gateway) -> None:
+    session_id = new_session_id()
+    headers = {**agent_headers("https://elsewhere.example/v1"), SESSION_ID_HEADER: session_id}
+    answered = [answer_to(gateway, headers.items())[0] for _ in range(CALLS_AT_ONCE)]
+    assert answered == [421] * CALLS_AT_ONCE
+    assert statuses(gateway, session_id, CALLS_AT_ONCE) == [200] * CALLS_AT_ONCE
+
+
+@PROXIES
+def test_calls_with_an_unknown_marker_are_limited(name: str, start: Start) -> None:
+    gateway, session_id = start(name, FORTY_FOR_A_CLIENT[name]), new_session_id()
+    headers = {**agent_headers("https://elsewhere.example/v1"), SESSION_ID_HEADER: session_id}
+    answered = list[int]()
+    while 429 not in answered and len(answered) < 400:
+        answered.append(answer_to(gateway, headers.items())[0])
+    assert set(answered) == {421, 429}
+    lines = gateway.audit(len(answered))
+    assert {(line["session"], line["provider"]) for line in lines} == {(session_id, "")}
 
 
 def event(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
@@ -377,7 +576,7 @@ def test_a_required_session_is_checked_by_the_gateway_and_by_the_adapter(
     before = len(gateway.audit())
     with agent(gateway, missing="omit") as http:
         refused = call(http, gateway, None)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "missing_session_id")
+        assert error_of(refused.status_code, refused.content) == NO_SESSION
     assert status_for(gateway, "sess 0001") == 400
     gateway.audit(before + 2)
     with agent(gateway, missing="raise") as http:
@@ -432,7 +631,7 @@ def test_the_audit_has_the_tokens_of_a_provider_that_compresses(
 def test_the_audit_has_the_tokens_of_every_provider(path: str, gateway: Gateway) -> None:
     before = len(gateway.audit())
     forward = next(forward for forward, (_, _, called) in FORWARDS.items() if called == path)
-    headers = {**agent_headers(gateway, forward), SESSION_ID_HEADER: new_session_id()}
+    headers = {**agent_headers(forward), SESSION_ID_HEADER: new_session_id()}
     assert answer_to(gateway, headers.items(), path, json.dumps(REQUESTS[path]).encode())[0] == 200
     line = gateway.audit(before + 1)[-1]
     prompt = {"/v1/messages": "Hello, you!"}.get(path, "Hello").split()
@@ -447,8 +646,8 @@ def test_a_session_that_has_used_up_its_calls_is_refused_and_others_are_not(
     before = len(gateway.audit())
     assert statuses(gateway, one, 8) == [200] * 5 + [403] * 3
     assert statuses(gateway, new_session_id(), 5) == [200] * 5
-    status, body = answer_to(gateway, {**agent_headers(gateway), SESSION_ID_HEADER: one}.items())
-    assert (status, json.loads(body)["error"]["code"]) == (403, "session_budget_exceeded")
+    status, body = answer_to(gateway, {**agent_headers(), SESSION_ID_HEADER: one}.items())
+    assert error_of(status, body) == SPENT
     lines = gateway.audit(before + 14)[before:]
     assert [line["status"] for line in lines if line["session"] == one] == [200] * 5 + [403] * 4
 
@@ -460,7 +659,7 @@ def test_the_audit_stays_json_whatever_is_in_a_header(header: str, gateway: Gate
     before = len(gateway.audit())
     for value in HOSTILE:
         headers: dict[str, str | bytes] = {
-            **agent_headers(gateway),
+            **agent_headers(),
             SESSION_ID_HEADER: new_session_id(),
             header: value,
         }
@@ -491,12 +690,13 @@ def test_the_audit_stays_json_whatever_is_in_the_request_line(
     assert {line["status"] for line in gateway.audit()[before:]} <= {200, 400, 404, 414, 421, 431}
 
 
-def test_no_log_has_a_key(gateway: Gateway, providers: Providers) -> None:
+@pytest.mark.parametrize("query", ["?key={}", "#key={}", "#?key={}", "?#{}", "?key=x#{}"])
+def test_no_log_has_a_key(query: str, name: str, gateway: Gateway, providers: Providers) -> None:
     """Google takes a key in the query. By mistake, a marker may have a key. A prompt is secret."""
-    before = len(gateway.audit())
-    # LiteLLM refuses unknown keys in Authorization.
-    keys = {"X-Goog-Api-Key": KEY} if gateway.client_key else CREDENTIALS
-    headers = {**agent_headers(gateway), **keys, SESSION_ID_HEADER: new_session_id()}
+    before, path = len(gateway.audit()), CHAT + query.format(KEY)
+    headers = {**gateway_headers(OPENAI), SESSION_ID_HEADER: new_session_id()}
+    if name == "litellm":  # it calls nobody without a known key
+        headers["Authorization"] = f"Bearer {CLIENT_KEY}"
     bad = {**headers, "X-Cagent-Forward": f"https://me:{KEY}@api.openai.com/v1"}
     body = json.dumps(question(KEY)).encode()
     # The limit refuses some calls, and the provider does not answer the last ones.
@@ -504,9 +704,11 @@ def test_no_log_has_a_key(gateway: Gateway, providers: Providers) -> None:
         if number == 2 * CALLS_AT_ONCE - 2:
             headers[SESSION_ID_HEADER] = new_session_id()
             providers["api.openai.com"].expect_request(CHAT).respond_with_handler(hang_up)
-        answer_to(gateway, headers.items(), f"{CHAT}?key={KEY}", body)
-        answer_to(gateway, bad.items(), f"{CHAT}?key={KEY}", body)
-    gateway.audit(before + 4 * CALLS_AT_ONCE)
+        answer_to(gateway, headers.items(), path, body)
+        answer_to(gateway, bad.items(), path, body)
+    for header, key in CREDENTIALS.items():
+        answer_to(gateway, {**headers, header: key}.items(), CHAT, body)
+    gateway.audit(before + 4 * CALLS_AT_ONCE + len(CREDENTIALS))
     logs = [file for file in gateway.place.folder.rglob("*") if file.is_file()]
     assert gateway.audit_file in logs
     assert [file.name for file in logs if KEY.encode() in file.read_bytes()] == []
@@ -545,8 +747,9 @@ def test_a_call_that_fails_at_the_provider_is_not_sent_again(
         assert call(http, gateway, session_id).status_code == 200
         providers["api.openai.com"].expect_request(CHAT).respond_with_handler(fail)
         answer = call(http, gateway, session_id)
-    assert (answer.status_code in (502, 503), len(tries)) == (True, 1)
-    assert answer.json()["error"]["code"].startswith("provider_un")
+    assert len(tries) == 1
+    status, *error = error_of(answer.status_code, answer.content)
+    assert (status in (502, 503), error) == (True, ["api_error", "provider_unreachable"])
     line = gateway.audit(before + 2)[-1]
     assert (line["session"], line["status"]) == (session_id, answer.status_code)
 
@@ -564,7 +767,7 @@ def test_a_server_with_a_wrong_certificate_gets_no_call(
         gateway = start(name, behind=Providers(hosts, other_name.authority))
         for forward in (OPENAI, "https://api.anthropic.com"):
             path = FORWARDS[forward][2]
-            headers = {**agent_headers(gateway, forward), SESSION_ID_HEADER: new_session_id()}
+            headers = {**agent_headers(forward), SESSION_ID_HEADER: new_session_id()}
             body = json.dumps(REQUESTS[path]).encode()
             assert answer_to(gateway, headers.items(), path, body)[0] in (502, 503)
         assert not any(provider.log for provider in hosts.values())

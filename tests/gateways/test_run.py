@@ -12,7 +12,8 @@ from pathlib import Path
 import programs
 import pytest
 import run
-from calling import COUNT_TOKENS, must_be_installed
+from calling import COUNT_TOKENS, fingerprint_of, must_be_installed
+from programs import CLIENT_KEY
 
 RUN = Path(run.__file__)
 
@@ -61,13 +62,15 @@ def test_one_command_shows_the_audit_and_the_bill_of_each_session(
     audit, _, bill = gateways.partition("The bill of each session:\n")
     calls = [line.split()[:4] for line in audit.strip().splitlines()[1:]]
     assert sorted(calls) == sorted(
-        [[main, "openai", "gpt-4o-mini", "200"]] * 4 + [[sub, "openai", "gpt-4o-mini", "200"]] * 2
+        [[main, main, "gpt-4o-mini", "200"]] * 4 + [[sub, main, "gpt-4o-mini", "200"]] * 2
     )
-    table = bill.partition("\n\n")[0]
-    header, *rows = [line.split() for line in table.splitlines()]
-    assert {row[0]: row[1] for row in rows} == {main: "4", sub: "2"}
-    assert ("prompt_tokens" in header) == (name in COUNT_TOKENS)
-    assert "The provider got 7 calls. None had an X-Cagent-* header." in output
+    header, *rows = [line.split() for line in bill.partition("\n\n")[0].splitlines()[1:]]
+    columns = [header.index(name) - len(header) for name in ("calls", "errors")]
+    key = fingerprint_of(CLIENT_KEY)
+    shown = [[*row[:2], *(row[column] for column in columns)] for row in rows]
+    assert shown == [[main, key, "6", "0"], [main, key, "4", "0"], [sub, key, "2", "0"]]
+    assert ("prompt" in header) == (name in COUNT_TOKENS)
+    assert "The provider got 7 calls, one of them past the gateway. None had an X-Cagent" in output
     assert not still_listens(output)
 
 
