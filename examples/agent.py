@@ -4,9 +4,9 @@
     python examples/agent.py
     python examples/agent.py --models-gateway https://gateway.example "How many words is this?"
 
-The agent has a run loop with tools, a sub-agent in a thread, title generation and compaction. It
+The agent has a run loop with tools, sub-agents in threads, title generation and compaction. It
 also makes one call to the provider itself, which must carry none of the gateway's headers. If
-OPENAI_API_KEY is set, the gateway and the provider get it.
+OPENAI_API_KEY is set, the gateway gets it, and if the gateway has a marker, so does the provider.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from typing import Any, NamedTuple
 import requests
 
 from cagent_session import (
-    SESSION_ID_HEADER,
     Gateway,
     SessionExecutor,
+    compacting,
     current_session_id,
-    gateway_headers,
+    generating_title,
     in_session,
     instrument,
     new_session_id,
     session_scope,
+    sub_session,
 )
 
 OPENAI = "https://api.openai.com/v1"
@@ -43,11 +44,19 @@ TIMEOUT = (10, 60)  # seconds: to connect, and to wait for an answer
 MAX_ROUNDS = 8
 WHAT_YOU_HAVE_SEEN = """
 What you have seen: all calls share one requests.Session. Each call through the gateway carried the
-ID of the session that made it, also from the sub-agent's thread. By this ID the gateway can bill.
+ID of the session that made it, also from a sub-agent's thread. By this ID the gateway can bill.
+A sub-agent works in a sub-session, so the sum of the main session includes what it has used.
 The call to the provider carried no header of ours."""
 
 Json = dict[str, Any]
 Tool = Callable[..., str]
+
+
+def gateway_at(url: str) -> Gateway:
+    """Return the gateway at *url*. If yours reads other headers, change this one line."""
+    # LiteLLM: return Gateway(url, session_header="x-litellm-session-id", marker=None)
+    # https://openrouter.ai/api: return Gateway(url, session_header="x-session-id", marker=None)
+    return Gateway(url, root_header="X-Cagent-Root-Session")
 
 
 class AgentError(Exception):
@@ -64,19 +73,20 @@ class GatewayCall(NamedTuple):
     """A call to the gateway, with the session ID that the sent request carried."""
 
     kind: str
-    session_id: Any
+    session_id: str
     tokens: int
 
 
 @dataclass
 class Agent:
     http: requests.Session
-    gateway_url: str
-    provider: str  # the base URL that the marker names
+    gateway: Gateway
+    provider: str  # its base URL
     model: str
     pool: Executor
     calls: list[GatewayCall] = field(default_factory=list)
-    parents: dict[str, str | None] = field(default_factory=dict)  # by the sub-agent's session ID
+    # By the ID of each session: the IDs from the main session down to it.
+    lines: dict[str, list[str]] = field(default_factory=dict)
 
     @in_session("sess.id")
     def run_loop(self, sess: AgentSession, tools: list[Tool], kind: str) -> Iterator[str]:
@@ -103,44 +113,52 @@ class Agent:
         return self.pool.submit(self.run_sub_agent, task).result()
 
     def run_sub_agent(self, task: str) -> str:
-        """Run a sub-agent in a session of its own. SessionExecutor brings the caller's session."""
-        sub = AgentSession(new_session_id(), [user_says(task)])
-        self.parents[sub.id] = current_session_id()
-        *_, answer = self.run_loop(sub, [count_words], "sub-agent")
+        """Run a sub-agent in a sub-session. SessionExecutor brings the caller's session here."""
+        sub, caller = AgentSession(new_session_id(), [user_says(task)]), str(current_session_id())
+        self.lines[sub.id] = [*self.lines[caller], sub.id]
+        # Only a sub-agent of the main agent can hand on its task.
+        tools = [count_words] if self.lines[caller][1:] else [count_words, self.transfer_task]
+        with sub_session(sub.id):
+            *_, answer = self.run_loop(sub, tools, "sub-agent")
         return answer
 
     @in_session("sess.id")
     def generate_title(self, sess: AgentSession) -> str:
         """Ask for a title. This is outside the run loop, so it names the session again."""
         question = user_says(f"Make a title of at most six words: {sess.messages[0]['content']}")
-        return str(self.ask("title", [question], generating_title=True)["content"])
+        with generating_title():
+            return str(self.ask("title", [question])["content"])
 
     @in_session("sess.id")
     def compact(self, sess: AgentSession) -> str:
         """Replace the session's messages by a summary."""
         question = user_says("Summarize our conversation in one sentence.")
-        summary = self.ask("compaction", [*sess.messages, question], compacting=True)["content"]
+        with compacting():
+            summary = str(self.ask("compaction", [*sess.messages, question])["content"])
         sess.messages = [user_says(summary)]
-        return str(summary)
+        return summary
 
-    def ask(self, kind: str, messages: list[Json], *tools: Tool, **purpose: Any) -> Json:
+    def ask(self, kind: str, messages: list[Json], *tools: Tool) -> Json:
         """Call the model through the gateway. Return its message."""
         body: Json = {"model": self.model, "messages": messages}
         if tools:  # providers refuse an empty list
             body["tools"] = [describe(tool) for tool in tools]
-        # The marker is on this call only. On the requests.Session, the provider would get it, too.
-        headers = gateway_headers(self.provider, provider="openai", model=self.model, **purpose)
-        url = f"{self.gateway_url}/v1/chat/completions"
+        route = self.gateway.route("openai", model=self.model, forward=self.provider)
+        url = f"{route.base_url}chat/completions"
+        # The marker is on this call only: the requests.Session also calls the provider.
+        options: Json = {"headers": route.headers, "params": route.query, "timeout": TIMEOUT}
         try:
-            response = self.http.post(url, json=body, headers=headers, timeout=TIMEOUT)
+            response = self.http.post(url, json=body, **options)
         except requests.RequestException as error:  # its message may hold a key
             raise AgentError(f"no answer from the gateway: {type(error).__name__}") from error
+        session_id = str(response.request.headers.get(self.gateway.session_header))
+        if session_id != current_session_id():
+            raise AgentError(f"the {kind} call carried the session ID {session_id}")
         if not response.ok:
             problem = f"{response.status_code} {response.text or response.reason}"
             raise AgentError(f"the gateway refused the {kind} call: {problem}")
         try:
             answer = response.json()
-            session_id = response.request.headers.get(SESSION_ID_HEADER)
             self.calls.append(GatewayCall(kind, session_id, int(answer["usage"]["total_tokens"])))
             return {"content": None, **answer["choices"][0]["message"]}
         except (LookupError, TypeError, ValueError) as error:
@@ -149,15 +167,17 @@ class Agent:
     def call_provider(self) -> None:
         """Call the provider directly, and check that the call carried none of our headers."""
         url = f"{self.provider.removesuffix('/')}/models"
+        # A gateway without a marker has keys of its own, which the provider must not see.
+        headers: Any = {} if self.gateway.marker else {"Authorization": None}
         request: Any
         try:
-            response = self.http.get(url, timeout=TIMEOUT, allow_redirects=False)
+            response = self.http.get(url, headers=headers, timeout=TIMEOUT, allow_redirects=False)
             result, request = f"status {response.status_code}", response.request
         except requests.RequestException as error:  # some networks allow only the gateway
             result, request = "no answer", error.request
-        check_provider_headers(request.headers)
+        check_provider_headers(self.gateway, request.headers)
         print(f"\nOne call went past the gateway, to the provider: GET {url}, {result}.")
-        print(f"It was made in session {current_session_id()} and carried no X-Cagent-* header.")
+        print(f"It was made in session {current_session_id()} and carried no header of ours.")
 
 
 def user_says(text: str) -> Json:
@@ -187,13 +207,15 @@ def run_tool(function: Json, tools: list[Tool]) -> str:
         return f"error: {error!r}"
 
 
-def check_provider_headers(headers: Any) -> None:
-    if found := sorted(name for name in headers if name.lower().startswith("x-cagent-")):
+def check_provider_headers(gateway: Gateway, headers: Any) -> None:
+    ids = (gateway.session_header, gateway.root_header, gateway.parent_header)
+    ours = ("x-cagent-", *(name.lower() for name in (*ids, gateway.marker) if name))
+    if found := sorted(name for name in headers if name.lower().startswith(ours)):
         raise AgentError(f"the call to the provider carried {', '.join(found)}")
 
 
-def start_stand_ins(stack: ExitStack) -> tuple[Any, Any]:
-    """Start a gateway, with a model that echoes, and a provider."""
+def start_stand_ins(names: Gateway, stack: ExitStack) -> tuple[Any, Any]:
+    """Start a gateway that reads these names, with a model that echoes, and a provider."""
     try:  # with a real gateway, neither is needed
         from cagent_session.testing import ModelsGateway  # noqa: PLC0415, I001 - names the extra
         from pytest_httpserver import HTTPServer  # noqa: PLC0415
@@ -202,53 +224,73 @@ def start_stand_ins(stack: ExitStack) -> tuple[Any, Any]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request otherwise
     provider = stack.enter_context(HTTPServer("127.0.0.1"))
     provider.expect_request("/v1/models").respond_with_json({"object": "list", "data": []})
-    return stack.enter_context(ModelsGateway()), provider
+    gateway = ModelsGateway(
+        session_header=names.session_header,
+        marker=names.marker,
+        root_header=names.root_header,
+        parent_header=names.parent_header,
+    )
+    return stack.enter_context(gateway), provider
 
 
-def print_bill(agent: Agent, session_id: str) -> None:
-    names = {session_id: f"main  {session_id}", **{sub: f"sub   {sub}" for sub in agent.parents}}
-    width = max(map(len, names.values()))
+def print_bill(agent: Agent, stand_in: Any) -> None:
+    """Print the calls and the bill. If the gateway is a stand-in, its bill must be the same."""
+    main, *subs = agent.lines
+    names = {main: f"main  {main}", **{sub: f"sub   {sub}" for sub in subs}}
+    width = max(map(len, names.values())) + 4
     print(f"\n{'calls through the gateway':{width}}  {'for':10}  tokens")
     for call in agent.calls:
-        print(f"{names.get(call.session_id, '?'):{width}}  {call.kind:10}  {call.tokens:6}")
-    print(f"\n{'bill of each session':{width}}  calls  tokens  started by")
-    for billed, name in names.items():
-        tokens = [call.tokens for call in agent.calls if call.session_id == billed]
-        parent = agent.parents.get(billed, "the user")
-        print(f"{name:{width}}  {len(tokens):5}  {sum(tokens):6}  {parent}")
+        print(f"{names[call.session_id]:{width}}  {call.kind:10}  {call.tokens:6}")
+    print(f"\n{'bill of each session':{width}}  calls  tokens")
+    bill, sums = {}, {}
+    for session_id, line in agent.lines.items():
+        own = [call.tokens for call in agent.calls if call.session_id == session_id]
+        spent = [call.tokens for call in agent.calls if session_id in agent.lines[call.session_id]]
+        bill[session_id], sums[session_id] = (len(own), sum(own)), (len(spent), sum(spent))
+        indent = "  " * (len(line) - 1)
+        print(f"{indent + names[session_id]:{width}}  {len(spent):5}  {sum(spent):6}")
+        if own != spent:
+            print(f"{indent + '  its own calls':{width}}  {len(own):5}  {sum(own):6}")
+    if stand_in:
+        roots = {main: sums[main]} if agent.gateway.root_header else bill
+        for by, expected in ("session", bill), ("root", roots):
+            usage = stand_in.usage(by).items()
+            if expected != {key: (each.calls, each.total_tokens) for key, each in usage}:
+                raise AgentError(f"the gateway's bill by {by} is not the agent's")
+        print("The gateway's own bill has the same sums.")
 
 
 def run(options: argparse.Namespace, key: str, stack: ExitStack) -> None:
     http = stack.enter_context(requests.Session())
-    started = None if options.gateway else start_stand_ins(stack)
-    if started:
-        print("Gateway, provider and model are stand-ins on this machine. The model only echoes.\n")
-        gateway_url, provider = started[0].url, options.forward or started[1].url_for("/v1")
-        http.trust_env = False  # no proxy on this machine
+    gateway, provider, stand_ins = options.gateway, options.forward or OPENAI, None
+    if options.url:
+        url = options.url.partition("?")[0]  # the query may have a key
+        print(f"Calls go through the gateway {url} to {options.model} at {provider}.\n")
     else:
-        gateway_url, provider = options.gateway.urls[0], options.forward or OPENAI
-        print(f"Calls go through the gateway {gateway_url} to {options.model} at {provider}.\n")
-    instrument(gateway_url)
+        print("Gateway, provider and model are stand-ins on this machine. The model only echoes.\n")
+        stand_ins = start_stand_ins(gateway, stack)
+        gateway = gateway_at(stand_ins[0].url)
+        provider = options.forward or stand_ins[1].url_for("/v1")
+        http.trust_env = False  # no proxy on this machine
+    instrument(gateway)
     if key:
         http.headers["Authorization"] = f"Bearer {key}"
 
     pool = SessionExecutor(ThreadPoolExecutor())
-    agent = Agent(http, gateway_url, provider, options.model, pool)
+    agent = Agent(http, gateway, provider, options.model, pool)
+    agent.lines[options.session] = [options.session]
     sess = AgentSession(options.session, [user_says(options.prompt)])
     print(f"> {options.prompt}")
     for line in agent.run_loop(sess, [agent.transfer_task, count_words], "run loop"):
         print(line, flush=True)  # outside the session
     print(f"title: {agent.generate_title(sess)}")
     print(f"summary: {agent.compact(sess)}")
-    print_bill(agent, options.session)
+    print_bill(agent, stand_ins and stand_ins[0])
     with session_scope(options.session):
         agent.call_provider()
-    if started:  # compare what was sent with what arrived
-        received = [call.session_id for call in started[0].calls]
-        if received != [call.session_id for call in agent.calls]:
-            raise AgentError("the gateway received other calls than the agent sent")
-        for request, _ in started[1].log:
-            check_provider_headers(request.headers.keys())
+    if stand_ins:
+        for request, _ in stand_ins[1].log:
+            check_provider_headers(gateway, request.headers.keys())
     print(WHAT_YOU_HAVE_SEEN)
 
 
@@ -261,11 +303,14 @@ def parse_arguments(key: str) -> argparse.Namespace:
     add("--model", metavar="NAME", default="gpt-4o-mini", help="default: %(default)s")
     add("--session", metavar="ID", default=new_session_id(), help="default: a new ID")
     options = parser.parse_args()
-    url = (options.models_gateway or "").strip().removesuffix("/")
+    options.url = (options.models_gateway or "").strip().removesuffix("/")
     try:
-        options.gateway = Gateway(url) if url else Gateway.from_environment()
+        if not options.url and (known := Gateway.from_environment()):
+            options.url = known.urls[0]
         session_scope(options.session)
-        gateway_headers(options.forward or OPENAI, model=options.model)
+        # The stand-in has no URL yet.
+        options.gateway = gateway_at(options.url or "http://127.0.0.1")
+        options.gateway.route("openai", forward=options.forward, model=options.model)
     except ValueError as error:
         parser.error(str(error))
     if not (key.isascii() and key.isprintable()):
@@ -275,9 +320,8 @@ def parse_arguments(key: str) -> argparse.Namespace:
 
 def main() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="replace"
-        )  # a model's text may have characters that the terminal can't show
+        # A model's text may have characters that the terminal can't show.
+        sys.stdout.reconfigure(errors="replace")
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     options = parse_arguments(key)
     try:
@@ -293,9 +337,8 @@ def main() -> int:
     except KeyboardInterrupt:
         print("agent.py: interrupted", file=sys.stderr)
         sys.stdout.flush()
-        os._exit(
-            130
-        )  # sys.exit would wait for the sub-agent's thread, which may wait for an answer
+        # sys.exit would wait for the sub-agent's thread, which may wait for an answer.
+        os._exit(130)
     return 0
 
 

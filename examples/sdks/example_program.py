@@ -7,16 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from cagent_session import (
-    gateway_headers,
-    instrument,
-    new_session_id,
-    session_id_hook,
-    session_scope,
-)
+from cagent_session import Gateway, gateway_headers, instrument, new_session_id, session_scope
 from cagent_session.testing import ModelsGateway
-
-VARIABLES = ("DOCKER_AGENT_MODELS_GATEWAY", "CAGENT_MODELS_GATEWAY")
 
 MakePlainClient = Callable[[str], Any]
 MakeClient = Callable[[str, dict[str, str]], Any]
@@ -47,7 +39,8 @@ def run(  # noqa: PLR0913 - the examples differ in all of these
     parser.add_argument(
         "--models-gateway",
         metavar="URL",
-        help=f"default: ${', else $'.join(VARIABLES)}, else a stand-in on this machine",
+        help="default: $DOCKER_AGENT_MODELS_GATEWAY, else $CAGENT_MODELS_GATEWAY, else a stand-in "
+        "on this machine",
     )
     parser.add_argument(
         "--forward", metavar="URL", default=forward, help="the provider's URL; default: %(default)s"
@@ -60,10 +53,11 @@ def run(  # noqa: PLR0913 - the examples differ in all of these
             help="use the lines that this SDK has of its own, in place of instrument()",
         )
     options = parser.parse_args()
-    url = gateway_url(options.models_gateway)
+    given = options.models_gateway
     try:
         headers = gateway_headers(options.forward, model=options.model)
-        session_id_hook(url)  # raises an error if the gateway's URL is invalid
+        gateway = Gateway(given) if given else Gateway.from_environment()
+        url = base_url_of(gateway) if gateway else None
     except ValueError as error:
         parser.error(str(error))
 
@@ -91,10 +85,12 @@ def run(  # noqa: PLR0913 - the examples differ in all of these
         sys.exit(f"{parser.prog}: the call failed: {type(error).__name__}")
 
 
-def gateway_url(option: str | None) -> str | None:
-    """Return the gateway's URL from the command line or the environment, or ``None``."""
-    urls = [option or "", *(os.environ.get(name, "") for name in VARIABLES)]
-    return next(filter(None, (url.strip().removesuffix("/") for url in urls)), None)
+def base_url_of(gateway: Gateway) -> str:
+    """Return the gateway's URL in the form that the lines for the SDKs take."""
+    url = gateway.urls[0].removesuffix("/")
+    if "?" in url:
+        raise ValueError("these examples send no query: give the gateway's URL without one")
+    return url
 
 
 def run_with_stand_in(ask_in_two_sessions: Callable[[str], None], key: str | None) -> None:

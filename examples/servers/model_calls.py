@@ -14,7 +14,7 @@ from typing import Any
 
 import requests
 
-from cagent_session import Gateway, gateway_headers, in_session, mount
+from cagent_session import Gateway, in_session, mount
 from cagent_session.integrations.logging import SessionIdFilter
 
 
@@ -35,22 +35,18 @@ def start_stand_in() -> Gateway:
 
 
 gateway = Gateway.from_environment() or start_stand_in()
+route = gateway.route("openai", model="gpt-4o")
 http = mount(requests.Session(), gateway)  # one client for all requests to the server
+http.headers.update(route.headers)
+http.params.update(route.query)
 if "OPENAI_API_KEY" in os.environ:
     http.headers["Authorization"] = f"Bearer {os.environ['OPENAI_API_KEY']}"
 
 
-def complete(prompt: str, *, generating_title: bool = False) -> str:
-    marker = gateway_headers(
-        "https://api.openai.com/v1",
-        provider="openai",
-        model="gpt-4o",
-        generating_title=generating_title,
-    )
+def complete(prompt: str) -> str:
     message = {"role": "user", "content": prompt}
     body: dict[str, Any] = {"model": "gpt-4o", "messages": [message]}
-    url = f"{gateway.urls[0]}/v1/chat/completions"
-    response = http.post(url, json=body, headers=marker, timeout=60)
+    response = http.post(f"{route.base_url}chat/completions", json=body, timeout=60)
     response.raise_for_status()
     return str(response.json()["choices"][0]["message"]["content"])
 

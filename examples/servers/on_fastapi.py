@@ -15,7 +15,7 @@ from fastapi import BackgroundTasks, Body, FastAPI
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from model_calls import complete, run_loop, serve
 
-from cagent_session import InvalidSessionId, in_session
+from cagent_session import InvalidSessionId, generating_title, in_session
 from cagent_session.integrations import asgi
 
 Prompt = Annotated[str, Body(embed=True)]  # {"prompt": "Hello"}
@@ -33,7 +33,8 @@ def ask(session_id: str, prompt: Prompt) -> str:
 @api.post("/sessions/{session_id}/title")
 @in_session("session_id")
 async def title(session_id: str, prompt: Prompt) -> str:
-    return await asyncio.to_thread(complete, prompt, generating_title=True)
+    with generating_title():
+        return await asyncio.to_thread(complete, prompt)
 
 
 @api.post("/sessions/{session_id}/events")

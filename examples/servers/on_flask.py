@@ -13,7 +13,7 @@ from flask import Flask, Response, request
 from model_calls import complete, run_loop, serve
 from werkzeug.serving import make_server
 
-from cagent_session import InvalidSessionId, in_session
+from cagent_session import InvalidSessionId, generating_title, in_session
 from cagent_session.integrations import wsgi
 
 app = Flask("agent_server")
@@ -30,7 +30,8 @@ def ask(session_id: str) -> str:
 @app.post("/sessions/<session_id>/title")
 @in_session("session_id")
 async def title(session_id: str) -> str:
-    return await asyncio.to_thread(complete, request.json["prompt"], generating_title=True)
+    with generating_title():
+        return await asyncio.to_thread(complete, request.json["prompt"])
 
 
 @app.post("/sessions/<session_id>/events")

@@ -31,21 +31,23 @@ Work = Callable[["Agent", Batch], dict[str, str]]  # returns the summary of each
 
 @dataclass(frozen=True)
 class Agent:
-    """An agent that calls the model through a gateway. It can be pickled."""
+    """An agent that calls the model through a gateway. It can be pickled and sent as JSON."""
 
-    gateway: str
+    gateway: str  # its URL
     forward: str
     model: str
 
     def answer(self, question: str) -> str:
         message = {"role": "user", "content": question}
         body: dict[str, Any] = {"model": self.model, "messages": [message]}
-        headers = gateway_headers(self.forward, model=self.model)
+        gateway = Gateway(self.gateway)
+        route = gateway.route("openai", forward=self.forward, model=self.model)
+        headers = route.headers
         if key := os.environ.get("OPENAI_API_KEY", "").strip():
             headers["Authorization"] = f"Bearer {key}"
-        url = f"{self.gateway}/v1/chat/completions"
-        with mount(requests.Session(), self.gateway) as http:
-            answer = http.post(url, json=body, headers=headers, timeout=60)
+        url = f"{route.base_url}chat/completions"
+        with mount(requests.Session(), gateway) as http:
+            answer = http.post(url, params=route.query, json=body, headers=headers, timeout=60)
         answer.raise_for_status()
         return str(answer.json()["choices"][0]["message"]["content"])
 
@@ -70,7 +72,7 @@ def run(work: Work) -> None:
     )
     parser.add_argument("--model", metavar="NAME", default="gpt-4o", help="default: %(default)s")
     options = parser.parse_args()
-    url = (options.models_gateway or "").strip().removesuffix("/")
+    url = options.models_gateway
     try:
         gateway = Gateway(url) if url else Gateway.from_environment()
         gateway_headers(options.forward, model=options.model)
