@@ -99,9 +99,7 @@ def print_csv(bill: Bill, top: int | None) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(names)
     limit = f"LIMIT {top}" if top else ""
-    rows = bill.duckdb.execute(
-        f"SELECT {', '.join(names)} FROM sessions ORDER BY {MOST_FIRST} {limit}"
-    )
+    rows = bill.execute(f"SELECT {', '.join(names)} FROM sessions ORDER BY {MOST_FIRST} {limit}")
     while some := rows.fetchmany(10_000):
         writer.writerows([*map(printable, row[:3]), *map(plain, row[3:])] for row in some)
 
@@ -197,10 +195,6 @@ def main() -> int:
         print("bill.py:", printable(str(error).splitlines()[0]), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130
-    except RuntimeError as error:
-        if str(error) != "Query interrupted":  # DuckDB's words for KeyboardInterrupt
-            raise
         return 130
     return 0
 

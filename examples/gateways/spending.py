@@ -5,10 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -119,14 +118,37 @@ class Bill:
             where = f"LEFT JOIN prices p USING (model) {where}"
             cost, unpriced, free = COST, UNPRICED, FREE
         query = READ.format(lines=lines, cost=cost, unpriced=unpriced, free=free, where=where)
-        with progress_of(self.duckdb):
-            self.duckdb.execute(f"CREATE TABLE read AS {query}")
-        self.duckdb.execute(f"CREATE TABLE sessions AS {SESSIONS}")
+        self.execute(f"CREATE TABLE read AS {query}")
+        self.execute(f"CREATE TABLE sessions AS {SESSIONS}")
         (self.total,) = self.rows(f"SELECT {ADDED} FROM sessions")
         self.roots: int = self.rows(f"SELECT count(*) AS roots FROM ({ROOTS})")[0]["roots"]
 
+    def execute(self, query: str) -> duckdb.DuckDBPyConnection:
+        """Execute *query*, and show on the terminal how far it is.
+
+        DuckDB's own bar would be on stdout. The query has a thread, because a signal can't stop it
+        in the main thread: DuckDB then reads on to the end of the file.
+        """
+        shown = False
+        with ThreadPoolExecutor(1) as pool:
+            job = pool.submit(self.duckdb.execute, query)
+            try:
+                while not wait([job], 0.2).done:
+                    if shown := sys.stderr.isatty():
+                        done = max(0, min(100, int(self.duckdb.query_progress())))
+                        bar = f"[{'#' * (done // 4):25}] {done:3} %"
+                        print(f"\r{bar}", end="", file=sys.stderr, flush=True)
+            except BaseException:
+                while not wait([job], 0.05).done:  # again, because it may not have begun
+                    self.duckdb.interrupt()
+                raise
+            finally:
+                if shown:
+                    print("\r\033[K", end="", file=sys.stderr, flush=True)
+        return job.result()
+
     def rows(self, query: str) -> list[Row]:
-        cursor = self.duckdb.execute(query)
+        cursor = self.execute(query)
         names = [column[0] for column in cursor.description or []]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
@@ -156,7 +178,7 @@ class Bill:
     def unattributed(self) -> dict[str, int]:
         """Return the number of calls without an ID, and of those with a malformed one."""
         query = "SELECT session, sum(calls) FROM sessions WHERE root = '' GROUP BY session"
-        return dict(self.duckdb.execute(query).fetchall())
+        return dict(self.execute(query).fetchall())
 
     def over_time(self) -> list[int]:
         """Return how many sessions had begun and not ended, in each of the :data:`BARS`."""
@@ -171,7 +193,7 @@ class Bill:
                 SELECT closes + 1, -count(*) FROM bars GROUP BY 1)
             SELECT coalesce((SELECT sum(change) FROM changes WHERE bar <= range), 0)
             FROM range({BARS}) ORDER BY range"""
-        return [int(row[0]) for row in self.duckdb.execute(query).fetchall()]
+        return [int(row[0]) for row in self.execute(query).fetchall()]
 
     def notes(self) -> Iterator[str]:
         """Say what is not on the bill."""
@@ -187,7 +209,7 @@ class Bill:
             one = "call has no tokens in the audit, so it has no cost here."
             many = "calls have no tokens in the audit, so they have no cost here."
             yield number_of(free, one, many)
-        left_out = self.duckdb.execute(
+        left_out = self.execute(
             "SELECT file_left_out, sum(calls) FROM read WHERE file_left_out IS NOT NULL"
             " GROUP BY 1 ORDER BY 1"
         ).fetchall()
@@ -207,7 +229,7 @@ class Bill:
         self.duckdb.execute("SET preserve_insertion_order = true")
         query = f"SELECT row_number() OVER () AS row, * FROM ({lines_of(file)})"
         query = f"SELECT row FROM ({query}) WHERE NOT {IS_CALL} LIMIT {min(left_out, NAMED)}"
-        rows = [row for (row,) in self.duckdb.execute(query).fetchall()]
+        rows = [row for (row,) in self.execute(query).fetchall()]
         with gzip.open(file) if is_gzip(file) else file.open("rb") as lines:
             # DuckDB passes over empty lines.
             filled = ((n, line) for n, line in enumerate(lines, 1) if not line.isspace())
@@ -262,25 +284,3 @@ def read_prices(file: Path) -> Iterator[list[Any]]:
             yield [model, *(float(row[kind]) for kind in PRICED)]
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise BillError(f"{file} has no prices as --help shows them: {error}") from None
-
-
-@contextmanager
-def progress_of(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Show on the terminal how far the query is. DuckDB's own bar would be on stdout."""
-    ended = threading.Event()
-
-    def show() -> None:
-        while not ended.wait(0.2):
-            done = max(0, min(100, int(connection.query_progress())))
-            print(f"\r[{'#' * (done // 4):25}] {done:3} %", end="", file=sys.stderr, flush=True)
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-    thread = threading.Thread(target=show, daemon=True)
-    if sys.stderr.isatty():
-        thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        if thread.ident:
-            thread.join()
