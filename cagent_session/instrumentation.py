@@ -112,7 +112,6 @@ def uninstrument() -> None:
                 setattr(owner, name, original)
         for ours_of_client in list(_added):
             ours_of_client.remove()
-        _added.clear()
         for adapter in list(_adapters):
             vars(adapter).pop(_WRAPPER, None)
         _adapters.clear()
@@ -300,6 +299,7 @@ class Added:
         """Remove it from the client, unless a call has begun: a redirect still needs it."""
         if not self.calls:
             self.hooks[:] = [hook for hook in self.hooks if hook is not self]
+            _added.discard(self)
 
 
 class _Hook(Added, SessionIdHook):

@@ -851,6 +851,21 @@ def test_threads_may_call_while_it_is_switched_on_and_off(gateway: Any) -> None:
     assert all(r.session_id in (None, r.path.removeprefix("/")) for r in gateway.arrived)
 
 
+@pytest.mark.parametrize("again", [str, Gateway], ids=["an equal gateway", "the same gateway"])
+def test_a_call_that_ends_after_it_is_switched_on_again_leaves_no_hook(again: Any) -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        uninstrument()
+        instrument(known)
+        return httpx.Response(200)
+
+    known = again("https://gateway.example")
+    instrument(known)
+    with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+        client.get("https://gateway.example")
+        uninstrument()
+        assert client.event_hooks["request"] == []
+
+
 def test_explain_knows_the_settings(gateway: Any) -> None:
     clients: list[Any] = [requests.Session(), httpx.Client(), requests, httpx, httpx2.AsyncClient()]
     instrument(gateway.url, headers=HEADERS)
