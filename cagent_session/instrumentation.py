@@ -171,7 +171,8 @@ def _requests(module: Any) -> Iterator[tuple[type, str, Wrap]]:
             if type(wrapper) is wrapper_class and wrapper.inner is adapter:  # it is no copy's
                 return wrapper
             wrapper = wrapper_class(adapter)
-            with contextlib.suppress(TypeError):  # some adapters can't be hashed
+            # uninstrument() may just be reading the set. Some adapters can't be hashed.
+            with contextlib.suppress(TypeError), _lock:
                 _adapters.add(adapter)
                 vars(adapter)[_WRAPPER] = wrapper
             return wrapper
@@ -186,12 +187,13 @@ def _httpx(module: Any) -> Iterator[tuple[type, str, Wrap]]:
 
     @contextlib.contextmanager
     def sending(client: Any) -> Iterator[None]:
-        hook = hooks.prepare(client)
+        with _lock:
+            hook = hooks.prepare(client)
+            if hook is not None:
+                hook.calls += 1
         if hook is None:
             yield
             return
-        with _lock:
-            hook.calls += 1
         try:
             yield
         finally:
@@ -324,22 +326,20 @@ class _Hooks:
 
     def prepare(self, client: Any) -> Added | None:
         """Return our hook, the last one of *client*, or ``None`` if the user has added one."""
-        gateway, hooks = _gateway, self._of(client)
-        if gateway is None or not isinstance(hooks, list):
-            return None
-        last = hooks[-1] if hooks else None
-        if isinstance(last, Added) and last.gateway is gateway:
-            return last
-        wanted = [hook for hook in hooks if not isinstance(hook, Added)]
-        if any(isinstance(hook, self._kind) for hook in wanted):
-            if len(wanted) < len(hooks):
-                hooks[:] = wanted
-            return None
-        ours: Added = self._ours(gateway)
-        ours.hooks = hooks
-        with _lock:
-            if _gateway is not gateway:  # uninstrument() would miss it
+        with _lock:  # if two threads added a hook each, the first one's call would lose its own
+            hooks, gateway = self._of(client), _gateway  # the client may call uninstrument()
+            if gateway is None or not isinstance(hooks, list):
                 return None
+            last = hooks[-1] if hooks else None
+            if isinstance(last, Added) and last.gateway is gateway:
+                return last
+            wanted = [hook for hook in hooks if not isinstance(hook, Added)]
+            if any(isinstance(hook, self._kind) for hook in wanted):
+                if len(wanted) < len(hooks):
+                    hooks[:] = wanted
+                return None
+            ours: Added = self._ours(gateway)
+            ours.hooks = hooks
             hooks[:] = [*wanted, ours]
             _added.add(ours)
         return ours

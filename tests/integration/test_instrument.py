@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -822,7 +823,7 @@ def test_a_second_call_repairs_what_another_library_has_undone(
 
 
 def test_threads_may_call_while_it_is_switched_on_and_off(gateway: Any) -> None:
-    done = threading.Event()
+    done, sessions = threading.Event(), {f"sess-{number}" for number in range(8)}
 
     def call(client: Any, session_id: str) -> None:
         while not done.is_set():
@@ -830,24 +831,29 @@ def test_threads_may_call_while_it_is_switched_on_and_off(gateway: Any) -> None:
 
     with (
         requests.Session() as session,
-        httpx.Client() as client,
+        httpx.Client(timeout=60) as client,
         SessionExecutor(ThreadPoolExecutor(8)) as pool,
     ):
         jobs: list[Any] = []
         for number in range(8):
             with session_scope(f"sess-{number}"):
                 jobs.append(pool.submit(call, (session, client)[number % 2], f"sess-{number}"))
-        for _ in range(50):
-            instrument(gateway.url)
-            seen = len(gateway.arrived)
-            while len(gateway.arrived) < seen + 2 and not any(job.done() for job in jobs):
-                done.wait(0.001)
-            uninstrument()
-        done.set()
+        try:
+            times = 0
+            while times < 50 or not sessions <= set(gateway.session_ids):  # a thread may be late
+                instrument(gateway.url)
+                seen = len(gateway.arrived)
+                while len(gateway.arrived) < seen + 2:
+                    assert not any(job.done() for job in jobs)
+                    done.wait(0.001)
+                uninstrument()
+                times += 1
+        finally:
+            done.set()  # also after an error: the pool waits for its threads
         for job in jobs:
             job.result()
         assert client.event_hooks["request"] == []
-    assert {r.session_id for r in gateway.arrived} - {None} == {f"sess-{n}" for n in range(8)}
+    assert set(gateway.session_ids) - {None} == sessions
     assert all(r.session_id in (None, r.path.removeprefix("/")) for r in gateway.arrived)
 
 
@@ -864,6 +870,43 @@ def test_a_call_that_ends_after_it_is_switched_on_again_leaves_no_hook(again: An
         client.get("https://gateway.example")
         uninstrument()
         assert client.event_hooks["request"] == []
+
+
+def test_other_threads_wait_while_a_client_is_prepared(
+    gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a call could lose its hook to one that another call has added."""
+    free: list[bool] = []
+
+    def try_lock() -> None:
+        free.append(instrumentation._lock.acquire(blocking=False))
+        if free[-1]:
+            instrumentation._lock.release()
+
+    def try_lock_in_a_thread() -> None:
+        thread = threading.Thread(target=try_lock)
+        thread.start()
+        thread.join()
+
+    class Adapters(weakref.WeakSet[Any]):
+        """If it changes while ``uninstrument`` reads it, that fails."""
+
+        def add(self, item: Any) -> None:
+            try_lock_in_a_thread()
+            super().add(item)
+
+    def make_hook(hook: Any, *arguments: Any) -> None:
+        try_lock_in_a_thread()
+        init(hook, *arguments)
+
+    init: Any = instrumentation._Hook.__init__
+    monkeypatch.setattr(instrumentation._Hook, "__init__", make_hook)
+    monkeypatch.setattr(instrumentation, "_adapters", Adapters())
+    instrument(gateway.url)
+    by_requests(gateway.url, MARKED)
+    by_httpx(gateway.url, MARKED)
+    uninstrument()
+    assert free == [False, False]
 
 
 def test_explain_knows_the_settings(gateway: Any) -> None:

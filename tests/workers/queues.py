@@ -32,7 +32,8 @@ class Queue(Protocol):
 
 class Rq:
     def __init__(self, url: str) -> None:
-        self.queue = rq.Queue(connection=Redis.from_url(url))
+        # The default of 5 seconds would end latest_result(60), too.
+        self.queue = rq.Queue(connection=Redis.from_url(url, socket_timeout=60))
 
     def send(self, job: Job, *args: Any) -> None:
         self.queue.enqueue(carry_session(job), *args, retry=rq.Retry(max=2))
