@@ -19,17 +19,21 @@ import pytest
 from cagent_session.testing import ModelsGateway
 
 HERE = Path(__file__).parent
+# A client on a busy machine may pause for seconds. If the server closed its connection meanwhile,
+# its next request could fail.
+UVICORN = "uvicorn --timeout-keep-alive 60 --port {port}"
+GUNICORN = "gunicorn --keep-alive 60 --bind 127.0.0.1:{port}"
 SERVERS = {
-    "uvicorn": "uvicorn --loop asyncio --port {port}",
-    "uvicorn h11": "uvicorn --loop asyncio --http h11 --port {port}",
-    "uvicorn reset": "uvicorn --loop asyncio --reset-contextvars --port {port}",
-    "uvloop": "uvicorn --loop uvloop --port {port}",
-    "hypercorn": "hypercorn --bind 127.0.0.1:{port}",
+    "uvicorn": f"{UVICORN} --loop asyncio",
+    "uvicorn h11": f"{UVICORN} --loop asyncio --http h11",
+    "uvicorn reset": f"{UVICORN} --loop asyncio --reset-contextvars",
+    "uvloop": f"{UVICORN} --loop uvloop",
+    "hypercorn": "hypercorn --keep-alive 60 --bind 127.0.0.1:{port}",
     "granian": "granian --interface asgi --port {port}",
-    "sync": "gunicorn --worker-class sync --bind 127.0.0.1:{port}",
-    "gthread": "gunicorn --worker-class gthread --threads 8 --bind 127.0.0.1:{port}",
-    "gthread 1": "gunicorn --worker-class gthread --threads 1 --bind 127.0.0.1:{port}",
-    "gevent": "gunicorn --worker-class gevent --bind 127.0.0.1:{port}",
+    "sync": f"{GUNICORN} --worker-class sync",
+    "gthread": f"{GUNICORN} --worker-class gthread --threads 8",
+    "gthread 1": f"{GUNICORN} --worker-class gthread --threads 1",
+    "gevent": f"{GUNICORN} --worker-class gevent",
 }
 ASGI_SERVERS = ["uvicorn", "uvloop", "hypercorn", "granian"]
 WSGI_SERVERS = ["sync", "gthread", "gevent"]
