@@ -304,7 +304,7 @@ def turns(modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> Tu
         try:
             for step in range(int(steps)):
                 yield f"{step}\n"
-                assert turns[session_id].acquire(timeout=30)
+                assert turns[session_id].acquire(timeout=90)
                 complete(str(step))
         finally:
             complete("closed")
@@ -314,7 +314,7 @@ def turns(modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> Tu
         try:
             for step in range(int(steps)):
                 yield f"{step}\n"
-                assert await asyncio.to_thread(turns[session_id].acquire, timeout=30)
+                assert await asyncio.to_thread(turns[session_id].acquire, timeout=90)
                 complete(str(step))
         finally:
             complete("closed")
