@@ -25,7 +25,7 @@ from rq.serializers import JSONSerializer
 from cagent_session import carry_session, session_scope
 from cagent_session.testing import ModelsGateway
 
-SECONDS = 60  # after this time a test fails
+SECONDS = 180  # after this time a test fails
 
 
 def on(*names: str) -> pytest.MarkDecorator:
