@@ -162,8 +162,9 @@ def test_new_session_ids_do_not_avoid_the_limit_of_the_clients_address(
 @PROXIES  # LiteLLM counts by the minute, which takes too long for a test
 def test_a_refused_session_may_soon_call_again(gateway: Gateway) -> None:
     """It may even try many times before that."""
-    session_id, deadline = new_session_id(), time.monotonic() + 5
+    session_id = new_session_id()
     assert first_refusal(gateway, session_id).status_code == 429
+    deadline = time.monotonic() + 5
     while statuses(gateway, session_id, 1) == [429]:
         assert time.monotonic() < deadline
 
