@@ -89,10 +89,12 @@ REFUSALS: dict[str, Edits] = {
     "envoy": {"shadow_rules:": "rules:"},
     "litellm": {},
 }
-FORTY_FOR_A_CLIENT: dict[str, Edits] = {  # an address may make 40 calls at once, not 400
-    "nginx": {"burst=399": "burst=39"},
-    "haproxy": {"-m int 0:400": "-m int 0:40", "-m int gt 400": "-m int gt 40"},
-    "envoy": {"max_tokens: 400": "max_tokens: 40"},
+# An address may make 40 calls at once and then one a second, not 400 and ten. A slow machine can't
+# make ten calls a second.
+FORTY_FOR_A_CLIENT: dict[str, Edits] = {
+    "nginx": {"burst=399": "burst=39", "rate=10r/s": "rate=1r/s"},
+    "haproxy": {"var(txn.client_owes),add(1)": "var(txn.client_owes),add(10)"},
+    "envoy": {"max_tokens: 400, tokens_per_fill: 10": "max_tokens: 40, tokens_per_fill: 1"},
 }
 CALLS_IN_ALL: dict[str, Edits] = {  # edits that limit a session to five calls in all
     "haproxy": {"table_http_req_cnt(sessions) ge 1000": "table_http_req_cnt(sessions) ge 5"},

@@ -119,8 +119,8 @@ def statuses_in_all(http: requests.Session, gateway: Gateway, session_id: str) -
 
 
 TOO_FAST: dict[str, Edits] = {
-    "for a session": {"max_tokens: 20, tokens_per_fill: 1,": "max_tokens: 2, tokens_per_fill: 5,"},
-    "for a client": {"max_tokens: 400,": "max_tokens: 2,"},
+    "for a session": {"max_tokens: 20, tokens_per_fill: 1,": "max_tokens: 2, tokens_per_fill: 2,"},
+    "for a client": {"max_tokens: 400, tokens_per_fill: 10,": "max_tokens: 2, tokens_per_fill: 2,"},
 }
 
 
@@ -140,7 +140,7 @@ def test_calls_with_an_unknown_forward_are_limited(start: Start) -> None:
         answered = [
             call(http, gateway, None, headers=UNKNOWN).status_code for _ in range(3 * CALLS_AT_ONCE)
         ]
-    assert (answered[:40], answered[-1]) == ([421] * 40, 429)
+    assert (answered[:40], set(answered)) == ([421] * 40, {421, 429})
 
 
 def test_a_call_over_the_budget_counts_for_the_sessions_limit(start: Start) -> None:
