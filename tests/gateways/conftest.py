@@ -7,11 +7,18 @@ from contextlib import ExitStack
 
 import pytest
 from calling import Start, must_be_installed
-from programs import PROGRAMS, Edits, Gateway, running
+from programs import ON_LOOPBACK, PROGRAMS, Edits, Gateway, running
 from provider import HOSTS, Providers, running_providers
 
 # Many tests call the same LiteLLM with the same key: more than 600 times a minute.
 MORE_CALLS: Edits = {"KEY_RPM = 600": "KEY_RPM = 6000"}
+
+
+@pytest.fixture(autouse=True)
+def _on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use no proxy for the gateways, whatever the variables of the test run say."""
+    for name, value in ON_LOOPBACK.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")

@@ -218,8 +218,7 @@ def dynamo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture(autouse=True)
-def undo_instrument(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def undo_instrument() -> Iterator[None]:
     yield
     uninstrument()
 
