@@ -29,7 +29,7 @@ PATH = os.pathsep.join(
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 ON_LOOPBACK = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 SUFFIXES = {".conf", ".js", ".cfg", ".lua", ".yaml", ".py"}
-START_SECONDS = 90  # LiteLLM needs about ten on an idle machine
+START_SECONDS = 300  # LiteLLM needs about ten on an idle machine, and 100 on a busy one
 
 
 class NotInstalledError(Exception):

@@ -50,7 +50,7 @@ def test_one_command_shows_the_audit_and_the_bill_of_each_session(
     with start_program(
         name, "Which orders are late?", TMPDIR=str(tmp_path / "with a space"), **proxied
     ) as process:
-        output, errors = process.communicate(timeout=180)
+        output, errors = process.communicate(timeout=programs.START_SECONDS + 90)
     assert (process.returncode, errors) == (0, "")
     assert f"{name} is real and listens on http://127.0.0.1:" in output.splitlines()[0]
     assert "> Which orders are late?" in output
