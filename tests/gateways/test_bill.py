@@ -545,8 +545,8 @@ def test_a_terminal_shows_the_progress_until_the_end(tmp_path: Path) -> None:
         text = "".join(iter(lambda: read_from(terminal), ""))
         output, _ = program.communicate(timeout=60)
     os.close(terminal)
-    *bars, end = text.split("\r")[1:]
-    assert end == "\x1b[K"  # the line is empty again
+    assert text.endswith("\r\x1b[K")  # the line is empty again
+    bars = text.partition("\r\x1b[K")[0].split("\r")[1:]  # a slow machine also shows later queries
     assert all(re.fullmatch(r"\[(#* *)\] +\d+ %", bar) and len(bar) == 33 for bar in bars)
     shown = [int(bar.split()[-2]) for bar in bars]
     assert shown == sorted(shown)
