@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -19,6 +20,14 @@ def _on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use no proxy for the gateways, whatever the variables of the test run say."""
     for name, value in ON_LOOPBACK.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def _sigint() -> Iterator[None]:
+    """Let SIGINT arrive: a job in a script's background ignores it, as do the job's programs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from html import unescape
 from io import StringIO
@@ -559,15 +559,7 @@ def test_without_a_terminal_there_is_no_progress(tmp_path: Path) -> None:
     assert run(long_audit(tmp_path / "audit.gz", 1_000_000))[1] == ""
 
 
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """A script's job in the background ignores SIGINT, and so do the programs that it starts."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_interruptible")
+@pytest.mark.usefixtures("_sigint")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_quietly_and_at_once(number: signal.Signals, tmp_path: Path) -> None:
     """It would show 40 more bars until it is done."""

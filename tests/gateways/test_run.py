@@ -74,6 +74,7 @@ def test_one_command_shows_the_audit_and_the_bill_of_each_session(
     assert not still_listens(output)
 
 
+@pytest.mark.usefixtures("_sigint")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_the_gateway_too(how: signal.Signals) -> None:
     must_be_installed("nginx")
