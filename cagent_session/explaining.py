@@ -180,8 +180,9 @@ def _carried_with(headers: Mapping[Any, Any], gateways: list[Gateway], url: str)
 
 def _carried(gateways: list[Gateway], url: str, headers: ByName) -> str:
     """Return what the rule says: which session ID the request carries, and why."""
-    decided = [(gateway, gateway.decide(url, headers)) for gateway in gateways]
-    gateway, decision = next((each for each in decided if each[1].attribution), decided[0])
+    decisions = [gateway.decide(url, headers) for gateway in gateways]
+    decision = next((each for each in decisions if each.attribution), decisions[0])
+    gateway = decision.gateway
     if decision.session_id is not None:
         whose = "of the current session" if decision.reason is STAMPED else "that the caller set"
         text = f"{gateway.session_header}: {as_text(decision.session_id)}, the ID {whose}."

@@ -20,7 +20,6 @@ NO_SESSION = "no session"
 NO_MARKER = "no marker"
 ANOTHER_ORIGIN = "another origin"
 LEFT_ORIGIN = "left the origin by a redirect"
-BOUND = (STAMPED, NO_SESSION)  # the reasons for requests that are bound for the gateway
 
 _TRANSPORTS = {
     "aiohttp",
